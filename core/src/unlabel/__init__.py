@@ -1,0 +1,68 @@
+"""unlabel: one trainer for self-supervised pretext tasks in every modality.
+
+Public names are loaded when first used, so that ``import unlabel`` (and with it ``unlabel list``)
+does not import torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "BadSample": "unlabel.errors",
+    "Batch": "unlabel.task",
+    "Catalog": "unlabel.plugins",
+    "Dataset": "unlabel.data",
+    "Frozen": "unlabel.evaluate.features",
+    "Observer": "unlabel.logs",
+    "Progress": "unlabel.task",
+    "Recipe": "unlabel.recipe",
+    "Ref": "unlabel.recipe",
+    "Run": "unlabel.run",
+    "RunError": "unlabel.errors",
+    "Sample": "unlabel.task",
+    "Stage": "unlabel.recipe",
+    "Task": "unlabel.task",
+    "UsageError": "unlabel.errors",
+    "hookimpl": "unlabel.hookspecs",
+    "load_encoder": "unlabel.export",
+    "train": "unlabel.run",
+}
+
+__all__ = sorted([*_HOME, "__version__"])
+
+if TYPE_CHECKING:
+    from unlabel.data import Dataset as Dataset
+    from unlabel.errors import BadSample as BadSample
+    from unlabel.errors import RunError as RunError
+    from unlabel.errors import UsageError as UsageError
+    from unlabel.evaluate.features import Frozen as Frozen
+    from unlabel.export import load_encoder as load_encoder
+    from unlabel.hookspecs import hookimpl as hookimpl
+    from unlabel.logs import Observer as Observer
+    from unlabel.plugins import Catalog as Catalog
+    from unlabel.recipe import Recipe as Recipe
+    from unlabel.recipe import Ref as Ref
+    from unlabel.recipe import Stage as Stage
+    from unlabel.run import Run as Run
+    from unlabel.run import train as train
+    from unlabel.task import Batch as Batch
+    from unlabel.task import Progress as Progress
+    from unlabel.task import Sample as Sample
+    from unlabel.task import Task as Task
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'unlabel' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,20 @@
+"""What the core itself offers, through the same hooks as any plugin."""
+
+from __future__ import annotations
+
+from unlabel.hookspecs import hookimpl
+
+
+@hookimpl
+def evaluations() -> dict[str, str]:
+    return {
+        "knn": "unlabel.evaluate.knn:knn",
+        "linear_probe": "unlabel.evaluate.linear_probe:linear_probe",
+        "finetune": "unlabel.evaluate.finetune:finetune",
+        "clustering": "unlabel.evaluate.clustering:clustering",
+    }
+
+
+@hookimpl
+def observers() -> dict[str, str]:
+    return {"tensorboard": "unlabel.logs:TensorBoard", "wandb": "unlabel.logs:WandB"}

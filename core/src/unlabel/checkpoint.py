@@ -1,0 +1,286 @@
+"""Checkpoints: what is saved, so that nothing is lost and nothing good is overwritten by something bad.
+
+A checkpoint is a folder ``step-00001000`` with the task's state, its optimizers' state (both
+safetensors), and ``position.json`` (stage, step, scaler, hashes). It is written aside, flushed to the
+disk and renamed, so it is there whole or not at all. There are no random states and no sampler
+states in it: both are functions of the step. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from unlabel.errors import RunError, UsageError
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from unlabel.engine import Engine
+    from unlabel.task import Task
+
+__all__ = ["Position", "available", "load_optimizers", "load_task", "newest", "prune", "read", "save"]
+
+_PREFIX = "step-"
+_POSITION = "position.json"
+_TASK = "task.safetensors"
+_OPTIMIZERS = "optimizers.safetensors"
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a checkpoint stands: `step` updates of stage `stage` are done.
+
+    Attributes:
+        task: name of the task, so that a checkpoint of another task is recognised.
+        stage, step, total_step: see `unlabel.task.Progress`.
+        score: the online monitor's value here, if there was one (higher is better).
+        scaler: state of the fp16 loss scaler.
+        hashes: file name -> sha256.
+    """
+
+    task: str
+    stage: int
+    step: int
+    total_step: int
+    score: float | None = None
+    scaler: dict[str, Any] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+
+
+def save(folder: Path, task: Task, optimizers: dict[str, Optimizer], engine: Engine, position: Position) -> Path:
+    """Write a checkpoint into `folder` and return its path; every process must call it.
+
+    Raises:
+        RunError: the disk is full or not writable; earlier checkpoints are untouched.
+    """
+    state, moments = _gathered(task, optimizers, engine)
+    final = folder / f"{_PREFIX}{position.total_step:08d}"
+    failure = ""
+    if engine.main:
+        try:
+            _write(final, state, moments, position)
+        except (OSError, SafetensorError) as error:
+            failure = f"checkpoint {final} could not be written ({error}); earlier checkpoints are untouched"
+    if engine.any(bool(failure)):
+        raise RunError(failure or "the main process could not write the checkpoint")
+    return final
+
+
+def _write(final: Path, state: dict[str, Tensor], moments: dict[str, Tensor], position: Position) -> None:
+    aside = final.with_name(f".{final.name}.{os.getpid()}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+        save_file(state, aside / _TASK)
+        save_file(moments, aside / _OPTIMIZERS)
+        hashes = {name: _hash(aside / name) for name in (_TASK, _OPTIMIZERS)}
+        text = json.dumps({**asdict(position), "hashes": hashes}, indent=2)
+        (aside / _POSITION).write_text(text + "\n", encoding="utf-8")
+        for path in [*aside.iterdir(), aside]:
+            _flush(path)
+        if final.exists():  # the same step once more, after a resume: replace it only now that the new one is whole
+            shutil.rmtree(final)
+        aside.rename(final)
+        _flush(final.parent)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def available(folder: Path) -> list[Path]:
+    """Checkpoints in `folder`, oldest first; unfinished ones (of a killed process) are not among them."""
+    return sorted(path for path in folder.glob(f"{_PREFIX}*") if path.is_dir())
+
+
+def read(path: Path) -> Position:
+    """The position of a checkpoint, after checking that its files are whole.
+
+    Raises:
+        RunError: a file is missing, truncated or altered; the message names it.
+    """
+    try:
+        position = Position(**json.loads((path / _POSITION).read_text(encoding="utf-8")))
+        for name, expected in position.hashes.items():
+            if _hash(path / name) != expected:
+                raise RunError(f"{path / name} is damaged: its content does not match the hash in {_POSITION}")
+    except (OSError, json.JSONDecodeError, TypeError) as error:
+        raise RunError(f"{path} is not a whole checkpoint: {error}") from error
+    if set(position.hashes) != {_TASK, _OPTIMIZERS}:
+        raise RunError(f"{path / _POSITION} is damaged: it lists no hashes")
+    return position
+
+
+def newest(folder: Path, task: str) -> tuple[Path, Position, list[str]] | None:
+    """The newest checkpoint that is whole, its position, and what was wrong with newer ones; None if there is none.
+
+    Raises:
+        UsageError: the checkpoint belongs to another task.
+        RunError: there are checkpoints, but every one is damaged.
+    """
+    problems: list[str] = []
+    for path in reversed(available(folder)):
+        try:
+            position = read(path)
+        except RunError as error:
+            problems.append(str(error))
+            continue
+        if position.task != task:
+            raise UsageError(f"{path} is a checkpoint of task {position.task!r}, not of {task!r}")
+        return path, position, problems
+    if problems:
+        raise RunError(f"no checkpoint in {folder} is whole: {'; '.join(problems)}")
+    return None
+
+
+def load_task(path: Path, task: Task, engine: Engine) -> None:
+    """Load a checkpoint's task state, strictly, into a task (sharded or not)."""
+    if engine.shard:
+        from torch.distributed.checkpoint.state_dict import set_model_state_dict
+
+        set_model_state_dict(task, load_file(path / _TASK), options=_whole())
+        return
+    expected = _unique(task)
+    state = load_file(path / _TASK)
+    if state.keys() != expected.keys():
+        odd = sorted(state.keys() ^ expected.keys())
+        raise RunError(f"{path} does not fit this task: {len(odd)} entries differ, among them {', '.join(odd[:3])}")
+    with torch.no_grad():
+        for name, tensor in expected.items():
+            if tensor.shape != state[name].shape:
+                raise RunError(f"{path}: {name} has shape {tuple(state[name].shape)}, the task's {tuple(tensor.shape)}")
+            tensor.copy_(state[name])
+
+
+def load_optimizers(path: Path, task: Task, optimizers: dict[str, Optimizer], engine: Engine) -> None:
+    """Load the state of the optimizers, parameter by parameter."""
+    moments = load_file(path / _OPTIMIZERS)
+    if engine.shard:
+        _load_sharded(moments, task, optimizers)
+        return
+    names = {parameter: name for name, parameter in task.named_parameters()}
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, value in moments.items():
+        owner, _, entry = key.rpartition("/")
+        found.setdefault(owner, {})[entry] = value
+    for label, optimizer in optimizers.items():
+        for group in optimizer.param_groups:
+            on_device = bool(group.get("fused") or group.get("capturable"))
+            for parameter in group["params"]:
+                entries = found.get(f"{label}/{names[parameter]}", {})
+                if entries:
+                    optimizer.state[parameter] = {key: _like(value, parameter, on_device) for key, value in entries.items()}
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the `keep` newest checkpoints and the best-scoring one."""
+    paths = available(folder)
+    scores = {path: score for path in paths if (score := _score(path)) is not None}
+    best = max(scores, key=lambda path: scores[path]) if scores else None
+    for path in paths[:-keep]:
+        if path != best:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _score(path: Path) -> float | None:
+    try:
+        score = json.loads((path / _POSITION).read_text(encoding="utf-8")).get("score")
+        return None if score is None else float(score)
+    except (OSError, json.JSONDecodeError):
+        return None
+
+
+def _unique(task: Task) -> dict[str, Tensor]:
+    """The task's state dict without second names of one tensor (safetensors stores each memory once)."""
+    kept: dict[str, Tensor] = {}
+    seen: set[tuple[int, tuple[int, ...]]] = set()
+    for name, tensor in task.state_dict().items():
+        identity = (tensor.data_ptr(), tuple(tensor.shape))
+        if tensor.numel() and identity in seen:
+            continue
+        seen.add(identity)
+        kept[name] = tensor
+    return kept
+
+
+def _gathered(task: Task, optimizers: dict[str, Optimizer], engine: Engine) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Whole tensors of task and optimizers on the CPU of the main process."""
+    if engine.shard:
+        return _gathered_shards(task, optimizers)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in _unique(task).items()}
+    names = {parameter: name for name, parameter in task.named_parameters()}
+    moments = {
+        f"{label}/{names[parameter]}/{key}": torch.as_tensor(value).detach().cpu().contiguous()
+        for label, optimizer in optimizers.items()
+        for parameter in _parameters(optimizer)
+        for key, value in optimizer.state.get(parameter, {}).items()
+        if value is not None
+    }
+    return state, moments
+
+
+def _parameters(optimizer: Optimizer) -> list[torch.nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _like(value: Tensor, parameter: Tensor, on_device: bool) -> Tensor:
+    """An optimizer tensor in the parameter's memory layout, on its device; step counters there only for fused updates."""
+    if value.shape == parameter.shape and value.dim() > 0:
+        return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+    return value.to(parameter.device, copy=True) if on_device else value.clone()
+
+
+def _whole() -> Any:
+    from torch.distributed.checkpoint.state_dict import StateDictOptions
+
+    return StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def _gathered_shards(task: Task, optimizers: dict[str, Optimizer]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
+
+    state = {name: tensor.contiguous() for name, tensor in get_model_state_dict(task, options=_whole()).items()}
+    moments = {}
+    for label, optimizer in optimizers.items():
+        whole = get_optimizer_state_dict(task, optimizer, options=_whole()).get("state", {})
+        for name, entries in whole.items():
+            for key, value in entries.items():
+                moments[f"{label}/{name}/{key}"] = torch.as_tensor(value).contiguous()
+    return state, moments
+
+
+def _load_sharded(moments: dict[str, Tensor], task: Task, optimizers: dict[str, Optimizer]) -> None:
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+
+    for label, optimizer in optimizers.items():
+        whole = get_optimizer_state_dict(task, optimizer, options=_whole())
+        state: dict[str, dict[str, Tensor]] = {}
+        for key, value in moments.items():
+            owner, rest = key.split("/", 1)
+            if owner == label:
+                name, field_name = rest.rsplit("/", 1)
+                state.setdefault(name, {})[field_name] = value
+        set_optimizer_state_dict(task, optimizer, {**whole, "state": state}, options=_whole())

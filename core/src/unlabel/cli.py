@@ -1,0 +1,386 @@
+"""The command line: parse, call, print. Nothing is decided here.
+
+Exit codes: 0 well, 1 failed on the way, 2 asked for something that cannot be, 128 + n stopped by signal n.
+Messages go to standard error, results to standard output, so that ``--json`` can be piped.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
+
+import typer
+
+from unlabel import __version__
+from unlabel.errors import UnlabelError, UsageError
+from unlabel.plugins import Catalog
+
+if TYPE_CHECKING:
+    from unlabel.run import Run
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="unlabel",
+    help="Self-supervised pretext tasks in every modality, under one trainer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Kind(StrEnum):
+    """What a name can be."""
+
+    tasks = "tasks"
+    encoders = "encoders"
+    datasets = "datasets"
+    evaluations = "evaluations"
+
+
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+Device = Annotated[str, typer.Option(metavar="D", help="auto, cpu, cuda or cuda:N.")]
+Encoder = Annotated[
+    Optional[str],  # noqa: UP045  # typer reads the annotation at run time
+    typer.Option(metavar="NAME", help="Encoder: a name, NAME:MODEL (PLUGIN/NAME:MODEL) or package.module:factory."),
+]
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[Optional[Kind], typer.Argument(help="Only one kind of thing.")] = None,  # noqa: UP045
+    as_json: Json = False,
+) -> None:
+    """What is installed: tasks, encoders, datasets, evaluations."""
+    from unlabel.describe import summary
+
+    catalog = Catalog.installed()
+    kinds = [kind.value] if kind else [entry.value for entry in Kind]
+    found = {name: [summary(offer) for offer in catalog.offers(name)] for name in kinds}
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    for name, entries in found.items():
+        print(f"{name}" if entries else f"{name}  (none)")
+        for entry in entries:
+            paper = f"  [arXiv {entry['arxiv']}]" if entry["arxiv"] else ""
+            print(f"  {entry['name']:<22} {entry['summary']}{paper}")
+    if len(catalog.plugins) == 1:
+        print(f"\nNo plugin is installed. Plugins bring the tasks; install one for your data:\n{_plugins_to_install()}")
+    for plugin in catalog.plugins:
+        for problem in plugin.problems:
+            print(f"warning: plugin {plugin.name} ({plugin.distribution}): {problem}", file=sys.stderr)
+
+
+def _plugins_to_install() -> str:
+    """The plugins that the core's own metadata knows, as commands."""
+    from importlib import metadata
+
+    lines = metadata.requires("unlabel") or []
+    names = sorted({line.split(">")[0].split(";")[0].split("<")[0].strip() for line in lines if line.startswith("unlabel-")})
+    return "\n".join(f"  pip install {name}" for name in names)
+
+
+@app.command()
+def plugins(as_json: Json = False) -> None:
+    """Which plugins are installed, what they offer, and what is wrong with broken ones."""
+    found = [
+        {
+            "name": plugin.name,
+            "distribution": plugin.distribution,
+            "version": plugin.version,
+            "offers": {kind: sorted(o.name for o in plugin.offers if o.kind == kind) for kind in _kinds(plugin)},
+            "problems": plugin.problems,
+        }
+        for plugin in Catalog.installed().plugins
+    ]
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    for entry in found:
+        offers = ", ".join(f"{len(names)} {kind}" for kind, names in entry["offers"].items()) or "nothing"
+        print(f"{entry['name']}  {entry['distribution']} {entry['version']}: {offers}")
+        for problem in entry["problems"]:
+            print(f"  broken: {problem}")
+
+
+def _kinds(plugin: Any) -> list[str]:
+    return list(dict.fromkeys(offer.kind for offer in plugin.offers))
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(help="Name of a task, encoder, dataset or evaluation.")], as_json: Json = False) -> None:
+    """Everything about one component: paper, idea, keywords, encoders, recipes."""
+    from unlabel.describe import component
+    from unlabel.errors import nearest
+
+    catalog = Catalog.installed()
+    kinds = [kind.value for kind in Kind if name in catalog.names(kind.value)]
+    if not kinds:
+        names = [known for kind in Kind for known in catalog.names(kind.value)]
+        raise UsageError(f"nothing installed is called {name!r}{nearest(name, names)}")
+    found = component(catalog.find(kinds[0], name), catalog)
+    if as_json:
+        print(json.dumps(found, indent=2, default=str))
+        return
+    print(f"{found['name']}  ({found['kind']} of plugin {found['plugin']})\n\n{found['document']}\n\nkeywords")
+    for entry in found["keywords"]:
+        default = "required" if entry["required"] else f"= {entry['default']!r}"
+        print(f"  {entry['name']}: {entry['type']} {default}\n      {entry['meaning']}")
+    for label in ("encoders", "evaluations"):
+        if label in found:
+            print(f"\n{label}\n  {', '.join(found[label])}")
+    for recipe, details in found.get("recipes", {}).items():
+        print(f"\nrecipe {recipe}  (data: {details['dataset']})\n  " + details["document"].replace("\n", "\n  "))
+
+
+@app.command()
+def train(
+    task: Annotated[str, typer.Argument(help="Name of a pretext task; `unlabel list tasks` names them.")],
+    data: Annotated[Optional[str], typer.Option(metavar="D", help="Dataset name, or a path: folder, archive, shards.")] = None,  # noqa: UP045
+    encoder: Encoder = None,
+    init: Annotated[Optional[str], typer.Option(metavar="SOURCE", help="First weights: LIBRARY:NAME, a .safetensors file or a run.")] = None,  # noqa: UP045
+    recipe: Annotated[str, typer.Option(metavar="R", help="paper, quick (minutes on a CPU), tiny, or a .json/.yaml file.")] = "quick",
+    settings: Annotated[Optional[list[str]], typer.Option("--set", metavar="K=V", help="Change a field, e.g. task.mask_ratio=0.6 or stages.0.lr=3e-4. Repeatable.")] = None,  # noqa: UP045
+    steps: Annotated[Optional[int], typer.Option(min=1, help="Updates in every stage.")] = None,  # noqa: UP045
+    epochs: Annotated[Optional[float], typer.Option(help="Passes over the data in every stage.")] = None,  # noqa: UP045
+    batch_size: Annotated[Optional[int], typer.Option(min=1, help="Samples per update, over all processes.")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option(metavar="DIR", help="Folder of the run; default: a new one below runs/.")] = None,  # noqa: UP045
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is already at --out.")] = False,
+    seed: Annotated[Optional[int], typer.Option(min=0)] = None,  # noqa: UP045
+    precision: Annotated[Optional[str], typer.Option(metavar="P", help="auto, fp32, bf16 or fp16.")] = None,  # noqa: UP045
+    device: Annotated[Optional[str], typer.Option(metavar="D", help="auto, cpu, cuda or cuda:N.")] = None,  # noqa: UP045
+    compile_: Annotated[bool, typer.Option("--compile", help="Compile the task's loss with torch.compile.")] = False,
+    shard: Annotated[bool, typer.Option("--shard", help="Shard parameters over processes (FSDP2); under torchrun.")] = False,
+    workers: Annotated[Optional[int], typer.Option(min=0, help="Loader processes per training process.")] = None,  # noqa: UP045
+    max_bad: Annotated[Optional[float], typer.Option(min=0, max=1, help="Share of unusable samples that is tolerated.")] = None,  # noqa: UP045
+    observe: Annotated[Optional[str], typer.Option(metavar="NAMES", help="Further loggers: tensorboard,wandb.")] = None,  # noqa: UP045
+    evaluate: Annotated[bool, typer.Option("--evaluate/--no-evaluate", help="Downstream evaluation before and after.")] = True,
+) -> None:
+    """Train an encoder on a pretext task; ends with its evaluation before and after."""
+    from unlabel import run
+
+    catalog = Catalog.installed()
+    fields = {
+        "init": init,
+        "seed": seed,
+        "max_bad": max_bad,
+        "execution.precision": precision,
+        "execution.device": device,
+        "execution.workers": workers,
+        "execution.compile": compile_ or None,
+        "execution.shard": shard or None,
+    }
+    given = [f"{name}={json.dumps(value)}" for name, value in fields.items() if value is not None]
+    chosen = run.compose(task, catalog, name=recipe, data=data, encoder=encoder)
+    chosen = chosen.lasting(steps=steps, epochs=epochs, batch_size=batch_size).changed([*given, *(settings or [])], catalog)
+    folder = run.new_folder(out, chosen, overwrite)
+    names = [name.strip() for name in (observe or "").split(",") if name.strip()]
+    with _Resumable(folder):
+        run.execute(chosen, folder, catalog, observe=names, evaluate=evaluate)
+
+
+@app.command()
+def resume(
+    folder: RunFolder,
+    encoder: Encoder = None,
+    observe: Annotated[Optional[str], typer.Option(metavar="NAMES", help="Further loggers: tensorboard,wandb.")] = None,  # noqa: UP045
+    evaluate: Annotated[bool, typer.Option("--evaluate/--no-evaluate", help="Downstream evaluation at the end.")] = True,
+) -> None:
+    """Continue a run exactly where its last good checkpoint stands."""
+    from unlabel import run
+
+    catalog = _trusting(encoder)
+    found = run.Run(folder, catalog)
+    names = [name.strip() for name in (observe or "").split(",") if name.strip()]
+    with _Resumable(folder):
+        run.execute(found.recipe, folder, catalog, observe=names, evaluate=evaluate, resuming=True)
+
+
+@app.command("evaluate")
+def evaluate_(
+    folder: RunFolder,
+    names: Annotated[Optional[list[str]], typer.Argument(metavar="[EVALUATION]...", help="Default: the task's own.")] = None,  # noqa: UP045
+    data: Annotated[Optional[str], typer.Option(metavar="D", help="Another dataset, by name or path.")] = None,  # noqa: UP045
+    settings: Annotated[Optional[list[str]], typer.Option("--set", metavar="K=V", help="e.g. knn.k=5. Repeatable.")] = None,  # noqa: UP045
+    encoder: Encoder = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Run the downstream evaluations of a run's encoder."""
+    found = _run(folder, encoder).evaluate(*(names or []), data=data, options=settings or [], device=device)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    for name, numbers in found.items():
+        for measure, value in numbers.items():
+            print(f"{name:<16} {measure:<20} {value:.4g}")
+
+
+@app.command()
+def embed(
+    folder: RunFolder,
+    data: Annotated[str, typer.Option(metavar="D", help="Dataset name or path.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="features.npz or features.parquet")],
+    encoder: Encoder = None,
+    device: Device = "auto",
+) -> None:
+    """Features of every sample of a dataset, into a file."""
+    from unlabel.embed import embed as write
+
+    found = write(_run(folder, encoder), data, out, device)
+    print(f"{found['samples']} samples, {found['dim']} numbers each: {out}" + (f"; {found['bad']} unreadable left out" if found["bad"] else ""))
+
+
+@app.command()
+def export(
+    folder: RunFolder,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; must not exist.")],
+    format_: Annotated[str, typer.Option("--format", metavar="F", help="safetensors, onnx or torch-export.")] = "safetensors",
+    check: Annotated[bool, typer.Option("--check/--no-check", help="Load it back as its README says, and compare.")] = True,
+    encoder: Encoder = None,
+) -> None:
+    """The encoder alone, in its ecosystem's naming, with a README whose snippet loads it."""
+    from unlabel import export as exporting
+
+    found = exporting.export(_run(folder, encoder), out, format_, check)
+    checked = "" if found["difference"] is None else f"; loaded back as its README says, largest difference {found['difference']:.2g}"
+    print(f"{out}: {', '.join(found['files'])}{checked}")
+
+
+@app.command()
+def inspect(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="Folder, archive or shards.")],
+    as_json: Json = False,
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Read every sample and list the broken ones.")] = True,
+) -> None:
+    """What is in a folder or archive: counts, sizes, broken files, labels, how long an epoch takes."""
+    from unlabel.inspecting import inspect as look
+
+    found = look(path, Catalog.installed(), verify)
+    if as_json:
+        print(json.dumps(found, indent=2, default=str))
+        return
+    _print_facts(found)
+
+
+@app.command()
+def prepare(name: Annotated[str, typer.Argument(help="Name of a dataset, or its path.")]) -> None:
+    """Offline precomputation of a dataset (idempotent)."""
+    from unlabel import run
+    from unlabel.recipe import Ref
+
+    run.build_dataset(Ref(name), Catalog.installed()).prepare()
+    print(f"{name} is prepared")
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Self-supervised pretext tasks in every modality, under one trainer."""
+    if version:
+        print(f"unlabel {__version__}")
+        raise typer.Exit
+
+
+class _Resumable:
+    """Adds to a failure what was saved and which command goes on."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
+        from unlabel.errors import RunError
+
+        if isinstance(error, UsageError) or not isinstance(error, UnlabelError | OSError):
+            return
+        from unlabel import checkpoint
+
+        saved = checkpoint.available(self.folder / "checkpoints")
+        last = f"last checkpoint {saved[-1].name}" if saved else "no checkpoint yet"
+        failure = RunError(f"{error}\n{last}; continue with: unlabel resume {self.folder}")
+        failure.exit_code = error.exit_code if isinstance(error, UnlabelError) else 1
+        raise failure from error
+
+
+def _trusting(encoder: str | None) -> Catalog:
+    catalog = Catalog.installed()
+    if encoder is not None:
+        catalog.trusted.add(encoder)
+    return catalog
+
+
+def _run(folder: Path, encoder: str | None) -> Run:
+    from unlabel.run import Run
+
+    return Run(folder, _trusting(encoder))
+
+
+def _print_facts(facts: dict[str, Any], indent: str = "") -> None:
+    for name, value in facts.items():
+        label = name.replace("_", " ")
+        if isinstance(value, dict):
+            print(f"{indent}{label}")
+            _print_facts(value, indent + "  ")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            print(f"{indent}{label} ({len(value)})")
+            for entry in value[:20]:
+                print(f"{indent}  " + ": ".join(str(part) for part in entry.values()))
+            if len(value) > 20:
+                print(f"{indent}  ... and {len(value) - 20} more")
+        else:
+            print(f"{indent}{label}: {value}")
+
+
+def _add_plugin_commands() -> None:
+    """Subcommands of plugins; looked up only when the first word is none of ours."""
+    known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    words = [word for word in sys.argv[1:] if not word.startswith("-")]
+    if words and words[0] not in known:
+        for offer in Catalog.installed().offers("commands"):
+            if offer.name == words[0]:
+                app.command(offer.name)(offer.load())
+
+
+def main() -> NoReturn:
+    """Entry point of ``unlabel``; turns errors into one line and an exit code."""
+    debug = "--debug" in sys.argv
+    sys.argv = [word for word in sys.argv if word != "--debug"]  # allowed anywhere
+    try:
+        _add_plugin_commands()
+        app(standalone_mode=True)
+    except UnlabelError as error:
+        _fail(error, error.exit_code, debug)
+    except KeyboardInterrupt as error:
+        _fail(error, 130, debug)
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise SystemExit(1) from None
+    except MemoryError as error:
+        _fail(error, 1, debug)
+    except Exception as error:  # what nobody foresaw still gets one line, and a way to see the rest
+        _fail(error, 1, debug)
+    raise SystemExit(0)
+
+
+def _fail(error: BaseException, code: int, debug: bool) -> NoReturn:
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    name = "" if isinstance(error, UnlabelError) else f"{type(error).__name__}: "
+    text = str(error) or ("interrupted" if isinstance(error, KeyboardInterrupt) else "no message")
+    hint = "" if isinstance(error, UnlabelError) or debug else "\nthis may be a bug; --debug shows where"
+    print(f"error: {name}{text}{hint}", file=sys.stderr)
+    raise SystemExit(code)

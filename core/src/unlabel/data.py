@@ -1,0 +1,306 @@
+"""What a dataset is; the order of its samples; loading, collating, and setting bad samples aside.
+
+The order is a function of position: sample number *p* of a stage is entry ``p mod n`` of the
+permutation of epoch ``p div n``. Update *s* of batch size *B* takes positions ``s B ... (s+1) B - 1``,
+so a batch may straddle two epochs, no sample is ever dropped, and resuming needs nothing but *s*.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from unlabel import seeds
+from unlabel.errors import BadSample, RunError, UsageError
+from unlabel.task import Batch, Sample, Transform
+
+if TYPE_CHECKING:
+    from unlabel.engine import Engine
+    from unlabel.recipe import Stage
+
+__all__ = ["Dataset", "Quarantine", "Subset", "batches", "collate", "default_workers", "holdout", "micro_batch"]
+
+UNREADABLE = (BadSample, OSError, ValueError, EOFError, SyntaxError)
+"""What a dataset's ``__getitem__`` raises for a sample that cannot be used; anything else is a bug and stops the run."""
+
+_ATTEMPTS = 50
+
+
+class Dataset:
+    """A map-style dataset: subclass it and give it `__len__` and `__getitem__`; the rest is optional.
+
+    A dataset must be picklable (loader processes get a copy) and pure: ``dataset[i]`` is always the
+    same sample. It returns fields of the cheapest form, undecorated by augmentation; a task's
+    `transform` does the rest.
+
+    Attributes:
+        labels: int64, (N,), or None. Used by evaluations only, never by a pretext task.
+        classes: names of the labels, or None.
+    """
+
+    labels: np.ndarray | None = None
+    classes: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        raise NotImplementedError(f"{type(self).__name__} must define __len__()")
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample; raises `BadSample`, OSError or ValueError if it cannot be used."""
+        raise NotImplementedError(f"{type(self).__name__} must define __getitem__(index)")
+
+    def name_of(self, index: int) -> str:
+        """What the user calls this sample, for messages: usually its path."""
+        return f"sample {index}"
+
+    def split(self, name: str) -> Dataset | None:
+        """``"train"``: what pretraining and probes may see. ``"test"``: held out; None if nothing is."""
+        return self if name == "train" else None
+
+    def info(self) -> dict[str, Any]:
+        """Facts for ``unlabel inspect`` (JSON-able)."""
+        return {"samples": len(self)}
+
+    def inspect(self, verify: bool = True) -> dict[str, Any]:
+        """Facts for ``unlabel inspect``: `info`, and with `verify` what reading every sample shows."""
+        from unlabel.inspecting import read_through
+
+        return {**self.info(), **(read_through(self) if verify else {})}
+
+    def prepare(self) -> None:
+        """Offline precomputation: idempotent, cached by content."""
+
+    @classmethod
+    def claims(cls, path: Path) -> bool:
+        """Whether a path given to ``--data`` is of this kind; the constructor then gets it as `path`."""
+        return False
+
+
+class Subset(Dataset):
+    """Some samples of another dataset, by index."""
+
+    def __init__(self, dataset: Dataset, indices: Sequence[int] | np.ndarray):
+        self.dataset = dataset
+        self.indices = np.asarray(indices, dtype=np.int64)
+        self.labels = None if dataset.labels is None else dataset.labels[self.indices]
+        self.classes = dataset.classes
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.dataset[int(self.indices[index])]
+
+    def name_of(self, index: int) -> str:
+        return self.dataset.name_of(int(self.indices[index]))
+
+
+def holdout(labels: np.ndarray | None, count: int, fraction: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Split ``range(count)`` into (train, test) int64 indices, the same on every machine, class by class if labelled."""
+    groups = [np.arange(count)] if labels is None else [np.flatnonzero(labels == c) for c in np.unique(labels)]
+    test = [g[seeds.permutation(len(g), seed, number)][: round(fraction * len(g))] for number, g in enumerate(groups)]
+    held_out = np.sort(np.concatenate(test))
+    return np.setdiff1d(np.arange(count), held_out), held_out
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Stack each field of the samples: arrays and tensors along a new first dimension, numbers into a tensor."""
+    return {name: _stack([sample[name] for sample in samples]) for name in samples[0]}
+
+
+def _stack(values: list[Any]) -> torch.Tensor:
+    if isinstance(values[0], np.ndarray):
+        return torch.from_numpy(np.stack(values))
+    if isinstance(values[0], torch.Tensor):
+        return torch.stack(values)
+    return torch.as_tensor(values)
+
+
+class Reader(torch.utils.data.Dataset[Any]):
+    """Reads micro-batches in a loader process: sample, seed, transform, collate; bad samples are replaced.
+
+    Args:
+        dataset: what to read.
+        transform: the task's, or None.
+        seed: of the run.
+    """
+
+    def __init__(self, dataset: Dataset, transform: Transform | None, seed: int):
+        self.dataset, self.transform, self.seed = dataset, transform, seed
+
+    def __getitems__(self, positions: list[tuple[int, int]]) -> tuple[Batch, list[dict[str, Any]]]:
+        bad: list[dict[str, Any]] = []
+        samples = [self._sample(epoch, index, bad) for epoch, index in positions]
+        batch = collate(samples)
+        batch["index"] = torch.tensor([index for _, index in positions])
+        batch["key"] = torch.tensor([seeds.key(self.seed, epoch, index) for epoch, index in positions])
+        return batch, bad
+
+    def _sample(self, epoch: int, index: int, bad: list[dict[str, Any]]) -> Sample:
+        """The sample at `index`, or the first readable one of a fixed sequence of stand-ins."""
+        chosen = index
+        for attempt in range(_ATTEMPTS):
+            try:
+                sample = self.dataset[chosen]
+            except UNREADABLE as error:
+                bad.append({"index": chosen, "path": self.dataset.name_of(chosen), "reason": reason(error)})
+                chosen = seeds.mix(self.seed, epoch, index, attempt) % len(self.dataset)
+                continue
+            if self.transform is None:
+                return sample
+            seeds.seed(self.seed, epoch, index)  # for transforms of libraries that draw from torch's generator
+            return self.transform(sample, seeds.generator(self.seed, epoch, index))
+        raise RunError(f"{_ATTEMPTS} samples in a row cannot be used; the last: {bad[-1]['path']}: {bad[-1]['reason']}")
+
+
+def reason(error: BaseException) -> str:
+    """An exception as one line for quarantine.jsonl."""
+    return str(error) if isinstance(error, BadSample) else f"{type(error).__name__}: {error}"
+
+
+class Positions(Sampler[list[tuple[int, int]]]):
+    """The (epoch, index) pairs of each micro-batch of this process, without end, from micro-batch `start` on."""
+
+    def __init__(self, count: int, size: int, seed: int, rank: int, world: int, start: int):
+        self.count, self.size, self.seed, self.start = count, size, seed, start
+        whole = count < world  # fewer samples than processes: each of them gets all
+        self.rank, self.world = (0, 1) if whole else (rank, world)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order, of_epoch = np.empty(0, dtype=np.int64), -1
+        number = self.start
+        while True:
+            first = (number * self.world + self.rank) * self.size
+            pairs = []
+            for position in range(first, first + self.size):
+                epoch, place = divmod(position, self.count)
+                if epoch != of_epoch:
+                    order, of_epoch = seeds.permutation(self.count, self.seed, epoch), epoch
+                pairs.append((epoch, int(order[place])))
+            yield pairs
+            number += 1
+
+
+def micro_batch(stage: Stage, samples: int, world: int) -> int:
+    """Samples per process and micro-batch; UsageError if the batch does not divide or exceeds the data."""
+    if stage.batch_size > samples:
+        raise UsageError(
+            f"batch size {stage.batch_size} is larger than the {samples} training samples: use --batch-size {samples} or less"
+        )
+    parts = stage.accumulate * (1 if samples < world else world)
+    if stage.batch_size % parts:
+        raise UsageError(
+            f"batch size {stage.batch_size} does not divide by {world} processes x {stage.accumulate} micro-batches: "
+            f"use --batch-size {max(1, stage.batch_size // parts) * parts}"
+        )
+    return stage.batch_size // parts
+
+
+def batches(
+    dataset: Dataset,
+    stage: Stage,
+    engine: Engine,
+    *,
+    seed: int,
+    transform: Transform | None = None,
+    start: int = 0,
+    workers: int = 0,
+) -> Iterator[tuple[Batch, list[dict[str, Any]]]]:
+    """Micro-batches of this process without end, with the records of the bad samples met in each.
+
+    Args:
+        dataset: the training split.
+        stage: resolved; gives batch size and micro-batches.
+        engine: gives rank and number of processes.
+        seed: of the run.
+        transform: the task's.
+        start: number of the first micro-batch: ``step * accumulate``.
+        workers: loader processes; 0 reads in this process.
+    """
+    size = micro_batch(stage, len(dataset), engine.world)
+    loader: DataLoader[Any] = DataLoader(
+        Reader(dataset, transform, seed),
+        batch_sampler=Positions(len(dataset), size, seed, engine.rank, engine.world, start),
+        collate_fn=_as_is,
+        num_workers=workers,
+        pin_memory=engine.device.type == "cuda",
+        prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # the loader draws a base seed; not from the run's generator
+        worker_init_fn=_calm if workers else None,
+    )
+    yield from loader
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+def _calm(worker: int) -> None:
+    """Loader processes leave Ctrl-C to the main process, which saves first."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def default_workers(engine: Engine) -> int:
+    """Loader processes for one training process: as many as cores left to it on a GPU, one on a CPU with cores to share.
+
+    On a CPU the model and the loader share the cores; one process is enough to overlap reading and
+    keeps the rest for the model.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = cores // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if engine.device.type == "cpu":
+        return 1 if share > 1 else 0
+    return max(1, min(16, share - 1))
+
+
+class Quarantine:
+    """The list of samples set aside: ``quarantine.jsonl``, one line a sample, each sample once.
+
+    Args:
+        path: the file; what it already holds (a resumed run) counts.
+        samples: size of the dataset.
+        limit: tolerated share; one bad sample is always tolerated.
+    """
+
+    def __init__(self, path: Path, samples: int, limit: float):
+        self.path, self.samples, self.limit = path, samples, limit
+        self.seen: set[int] = set()
+        if path.exists():
+            self.seen = {record["index"] for record in read_jsonl(path) if record.get("split", "train") == "train"}
+
+    def add(self, records: list[dict[str, Any]], where: str = "train") -> None:
+        """Append records not seen before; RunError when more than the tolerated share is bad."""
+        new = [record for record in records if record["index"] not in self.seen]
+        if not new:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            for record in new:
+                if record["index"] not in self.seen:
+                    file.write(json.dumps({**record, "split": where}) + "\n")
+                    self.seen.add(record["index"])
+        if len(self.seen) > max(1, self.limit * self.samples):
+            raise RunError(
+                f"{len(self.seen)} of {self.samples} samples cannot be used, more than --max-bad {self.limit:g} allows; "
+                f"the last: {new[-1]['path']}: {new[-1]['reason']}; all are listed in {self.path}"
+            )
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The records of a JSON-lines file; a last line cut short by a kill is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+

@@ -1,0 +1,124 @@
+"""What the catalog's names mean: one line each without importing anything, or everything about one.
+
+`summary` reads a docstring out of the source file, so that listing stays fast however heavy the
+libraries behind a name are; `component` imports it and reads its signature.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import inspect
+import re
+import typing
+from pathlib import Path
+from typing import Any
+
+from unlabel.plugins import Catalog, Offer
+
+__all__ = ["arguments", "component", "summary"]
+
+_ARXIV = re.compile(r"\b(\d{4}\.\d{4,5})\b")
+
+
+def summary(offer: Offer) -> dict[str, str]:
+    """Name, plugin, one line and arXiv number (empty if none) of an offer, without importing it."""
+    module, _, attribute = offer.target.partition(":")
+    text = _source(module)
+    top = re.match(r'\s*(?:#.*\n)*"""(.*?)"""', text, re.DOTALL)
+    document = top.group(1) if top else ""
+    own = re.search(rf'^(?:class|def) {re.escape(attribute)}\b.*?:\n\s+"""(.*?)"""', text, re.DOTALL | re.MULTILINE)
+    chosen = document if offer.kind == "tasks" or own is None else own.group(1)
+    line = chosen.strip().partition("\n")[0].strip()
+    paper = _ARXIV.search(document) if offer.kind == "tasks" else None
+    return {"name": offer.name, "plugin": offer.plugin, "summary": line, "arxiv": paper.group(1) if paper else ""}
+
+
+def _source(module: str) -> str:
+    """The source of a module, found without importing its packages; empty if there is none to read."""
+    top, *rest = module.split(".")
+    spec = importlib.machinery.PathFinder.find_spec(top)
+    if spec is None or spec.origin is None:
+        return ""
+    path = Path(spec.origin) if not rest else Path(spec.origin).parent.joinpath(*rest)
+    for candidate in (path, path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file():
+            return candidate.read_text(encoding="utf-8", errors="replace")
+    return ""
+
+
+def component(offer: Offer, catalog: Catalog) -> dict[str, Any]:
+    """Everything about one name: document, keywords, and for a task its recipes, data and encoders."""
+    from unlabel import recipe
+
+    target = offer.load()
+    skip = {"tasks": 1, "evaluations": 1, "observers": 1}.get(offer.kind, 0)
+    meanings = arguments(inspect.getdoc(target) or "")
+    keywords = [
+        {
+            "name": name,
+            "type": _type(parameter.annotation),
+            "default": None if parameter.default is parameter.empty else parameter.default,
+            "required": parameter.default is parameter.empty,
+            "meaning": meanings.get(name, ""),
+        }
+        for name, parameter in recipe.parameters(target, skip).items()
+    ]
+    document = inspect.getdoc(inspect.getmodule(target) if offer.kind == "tasks" else target) or ""
+    found = {**summary(offer), "kind": offer.kind.removesuffix("s"), "document": document, "keywords": keywords}
+    if offer.kind == "tasks":
+        found |= {"encoders": _encoders(target, offer, catalog), "evaluations": list(target.evaluations)}
+        found["recipes"] = _recipes(offer)
+    return found
+
+
+def arguments(document: str) -> dict[str, str]:
+    """The meanings under ``Args:`` (and ``Attributes:``) of a docstring, by name."""
+    found: dict[str, str] = {}
+    for section in re.findall(r"^(?:Args|Attributes):\n((?:[ \t]+.*\n?|\n)+)", document, re.MULTILINE):
+        current: list[str] = []
+        for line in section.splitlines():
+            entry = re.match(r"^ {4}(\w[\w, ]*):\s*(.*)", line)
+            if entry:
+                current = [name.strip() for name in entry.group(1).split(",")]
+                found |= {name: entry.group(2) for name in current if name not in found}
+            elif line.strip():
+                found |= {name: f"{found[name]} {line.strip()}" for name in current}
+    return found
+
+
+def _encoders(task: Any, offer: Offer, catalog: Catalog) -> list[str]:
+    """Encoders of the task's own plugins whose type fits the task's first parameter."""
+    from unlabel import recipe
+
+    wanted = next(iter(recipe.parameters(task).values())).annotation
+    prefix = offer.name.partition("/")[0] + "/"
+    fitting = []
+    for encoder in catalog.offers("encoders"):
+        if encoder.name.startswith(prefix):
+            target = encoder.load()
+            made = target if inspect.isclass(target) else typing.get_type_hints(target).get("return")
+            # a factory that promises only "some module" may make one that fits
+            if not inspect.isclass(made) or not inspect.isclass(wanted) or issubclass(made, wanted) or issubclass(wanted, made):
+                fitting.append(encoder.name)
+    return fitting
+
+
+def _recipes(offer: Offer) -> dict[str, dict[str, Any]]:
+    module = offer.module()
+    return {
+        name: {
+            "document": inspect.getdoc(getattr(module, name)) or "",
+            "dataset": (chosen := getattr(module, name)()).dataset.name,
+            "recipe": chosen.model_dump(mode="json", exclude_defaults=True),
+        }
+        for name in ("paper", "quick", "tiny")
+        if hasattr(module, name)
+    }
+
+
+def _type(annotation: Any) -> str:
+    if annotation is inspect.Parameter.empty or annotation is Any:
+        return "any"
+    if typing.get_origin(annotation) is typing.Literal:
+        return " | ".join(repr(value) for value in typing.get_args(annotation))
+    return str(annotation).replace("typing.", "") if typing.get_origin(annotation) else getattr(annotation, "__name__", str(annotation))

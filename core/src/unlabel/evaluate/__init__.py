@@ -1,0 +1,1 @@
+"""Evaluations of a frozen encoder that several plugins share; one file each."""

@@ -1,0 +1,162 @@
+"""Fine-tuning: the whole encoder learns the classes, starting from what pretraining gave it.
+
+The recipe is that of He et al. (2111.06377, appendix A.1): AdamW, a lower learning rate for lower layers where the
+task knows its layers, warm-up and cosine, label smoothing, a small first linear layer. Theirs also mixes samples
+(mixup, cutmix), which belongs to one kind of data; a task's `finetune_transform` may augment as it likes. The control
+without pretraining is ``finetune(frozen.of(fresh_task))``.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+
+from unlabel import optim, seeds
+from unlabel.errors import UsageError
+from unlabel.evaluate import metrics
+from unlabel.evaluate.features import Frozen
+from unlabel.recipe import Stage
+from unlabel.task import Batch, Task, Transform
+
+__all__ = ["Classifier", "finetune"]
+
+
+class Classifier(Task):
+    """A copy of a task whose features feed a linear layer; every parameter of the copy may learn.
+
+    Args:
+        task: copied, not changed.
+        width: of its features.
+        classes: number of classes.
+    """
+
+    def __init__(self, task: Task, width: int, classes: int) -> None:
+        super().__init__()
+        self.task = copy.deepcopy(task).requires_grad_(True)  # encode may read a teacher, which was not trained itself
+        self.task.zero_grad(set_to_none=True)
+        self.head = nn.Linear(width, classes)
+        nn.init.trunc_normal_(self.head.weight, std=2e-5)
+        nn.init.zeros_(self.head.bias)
+        self.layers = task.layers if isinstance(task, optim.Layered) else 0
+
+    def layer_of(self, name: str) -> int:
+        """Layer of a parameter, for `Stage.layer_decay`; the new layer is the last."""
+        if isinstance(self.task, optim.Layered) and name.startswith("task."):
+            return self.task.layer_of(name.removeprefix("task."))
+        return self.layers + 1
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Class scores: float, (N, classes)."""
+        scores: Tensor = self.head(self.task.encode(batch).flatten(1))
+        return scores
+
+    def eval_transform(self) -> Transform | None:
+        return self.task.eval_transform()
+
+
+def finetune(
+    frozen: Frozen,
+    *,
+    epochs: int = 100,
+    batch_size: int = 256,
+    learning_rate: float = 5e-4,
+    weight_decay: float = 0.05,
+    layer_decay: float = 0.75,
+    warmup_epochs: float = 5,
+    label_smoothing: float = 0.1,
+) -> dict[str, float]:
+    """Accuracy on the held-out samples after training a copy of the whole encoder on the labelled training samples.
+
+    Args:
+        frozen: what to judge; stays frozen.
+        epochs: passes over the training samples.
+        batch_size: samples per update; at most all. A last batch that is not full is left out of its epoch.
+        learning_rate: peak for a batch of 256, scaled linearly.
+        weight_decay: of matrices; biases and other vectors have none.
+        layer_decay: factor of the learning rate per layer below the top, if the task knows its layers.
+        warmup_epochs: linear warm-up; then a cosine to 0.
+        label_smoothing: share of the target spread over all classes, in [0, 1).
+
+    Returns:
+        ``accuracy``, ``balanced_accuracy``, and the training ``loss`` of the last epoch.
+
+    Raises:
+        UsageError: no labels, no held-out part, a keyword out of range, or a task whose `encode` passes no gradient.
+    """
+    if epochs < 1 or warmup_epochs >= epochs:
+        raise UsageError(f"{warmup_epochs:g} epochs of warm-up of {epochs} in all: expected fewer")
+    frozen.labelled("test")  # first: if it is missing, the user learns at once
+    features, _ = frozen.labelled("train")
+    seeds.seed(frozen.seed)
+    model = Classifier(frozen.task, features.shape[1], len(frozen.classes)).to(frozen.engine.device)
+
+    chosen = np.intersect1d(frozen.indices("train"), np.flatnonzero(frozen.labels("train") >= 0))
+    size = min(batch_size, len(chosen))
+    per_epoch = len(chosen) // size
+    stage = Stage(
+        steps=epochs * per_epoch,
+        warmup_steps=round(warmup_epochs * per_epoch),
+        batch_size=size,
+        lr=learning_rate,
+        lr_batch_size=256,
+        weight_decay=weight_decay,
+        layer_decay=layer_decay if isinstance(frozen.task, optim.Layered) else None,
+    ).resolved(len(chosen))
+    loss = _train(model, frozen, stage, chosen, epochs, label_smoothing)
+
+    scores, truth = frozen.of(model).labelled("test")
+    best = scores.argmax(dim=1)
+    return {
+        "accuracy": metrics.accuracy(best, truth),
+        "balanced_accuracy": metrics.balanced_accuracy(best, truth),
+        "loss": loss,
+    }
+
+
+def _train(
+    model: Classifier, frozen: Frozen, stage: Stage, chosen: np.ndarray, epochs: int, label_smoothing: float
+) -> float:
+    """Train in place; returns the mean loss of the last epoch.
+
+    Every process does all of it, so nothing is averaged, and evaluating on one process alone does not hang.
+    """
+    engine, labels = frozen.engine, torch.from_numpy(frozen.labels("train"))
+    optimizer = optim.build(model, stage)
+    scaler = GradScaler(engine.device.type, enabled=engine.precision == "fp16")
+    transform = frozen.task.finetune_transform()
+    model.train()
+
+    step = 0
+    for epoch in range(epochs):
+        order = chosen[seeds.permutation(len(chosen), frozen.seed, epoch)]
+        order = order[: len(order) // stage.batch_size * stage.batch_size]
+        losses = []
+        for batch in frozen.batches("train", transform, order=order, batch_size=stage.batch_size, epoch=epoch):
+            targets = labels[batch["index"].cpu()].to(engine.device)
+            seeds.seed(frozen.seed, step)
+            optim.set_lr({"main": optimizer}, stage, step)
+            with engine.autocast():
+                scores = model.encode(batch)
+            loss = F.cross_entropy(scores.float(), targets, label_smoothing=label_smoothing)
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            if step == 0:
+                _check_gradient(model)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            losses.append(loss.detach())
+            step += 1
+    return torch.stack(losses).mean().item()
+
+
+def _check_gradient(model: Classifier) -> None:
+    if all(parameter.grad is None for parameter in model.task.parameters()):
+        raise UsageError(
+            f"{type(model.task).__name__}.encode passes no gradient to any parameter, so it cannot be fine-tuned;"
+            " a linear_probe judges it as it is"
+        )

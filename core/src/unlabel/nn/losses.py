@@ -1,0 +1,161 @@
+"""Losses that several methods share. Every one computes in float32 at least, also under autocast.
+
+With several processes, negatives may come from all of them: `gather` concatenates a tensor over the
+processes along the batch in rank order and sums the gradients of all copies on the way back (as
+`unlabel.engine.gather` does). Each process then computes the rows of its own samples. The mean of these
+local losses over the processes is the loss of the whole batch, and gradients averaged over the processes
+are its gradient, exactly, if every process has as many samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["Gather", "info_nce", "info_nce_queue", "masked_mean", "negative_cosine", "nt_xent", "symmetric_info_nce"]
+
+Gather = Callable[[Tensor], Tensor]
+"""Concatenates (N, ...) over the processes, in rank order, to (world * N, ...), differentiably."""
+
+
+def _full(values: Tensor) -> Tensor:
+    """At least float32; float64 stays."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return functional.normalize(_full(rows), dim=-1)
+
+
+def _products(left: Tensor, right: Tensor) -> Tensor:
+    """All inner products of rows, outside autocast, which would round them: (N, D), (M, D) -> (N, M)."""
+    with torch.autocast(left.device.type, enabled=False):
+        return left @ right.T
+
+
+def nt_xent(z1: Tensor, z2: Tensor, temperature: float, gather: Gather | None = None, rank: int = 0) -> Tensor:
+    """Normalised temperature-scaled cross-entropy over 2N views (Chen et al., arXiv 2002.05709, eq. 1).
+
+    Each view is to be recognised by the other view of its sample among all views but itself.
+
+    Args:
+        z1: float, (N, D): one view of each sample; normalised here.
+        z2: float, (N, D): the other view.
+        temperature: divides the cosines.
+        gather: takes negatives from all processes; see the module.
+        rank: this process's place in what `gather` returns.
+
+    Returns:
+        Scalar, >= 0; the mean over this process's 2N rows. ln(2N - 1) for identical embeddings.
+    """
+    own = torch.stack([_unit(z1), _unit(z2)], dim=1)  # (N, 2, D): the views of a sample are neighbours
+    everyone = own if gather is None else gather(own)  # one message for both views
+    logits = _products(own.flatten(0, 1), everyone.flatten(0, 1)) / temperature  # (2N, 2N * world)
+
+    row = torch.arange(len(logits), device=logits.device)
+    itself = row + rank * len(row)
+    logits[row, itself] = -torch.inf
+    return functional.cross_entropy(logits, itself ^ 1)  # the neighbour: 0 <-> 1, 2 <-> 3, ...
+
+
+def info_nce(
+    query: Tensor,
+    key: Tensor,
+    temperature: float,
+    *,
+    scale: float | None = None,
+    gather: Gather | None = None,
+    rank: int = 0,
+) -> Tensor:
+    """Recognise the key of each query among the keys of the batch (van den Oord et al., arXiv 1807.03748).
+
+    Nothing is detached: a key branch without gradient has to come without.
+
+    Args:
+        query: float, (N, D); normalised here.
+        key: float, (N, D): row i belongs to query i; normalised here.
+        temperature: divides the cosines.
+        scale: multiplies the loss; None is 2 * temperature, with which the size of the gradient hardly
+            depends on the temperature (Chen, Xie, He, arXiv 2104.02057).
+        gather: takes keys from all processes; see the module.
+        rank: this process's place in what `gather` returns.
+
+    Returns:
+        Scalar, >= 0; the mean over this process's queries.
+    """
+    keys = _unit(key)
+    if gather is not None:
+        keys = gather(keys)
+    logits = _products(_unit(query), keys) / temperature  # (N, N * world)
+    label = torch.arange(len(logits), device=logits.device) + rank * len(logits)
+    return functional.cross_entropy(logits, label) * (2.0 * temperature if scale is None else scale)
+
+
+def symmetric_info_nce(
+    query1: Tensor,
+    query2: Tensor,
+    key1: Tensor,
+    key2: Tensor,
+    temperature: float,
+    *,
+    scale: float | None = None,
+    gather: Gather | None = None,
+    rank: int = 0,
+) -> Tensor:
+    """Queries of view 1 against keys of view 2, plus the reverse (Chen, Xie, He, arXiv 2104.02057, alg. 1).
+
+    Args and returns: as `info_nce`; the two directions are added, not averaged.
+    """
+    forth = info_nce(query1, key2, temperature, scale=scale, gather=gather, rank=rank)
+    return forth + info_nce(query2, key1, temperature, scale=scale, gather=gather, rank=rank)
+
+
+def info_nce_queue(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """Recognise the key of each query among a queue of keys of earlier batches (He et al., arXiv 1911.05722).
+
+    Args:
+        query: float, (N, D); normalised here.
+        key: float, (N, D): row i belongs to query i; normalised here.
+        queue: float, (K, D), rows of length 1: negatives for every query. Add `key` to it after the loss.
+        temperature: divides the cosines.
+
+    Returns:
+        Scalar, >= 0; the mean over the queries.
+    """
+    queries = _unit(query)
+    positive = (queries * _unit(key)).sum(dim=1, keepdim=True)
+    logits = torch.cat([positive, _products(queries, _full(queue))], dim=1) / temperature  # (N, 1 + K)
+    return functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
+
+
+def masked_mean(error: Tensor, mask: Tensor, denominator: Tensor | None = None) -> Tensor:
+    """Mean error of the removed tokens: one ratio over the whole batch, not a mean of the samples' means.
+
+    Args:
+        error: float, (N, L).
+        mask: float, (N, L): 1 where the token counts.
+        denominator: what to divide by instead of this process's ``mask.sum()``: give the mean of that
+            count over the processes, and the mean of the losses over the processes is the global ratio.
+            Not needed when every sample hides as many tokens.
+
+    Returns:
+        Scalar; NaN if the mask is empty.
+    """
+    weights = _full(mask)
+    return (_full(error) * weights).sum() / (weights.sum() if denominator is None else denominator)
+
+
+def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
+    """Minus the mean cosine of matching rows (Chen, He, arXiv 2011.10566, eq. 1), in [-1, 1].
+
+    Nothing is detached. ``2 + 2 * negative_cosine(p, z)`` is the mean squared distance of the normalised
+    rows (Grill et al., arXiv 2006.07733, eq. 2): twice the gradient, so a learning rate goes with one form.
+
+    Args:
+        prediction: float, (N, D).
+        target: float, (N, D).
+    """
+    return -(_unit(prediction) * _unit(target)).sum(dim=-1).mean()

@@ -1,0 +1,103 @@
+"""Fixed sine-cosine position tables in one, two or three dimensions, and tables for another grid size.
+
+The one-dimensional code is Vaswani et al., arXiv 1706.03762, section 3.5, with all sines before all
+cosines; more axes share the width equally (He et al., arXiv 2111.06377). Which axis comes first differs
+between code bases, and trained weights are bound to one convention: hence `order`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from unlabel.errors import UsageError
+
+__all__ = ["Order", "interpolate", "sincos"]
+
+Order = Literal["xy", "yx"]
+
+
+def _encode(positions: Tensor, dim: int) -> Tensor:
+    """Sines, then cosines, of the positions at dim/2 frequencies from 1 down to 1/10000: float64, (L, dim)."""
+    half = dim // 2
+    omega = 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
+    angle = positions[:, None] * omega
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+def sincos(
+    dim: int,
+    grid: Sequence[int],
+    *,
+    order: Order = "xy",
+    class_row: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """The fixed table of a grid of tokens, computed in float64.
+
+    Args:
+        dim: width of a row; a multiple of twice the number of axes.
+        grid: tokens along each axis, the fastest-running last: ``(length,)``, ``(rows, columns)`` or
+            ``(times, rows, columns)``.
+        order: which axis takes the first part of the width: "xy" the last (columns first), "yx" the first.
+        class_row: put a row of zeros before the others, for a class token.
+        dtype: of the result.
+
+    Returns:
+        (L, dim), or (1 + L, dim) with `class_row`; L = product of `grid`, row-major.
+
+    Raises:
+        UsageError: if `dim` cannot be shared out, `grid` has not one to three axes, or `order` is unknown.
+    """
+    axes = len(grid)
+    if not 1 <= axes <= 3:
+        raise UsageError(f"a position table needs one to three axes, got the grid {tuple(grid)}")
+    if dim < 1 or dim % (2 * axes):
+        raise UsageError(
+            f"width {dim} cannot be shared by sines and cosines of {axes} axes: not a multiple of {2 * axes}"
+        )
+    if order not in ("xy", "yx"):
+        raise UsageError(f"position order {order!r} is unknown: expected 'xy' or 'yx'")
+
+    lines = [torch.arange(count, dtype=torch.float64) for count in grid]
+    places = torch.meshgrid(*lines, indexing="ij")  # one (*grid) tensor of positions for each axis
+    ordered = reversed(places) if order == "xy" else places
+    table = torch.cat([_encode(place.reshape(-1), dim // axes) for place in ordered], dim=1)
+    if class_row:
+        table = torch.cat([table.new_zeros(1, dim), table])
+    return table.to(dtype)
+
+
+def interpolate(table: Tensor, old_grid: Sequence[int], new_grid: Sequence[int], prefix_tokens: int = 1) -> Tensor:
+    """Resample a two-dimensional table for another number of tokens, bicubically; prefix rows are kept.
+
+    Args:
+        table: float, (..., prefix_tokens + old rows * old columns, D).
+        old_grid: (rows, columns) of the table.
+        new_grid: (rows, columns) wanted.
+        prefix_tokens: rows before the grid's (class token, registers), left as they are.
+
+    Returns:
+        The dtype of `table`, (..., prefix_tokens + new rows * new columns, D); `table` itself if nothing changes.
+
+    Raises:
+        UsageError: if the table has not the rows that `old_grid` and `prefix_tokens` say.
+    """
+    expected = prefix_tokens + math.prod(old_grid)
+    if table.shape[-2] != expected:
+        raise UsageError(
+            f"the position table has {table.shape[-2]} rows; a grid of {tuple(old_grid)} after "
+            f"{prefix_tokens} prefix tokens needs {expected}"
+        )
+    if tuple(old_grid) == tuple(new_grid):
+        return table
+    *lead, _, dim = table.shape
+    prefix, rows = table[..., :prefix_tokens, :], table[..., prefix_tokens:, :]
+    planes = rows.reshape(-1, *old_grid, dim).permute(0, 3, 1, 2)  # (B, D, rows, columns)
+    planes = functional.interpolate(planes, size=tuple(new_grid), mode="bicubic", align_corners=False)
+    return torch.cat([prefix, planes.permute(0, 2, 3, 1).reshape(*lead, -1, dim)], dim=-2)

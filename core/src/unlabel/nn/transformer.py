@@ -1,0 +1,124 @@
+"""A plain pre-norm transformer, for decoders and small encoders.
+
+Blocks as in Dosovitskiy et al., arXiv 2010.11929: ``x += Attention(LN(x)); x += MLP(LN(x))``, biases
+everywhere, exact GELU. Parameters are called ``blocks.N.{norm1, attn.qkv, attn.proj, norm2, mlp.fc1,
+mlp.fc2}``; the rows of ``qkv`` are all queries, all keys, all values, each head by head. This is the
+naming of the wide-spread transformer libraries, so that weights pass between them.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unlabel.errors import UsageError
+
+__all__ = ["Attention", "Block", "Mlp", "Transformer", "xavier_init"]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one linear map for queries, keys and values.
+
+    Args:
+        dim: width of the tokens.
+        heads: number of heads; must divide `dim`.
+
+    Raises:
+        UsageError: if `heads` does not divide `dim`.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        if heads < 1 or dim % heads:
+            raise UsageError(f"{heads} heads cannot share a width of {dim}: the number of heads must divide it")
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Attend: float, (N, L, D) -> (N, L, D)."""
+        count, length, dim = tokens.shape
+        qkv = self.qkv(tokens).reshape(count, length, 3, self.heads, dim // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (N, heads, L, D / heads) each
+        mixed = functional.scaled_dot_product_attention(query, key, value)
+        return self.proj(mixed.transpose(1, 2).reshape(count, length, dim))  # type: ignore[no-any-return]
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an exact (erf) GELU between them.
+
+    Args:
+        dim: width of the tokens.
+        hidden: width between the layers.
+    """
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map each token: float, (..., D) -> (..., D)."""
+        return self.fc2(functional.gelu(self.fc1(tokens)))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block without dropout.
+
+    Args:
+        dim: width of the tokens.
+        heads: attention heads.
+        mlp_ratio: width of the hidden layer of the MLP, in units of `dim`.
+        eps: of the layer norms.
+    """
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float = 4.0, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attn = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Transform: float, (N, L, D) -> (N, L, D)."""
+        tokens = tokens + self.attn(self.norm1(tokens))
+        return tokens + self.mlp(self.norm2(tokens))  # type: ignore[no-any-return]
+
+
+class Transformer(nn.Module):
+    """A stack of pre-norm blocks; no embedding before it, no norm after it.
+
+    Args:
+        dim: width of the tokens.
+        depth: number of blocks.
+        heads: attention heads of each block; must divide `dim`.
+        mlp_ratio: width of the hidden layer of each MLP, in units of `dim`.
+        eps: of the layer norms.
+    """
+
+    def __init__(self, dim: int, depth: int, heads: int, mlp_ratio: float = 4.0, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(Block(dim, heads, mlp_ratio, eps) for _ in range(depth)))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Transform: float, (N, L, D) -> (N, L, D)."""
+        return self.blocks(tokens)  # type: ignore[no-any-return]
+
+
+def xavier_init(module: nn.Module) -> None:
+    """Initialise every layer inside `module` in place, as He et al., arXiv 2111.06377, do.
+
+    Linear weights Xavier-uniform (the joint query-key-value matrix as one matrix) with zero biases;
+    layer norms 1 and 0; convolution weights Xavier-uniform as the linear map from a window to the output
+    channels, while convolution biases keep what they have. Other parameters are left alone.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.LayerNorm) and layer.elementwise_affine:
+            nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            nn.init.xavier_uniform_(layer.weight.flatten(1))

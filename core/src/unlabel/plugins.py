@@ -1,0 +1,204 @@
+"""The Catalog: which names the installed plugins offer, and how a name becomes an object.
+
+Plugins are found through the entry-point group ``unlabel`` and loaded one by one, each in a plugin
+manager of its own: one that raises, misspells a hook, was built for another version or claims
+somebody else's name is set aside with a reason, and the rest work. There is no global state: a
+Catalog is a value, made when needed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import pluggy
+
+from unlabel import __version__, hookspecs
+from unlabel.errors import UsageError, nearest
+from unlabel.hookspecs import HOOKS
+
+__all__ = ["Catalog", "Offer", "Plugin"]
+
+GROUP = "unlabel"
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One name that a plugin offers: what kind of thing it is, where it lives, and whose it is."""
+
+    kind: str
+    name: str
+    target: str
+    plugin: str
+
+    def load(self) -> Any:
+        """Import and return the object; an import error names the plugin at fault."""
+        module, _, attribute = self.target.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise UsageError(f"{self.name} of plugin {self.plugin!r} cannot be loaded from {self.target}: {error}") from error
+
+    def module(self) -> ModuleType:
+        """The module the object lives in (a task's also holds its recipes)."""
+        self.load()
+        return importlib.import_module(self.target.partition(":")[0])
+
+
+@dataclass
+class Plugin:
+    """One installed plugin: its distribution, what it offers, and what is wrong with it, if anything."""
+
+    name: str
+    distribution: str
+    version: str
+    offers: list[Offer] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+class Catalog:
+    """What is installed, by kind and name.
+
+    Args:
+        plugins: the plugins to hold, in order; names claimed twice are settled here.
+
+    Attributes:
+        trusted: ``package.module:factory`` names the user gave in this session; one that only stands in
+            a file must look like a network before it is called, see `unlabel.recipe.factory`.
+    """
+
+    def __init__(self, plugins: Iterable[Plugin]):
+        self.plugins = list(plugins)
+        self.trusted: set[str] = set()
+        self._offers: dict[tuple[str, str], Offer] = {}
+        self._refused: dict[tuple[str, str], str] = {}
+        for kind, name, claims in _claims(self.plugins):
+            self._settle(kind, name, claims)
+
+    @classmethod
+    def installed(cls) -> Catalog:
+        """Everything installed; the variable ``UNLABEL_PLUGINS=name,name`` restricts which plugins are loaded."""
+        only = os.environ.get("UNLABEL_PLUGINS")
+        wanted = None if only is None else {name.strip() for name in only.split(",") if name.strip()}
+        found = [_load("core", "unlabel", __version__, (), lambda: importlib.import_module("unlabel.builtin"))]
+        for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
+            if wanted is None or entry.name in wanted:
+                found.append(_load_entry(entry))
+        return cls(found)
+
+    def names(self, kind: str) -> list[str]:
+        """All usable names of a kind, sorted."""
+        return sorted(name for (of, name) in self._offers if of == kind)
+
+    def offers(self, kind: str) -> list[Offer]:
+        """All usable offers of a kind, in the order of their names."""
+        return [self._offers[kind, name] for name in self.names(kind)]
+
+    def find(self, kind: str, name: str) -> Offer:
+        """The offer of that kind and name; UsageError with the nearest names otherwise."""
+        if (kind, name) in self._offers:
+            return self._offers[kind, name]
+        if (kind, name) in self._refused:
+            raise UsageError(self._refused[kind, name])
+        singular = kind.removesuffix("s")
+        for other in HOOKS:
+            if other != kind and (other, name) in self._offers:
+                raise UsageError(f"{name!r} is one of the {other}, not a {singular}{nearest(name, self.names(kind))}")
+        hint = nearest(name, self.names(kind)) or f"; `unlabel list {kind}` names all {len(self.names(kind))}"
+        if not self.names(kind):
+            hint = f"; no installed plugin offers {kind}: install one, e.g. `pip install unlabel-{name.partition('/')[0]}`"
+        broken = [plugin.name for plugin in self.plugins if plugin.problems]
+        hint += f" (with problems: {', '.join(broken)}; see `unlabel plugins`)" if broken else ""
+        raise UsageError(f"no {singular} is called {name!r}{hint}")
+
+    def load(self, kind: str, name: str) -> Any:
+        """The object of that kind and name: a class or a function."""
+        return self.find(kind, name).load()
+
+    def _settle(self, kind: str, name: str, claims: list[tuple[Plugin, Offer]]) -> None:
+        """One claimant gets the name. Of several, the plugin whose own prefix it bears keeps it; else nobody does."""
+        by_right = [(plugin, offer) for plugin, offer in claims if plugin.name == name.partition("/")[0]]
+        winners = claims if len(claims) == 1 else by_right if len(by_right) == 1 else []
+        for _, offer in winners:
+            self._offers[kind, name] = offer
+        owners = " and ".join(f"{plugin.distribution} ({plugin.name})" for plugin, _ in claims)
+        if not winners:
+            self._refused[kind, name] = f"{kind.removesuffix('s')} {name!r} is claimed by {owners}: uninstall one of them"
+        for plugin, offer in claims:
+            if (plugin, offer) not in winners:
+                plugin.problems.append(f"{kind.removesuffix('s')} {name!r} is claimed by {owners}; not used from here")
+
+
+def _claims(plugins: list[Plugin]) -> Iterable[tuple[str, str, list[tuple[Plugin, Offer]]]]:
+    grouped: dict[tuple[str, str], list[tuple[Plugin, Offer]]] = {}
+    for plugin in plugins:
+        for offer in plugin.offers:
+            grouped.setdefault((offer.kind, offer.name), []).append((plugin, offer))
+    return [(kind, name, claims) for (kind, name), claims in grouped.items()]
+
+
+def _load_entry(entry: importlib.metadata.EntryPoint) -> Plugin:
+    distribution = entry.dist
+    if distribution is None:
+        return _load(entry.name, "(unknown)", "?", (), entry.load)
+    return _load(entry.name, distribution.name, distribution.version, distribution.requires or (), entry.load)
+
+
+def _load(
+    name: str, distribution: str, version: str, requires: Iterable[str], load: Callable[[], ModuleType]
+) -> Plugin:
+    """Load one plugin; whatever goes wrong becomes a problem of that plugin, with nothing offered."""
+    plugin = Plugin(name, distribution, version)
+    mismatch = _mismatch(requires)
+    if mismatch:
+        plugin.problems.append(mismatch)
+        return plugin
+    try:
+        plugin.offers = _offers(name, load())
+    except Exception as error:  # a stranger's import may raise anything, and must not take the host with it
+        plugin.problems.append(f"{type(error).__name__}: {error}")
+    except SystemExit as error:
+        plugin.problems.append(f"called sys.exit({error.code}) while being imported")
+    return plugin
+
+
+def _mismatch(requires: Iterable[str]) -> str:
+    """Why these requirements do not admit this version of the core, or an empty string."""
+    for line in requires:
+        if line.lower().startswith("unlabel") and not line.lower().startswith("unlabel-"):
+            from packaging.requirements import Requirement  # imported only where a plugin is installed
+
+            wanted = Requirement(line)
+            if wanted.name == "unlabel" and not wanted.specifier.contains(__version__, prereleases=True):
+                return f"needs unlabel{wanted.specifier}, but unlabel {__version__} is installed: upgrade one of them"
+    return ""
+
+
+def _offers(name: str, module: ModuleType) -> list[Offer]:
+    """Ask one plugin's hooks, in a manager of its own so that a misspelt hook is caught and attributed."""
+    manager = pluggy.PluginManager("unlabel")
+    manager.add_hookspecs(hookspecs)
+    manager.register(module, name=name)
+    manager.check_pending()
+    offers = []
+    for kind in HOOKS:
+        for table in getattr(manager.hook, kind)():
+            offers += [_checked(kind, key, target, name) for key, target in _table(kind, table).items()]
+    return offers
+
+
+def _table(kind: str, table: object) -> Mapping[Any, Any]:
+    if not isinstance(table, Mapping):
+        raise TypeError(f"hook {kind}() must return a dictionary of name -> 'module:attribute', got {type(table).__name__}")
+    return table
+
+
+def _checked(kind: str, name: object, target: object, plugin: str) -> Offer:
+    if not isinstance(name, str) or not isinstance(target, str) or target.count(":") != 1:
+        raise TypeError(f"hook {kind}() maps {name!r} to {target!r}; expected 'name': 'package.module:attribute'")
+    return Offer(kind, name, target, plugin)

@@ -1,0 +1,355 @@
+"""Recipes: a run as data. Which task, encoder and dataset, with which keywords, in which stages.
+
+A recipe is what `paper()`, `quick()` and `tiny()` of a task return, what a JSON or YAML file holds and
+what ``recipe.json`` of a run records; ``--set stages.0.lr=3e-4`` changes one field of it. Every field
+and every keyword is checked against the real signature, with its type, before anything is built.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import math
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_serializer, model_validator
+
+from unlabel.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unlabel.plugins import Catalog
+
+__all__ = ["Execution", "Group", "Recipe", "Ref", "Stage", "keywords", "load"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+
+class Ref(BaseModel):
+    """A name from the catalog with the keywords it is built with: ``Ref("sonar/conv", dim=512)``.
+
+    The name may also be ``package.module:factory``. In files: ``{"name": "sonar/conv", "dim": 512}``.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    def __init__(self, name: str, **options: Any) -> None:
+        super().__init__(name=name, options=options)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, value: Any) -> Any:
+        """Accept the flat form of files and a bare name."""
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, Mapping) and not (set(value) <= {"name", "options"} and isinstance(value.get("options", {}), Mapping)):
+            return {"name": value.get("name"), "options": {k: v for k, v in value.items() if k != "name"}}
+        return value
+
+    @model_serializer
+    def _serialise(self) -> dict[str, Any]:
+        return {"name": self.name, **self.options}
+
+    def having(self, **options: Any) -> Ref:
+        """The same name with some keywords changed."""
+        return Ref(self.name, **{**self.options, **options})
+
+
+class Group(_Strict):
+    """Parameters whose name matches `pattern` (shell style) differ from the rest of their stage."""
+
+    pattern: str = Field(description="shell-style pattern over parameter names, e.g. '*.bias' or 'predictor.*'")
+    lr_scale: float = Field(1.0, ge=0, description="multiplies the learning rate")
+    weight_decay: float | None = Field(None, ge=0, description="replaces the stage's weight decay")
+    freeze: bool = Field(False, description="not trained in this stage")
+    fixed_lr: bool = Field(False, description="keeps its peak learning rate: no warm-up, no decay")
+
+
+class Stage(_Strict):
+    """One phase of training: how long, how many samples an update, which optimizer and schedule.
+
+    Give `steps` or `epochs`. Stopping earlier than the schedule's end is `horizon` (or `horizon_epochs`):
+    the schedule is computed for the horizon, training stops at `steps`.
+    """
+
+    name: str = Field("main", description="shown in logs")
+    steps: int | None = Field(None, ge=1, description="updates in this stage")
+    epochs: float | None = Field(None, gt=0, description="passes over the training data, instead of `steps`")
+    horizon: int | None = Field(None, ge=1, description="updates the schedule is computed for; default: `steps`")
+    horizon_epochs: float | None = Field(None, gt=0, description="the same in epochs")
+    batch_size: int = Field(256, ge=1, description="samples per update, over all processes and micro-batches")
+    accumulate: int = Field(1, ge=1, description="micro-batches per update")
+    optimizer: str = Field("adamw", description="adamw, adam, sgd, lars or any class of torch.optim")
+    lr: float = Field(1.5e-4, ge=0, description="peak learning rate")
+    lr_batch_size: int | None = Field(None, ge=1, description="`lr` is stated for this batch size and scaled linearly")
+    min_lr: float = Field(0.0, ge=0, description="learning rate at the end of the schedule")
+    warmup_steps: int | None = Field(None, ge=0, description="updates of linear warm-up")
+    warmup_epochs: float | None = Field(None, ge=0, description="the same in epochs")
+    warmup_start_lr: float = Field(0.0, ge=0, description="learning rate at the first update")
+    schedule: Literal["cosine", "constant", "linear", "step", "polynomial"] = "cosine"
+    milestones: tuple[float, ...] = Field((), description="schedule 'step': fractions of the horizon, in (0, 1)")
+    gamma: float = Field(0.1, gt=0, description="schedule 'step': factor at each milestone")
+    power: float = Field(1.0, gt=0, description="schedule 'polynomial': exponent")
+    weight_decay: float = Field(0.05, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = False
+    trust_coefficient: float = Field(0.001, gt=0, description="lars: trust coefficient")
+    clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient, over all parameters")
+    clip_tensor_norm: float | None = Field(None, gt=0, description="largest norm of the gradient of each tensor")
+    layer_decay: float | None = Field(None, gt=0, le=1, description="learning-rate factor per layer below the top")
+    decay_vectors: bool = Field(False, description="apply weight decay to biases and 1-D parameters too")
+    groups: list[Group] = Field(default_factory=list)
+    weights: dict[str, float] = Field(default_factory=dict, description="weights of the task's named losses")
+    options: dict[str, Any] = Field(default_factory=dict, description="what the task's enter_stage reads")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Stage:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either `steps` or `epochs`")
+        if self.warmup_steps is not None and self.warmup_epochs is not None:
+            raise ValueError("give either `warmup_steps` or `warmup_epochs`")
+        return self
+
+    def resolved(self, samples: int) -> Stage:
+        """The same stage with every length in updates, for a training set of `samples` samples."""
+        steps = self.steps or max(1, math.ceil(self._updates(self.epochs or 0, samples)))
+        horizon = self.horizon or (math.ceil(self._updates(self.horizon_epochs, samples)) if self.horizon_epochs else steps)
+        warmup = self.warmup_steps if self.warmup_steps is not None else round(self._updates(self.warmup_epochs or 0, samples))
+        changes = {"steps": steps, "epochs": None, "horizon": max(horizon, steps), "horizon_epochs": None}
+        return self.model_copy(update={**changes, "warmup_steps": min(warmup, horizon), "warmup_epochs": None})
+
+    def _updates(self, epochs: float, samples: int) -> float:
+        return epochs * samples / self.batch_size
+
+    @property
+    def warmup(self) -> int:
+        """Warm-up of a resolved stage, in updates."""
+        return self.warmup_steps or 0
+
+    @property
+    def peak_lr(self) -> float:
+        """`lr`, scaled to this batch size if `lr_batch_size` says what it was stated for."""
+        return self.lr * self.batch_size / self.lr_batch_size if self.lr_batch_size else self.lr
+
+    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """The scalar to differentiate, out of a task's named terms; see `unlabel.combine.total`."""
+        from unlabel import combine
+
+        return combine.total(dict(terms), self.weights or None)
+
+
+class Execution(_Strict):
+    """Where and how a recipe runs; changes speed, and rounding at most."""
+
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    compile: bool = False
+    shard: bool = Field(False, description="shard parameters over the processes (FSDP2)")
+    workers: int | None = Field(None, ge=0, description="loader processes per training process; default: chosen")
+    deterministic: bool = Field(False, description="deterministic kernels on accelerators")
+
+
+class Recipe(_Strict):
+    """A whole run as data."""
+
+    task: Ref
+    encoder: Ref
+    dataset: Ref
+    stages: list[Stage] = Field(min_length=1)
+    evaluations: list[Ref] | None = Field(None, description="default: the task's own")
+    seed: int = Field(0, ge=0)
+    save_every: int | None = Field(None, ge=1, description="updates between checkpoints; default: about twenty a stage")
+    keep: int = Field(2, ge=1, description="newest checkpoints kept; the best by the online monitor is kept besides")
+    log_every: int = Field(10, ge=1, description="updates per line of metrics.jsonl")
+    monitor_every: int | None = Field(None, ge=1, description="updates between online checks; default: ten a stage")
+    max_bad: float = Field(0.01, ge=0, le=1, description="largest tolerated share of unusable samples")
+    init: str | None = Field(None, description="where the encoder's first weights come from")
+    execution: Execution = Field(default_factory=Execution)
+
+    def to_json(self) -> str:
+        """Complete and re-runnable: ``unlabel train ... --recipe FILE``."""
+        return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
+
+    def lasting(self, *, steps: int | None = None, epochs: float | None = None, batch_size: int | None = None) -> Recipe:
+        """A copy whose stages have another length or batch size; a warm-up in updates never exceeds the length."""
+        if steps is not None and epochs is not None:
+            raise UsageError("give --steps or --epochs, not both")
+        data = self.model_dump(mode="json")
+        for stage in data["stages"]:
+            if steps is not None or epochs is not None:
+                stage |= {"steps": steps, "epochs": epochs, "horizon": None, "horizon_epochs": None}
+            if batch_size is not None:
+                stage["batch_size"] = batch_size
+        return parse(data, "--epochs" if epochs is not None else "--steps")
+
+    def changed(self, assignments: Iterable[str], catalog: Catalog) -> Recipe:
+        """A copy with ``path=value`` assignments applied, e.g. ``stages.0.lr=3e-4`` or ``task.mask_ratio=0.6``.
+
+        Raises:
+            UsageError: unknown field (with the nearest one), or a value of the wrong type.
+        """
+        data = self.model_dump(mode="json")
+        for assignment in assignments:
+            path, equals, value = assignment.partition("=")
+            if not equals:
+                raise UsageError(f"--set {assignment!r}: expected FIELD=VALUE, e.g. stages.0.lr=3e-4")
+            _assign(data, path.strip(), yaml.safe_load(value) if value.strip() else value)
+        recipe = parse(data, "--set")
+        recipe.check(catalog)
+        return recipe
+
+    def check(self, catalog: Catalog) -> None:
+        """Check every keyword of every component against its real signature and type, without building any."""
+        self.task.options = keywords(self.task, catalog.load("tasks", self.task.name), "task", skip=1)
+        self.encoder.options = keywords(self.encoder, factory(self.encoder, "encoders", catalog), "encoder")
+        self.dataset.options = keywords(self.dataset, factory(self.dataset, "datasets", catalog), "dataset")
+        for ref in self.evaluations or ():
+            keywords(ref, catalog.load("evaluations", ref.name), "evaluation", skip=1)
+
+
+def parse(data: Any, source: str) -> Recipe:
+    """A Recipe from plain data; UsageError naming `source`, the field, what was expected and the nearest field."""
+    if not isinstance(data, Mapping):
+        raise UsageError(f"{source}: expected a recipe (task, encoder, dataset, stages), got {type(data).__name__}")
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise UsageError(f"{source}: {_explain(error)}") from error
+
+
+def load(path: Path) -> Recipe:
+    """Read a recipe from a JSON or YAML file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        return parse(yaml.safe_load(text), str(path))  # JSON is YAML
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"recipe {path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"recipe {path} is neither JSON nor YAML: {' '.join(str(error).split())}") from error
+
+
+def factory(ref: Ref, kind: str, catalog: Catalog) -> Callable[..., Any]:
+    """What builds a Ref: a catalog entry, or ``package.module:factory`` for encoders no plugin offers.
+
+    Reading a recipe never runs what it likes: a factory that only stands in a file, and was not typed
+    by the user in this session (`Catalog.trusted`), must be a torch module class or a function
+    annotated to return one.
+
+    Raises:
+        UsageError: unknown, not importable, or not to be trusted.
+    """
+    if ":" not in ref.name or kind != "encoders":
+        return typing.cast(Callable[..., Any], catalog.load(kind, ref.name))
+    module, _, attribute = ref.name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise UsageError(f"{ref.name}: module {module!r} cannot be imported ({error}); is it on PYTHONPATH?") from error
+    except AttributeError as error:
+        raise UsageError(f"{ref.name}: module {module!r} has no {attribute!r}") from error
+    if not callable(found):
+        raise UsageError(f"{ref.name} is a {type(found).__name__}, not a class or function that makes an encoder")
+    if ref.name not in catalog.trusted and not _makes_module(found):
+        raise UsageError(
+            f"encoder {ref.name!r} stands in a file and is neither a torch.nn.Module class nor a function annotated "
+            f"'-> nn.Module': annotate it, or confirm it by giving --encoder {ref.name}"
+        )
+    return typing.cast(Callable[..., Any], found)
+
+
+def _makes_module(found: Callable[..., Any]) -> bool:
+    from torch import nn
+
+    made = found if inspect.isclass(found) else None
+    if inspect.isfunction(found):
+        made = typing.get_type_hints(found).get("return")
+    return inspect.isclass(made) and issubclass(made, nn.Module)
+
+
+def keywords(ref: Ref, target: Callable[..., Any], role: str, skip: int = 0) -> dict[str, Any]:
+    """The options of a Ref, checked and converted against the signature of what they are given to.
+
+    Args:
+        ref: name and options.
+        target: class or function; its first `skip` parameters are not options.
+        role: how the user addresses it (``task``, ``encoder``, ...).
+
+    Raises:
+        UsageError: unknown keyword, missing one, or a value of the wrong type.
+    """
+    known = parameters(target, skip)
+    checked = {}
+    for name, value in ref.options.items():
+        if name not in known:
+            listing = f"; it takes {', '.join(known)}" if known else "; it takes no keywords"
+            raise UsageError(f"{role}.{name}: {ref.name} has no keyword {name!r}{nearest(name, known) or listing}")
+        try:
+            checked[name] = TypeAdapter(known[name].annotation).validate_python(value)
+        except ValidationError as error:
+            raise UsageError(f"{role}.{name}: {_explain(error)} (given {value!r})") from error
+    missing = [name for name, p in known.items() if p.default is p.empty and name not in ref.options]
+    if missing:
+        raise UsageError(f"{ref.name} needs {role}.{missing[0]}: give it with --set {role}.{missing[0]}=VALUE")
+    return checked
+
+
+def parameters(target: Callable[..., Any], skip: int = 0) -> dict[str, inspect.Parameter]:
+    """The named parameters of a class or function, annotations resolved (``Any`` where there is none)."""
+    constructor = target.__init__ if inspect.isclass(target) else target  # type: ignore[misc]
+    hints = typing.get_type_hints(constructor)
+    found = list(inspect.signature(target).parameters.values())[skip:]
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {p.name: p.replace(annotation=hints.get(p.name, Any)) for p in found if p.kind in kinds}
+
+
+def _assign(data: Any, path: str, value: Any) -> None:
+    """Set a dotted path in plain data; existing containers are checked here, leaf names by the model afterwards."""
+    *parents, last = path.split(".")
+    place = data
+    for number, part in enumerate(parents):
+        place = _step(place, part, ".".join(parents[: number + 1]))
+    if isinstance(place, list):
+        place[_index(place, last, path)] = value
+    elif isinstance(place, dict):
+        place[last] = value
+    else:
+        raise UsageError(f"--set {path}: {'.'.join(parents)!r} has no fields")
+
+
+def _step(place: Any, part: str, path: str) -> Any:
+    if isinstance(place, list):
+        return place[_index(place, part, path)]
+    if not isinstance(place, dict) or part not in place:
+        raise UsageError(f"--set {path}: no field {part!r}{nearest(part, place) if isinstance(place, dict) else ''}")
+    return place[part]
+
+
+def _index(items: list[Any], part: str, path: str) -> int:
+    if not part.isdecimal() or int(part) >= len(items):
+        raise UsageError(f"--set {path}: {part!r} is not one of 0..{len(items) - 1}")
+    return int(part)
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem of a validation error, in one line, with the nearest valid field."""
+    problem = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        fields = {"stages": Stage, "execution": Execution, "groups": Group}
+        owner = next((fields[str(part)] for part in reversed(problem["loc"][:-1]) if str(part) in fields), Recipe)
+        return f"{place}: no such field{nearest(str(problem['loc'][-1]), owner.model_fields)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message

@@ -1,0 +1,554 @@
+"""A run: a recipe, a folder, and what came out. The Python API behind the command line.
+
+``unlabel.train("sonar/echo_order", data="recordings/")`` trains, evaluates before and after, and returns
+a `Run`; ``Run(folder)`` opens one that is already there.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from unlabel import __version__, checkpoint, export, loop, monitors, recipe, seeds
+from unlabel.data import Dataset, Quarantine, micro_batch, read_jsonl
+from unlabel.engine import Engine
+from unlabel.errors import RunError, UsageError, nearest
+from unlabel.evaluate.features import Frozen
+from unlabel.logs import Metrics, Observer, ProgressLine, terminal
+from unlabel.plugins import Catalog
+from unlabel.recipe import Recipe, Ref
+from unlabel.task import Progress, Task
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Run", "build", "choose_dataset", "compose", "train"]
+
+_MONITORED = 1024
+_EVALUATED = {"train": 20000, "test": 10000}
+
+
+@dataclass
+class Run:
+    """A run on disk.
+
+    Args:
+        folder: holds ``recipe.json``, ``metrics.jsonl``, ``checkpoints/`` and so on.
+        catalog: what is installed; default: looked up.
+
+    Raises:
+        UsageError: the folder is no run.
+    """
+
+    folder: Path
+    catalog: Catalog
+
+    def __init__(self, folder: Path | str, catalog: Catalog | None = None):
+        self.folder = Path(folder)
+        self.catalog = catalog or Catalog.installed()
+        if not (self.folder / "recipe.json").is_file():
+            beside = self.folder.parent if self.folder.parent.is_dir() else Path()
+            runs = [str(path.parent) for path in beside.glob("*/recipe.json")]
+            what = "has no recipe.json" if self.folder.exists() else "does not exist"
+            raise UsageError(f"{self.folder} is not a run: it {what}{nearest(str(self.folder), runs)}")
+
+    @property
+    def recipe(self) -> Recipe:
+        """What was (or is being) run."""
+        return recipe.load(self.folder / "recipe.json")
+
+    @property
+    def metrics(self) -> list[dict[str, float]]:
+        """The lines of metrics.jsonl."""
+        path = self.folder / "metrics.jsonl"
+        return read_jsonl(path) if path.exists() else []
+
+    @property
+    def evaluations(self) -> dict[str, Any]:
+        """What was measured: ``{"before": {...}, "after": {...}, "health": [...]}``, as far as it was."""
+        path = self.folder / "evaluations.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The trained encoder, on the CPU, in evaluation mode."""
+        return self.task().encoder.eval()  # type: ignore[union-attr,operator]  # nn.Module attributes are untyped
+
+    def task(self, engine: Engine | None = None) -> Task:
+        """The task with the weights of the newest good checkpoint.
+
+        Raises:
+            RunError: there is no checkpoint yet, or none is whole.
+        """
+        engine = engine or Engine("cpu", "fp32")
+        task, _ = build(self.recipe, self.catalog, engine)
+        if checkpoint.newest(self.folder / "checkpoints", self.recipe.task.name) is None:
+            raise RunError(f"{self.folder} has no checkpoint yet; `unlabel resume {self.folder}` starts it")
+        loop.resume(self.recipe, task, engine, self.folder)
+        return task.eval()
+
+    def evaluate(
+        self, *names: str, data: str | None = None, options: Iterable[str] = (), device: str = "auto"
+    ) -> dict[str, dict[str, float]]:
+        """Run downstream evaluations of the trained encoder.
+
+        Args:
+            names: evaluations; default: the recipe's, or the task's own.
+            data: another dataset (name or path) than the one trained on.
+            options: ``NAME.KEYWORD=VALUE`` settings of evaluations.
+            device: where features are computed.
+
+        Returns:
+            name -> measured numbers.
+        """
+        chosen = self.recipe
+        engine = Engine(device, "fp32")
+        task = self.task(engine)
+        dataset = build_dataset(choose_dataset(data, chosen, self.catalog) if data else chosen.dataset, self.catalog)
+        refs = _evaluations(chosen, task, self.catalog, names, options)
+        return _evaluate(Frozen(task, dataset, engine, seed=chosen.seed, limit=_EVALUATED), refs, self.catalog)
+
+
+def train(
+    what: Recipe | str,
+    *,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    catalog: Catalog | None = None,
+    observe: Iterable[str] = (),
+    overwrite: bool = False,
+    evaluate: bool = True,
+    quiet: bool = True,
+    **overrides: Any,
+) -> Run:
+    """Train, and evaluate before and after.
+
+    Args:
+        what: a recipe, or the name of a task (its `quick` recipe).
+        data: dataset name or path; default: the recipe's.
+        out: folder of the run; default: a new one below ``runs/``.
+        catalog: what is installed; default: looked up.
+        observe: names of further observers.
+        overwrite: replace a run that is already at `out`.
+        evaluate: whether to run the downstream evaluations.
+        quiet: no progress on the terminal.
+        overrides: recipe fields, dots written as double underscores: ``stages__0__lr=3e-4``.
+
+    Raises:
+        UsageError: something asked for does not exist or does not fit.
+        RunError: training failed; the message says what was saved.
+    """
+    catalog = catalog or Catalog.installed()
+    settings = [f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in overrides.items()]
+    if isinstance(what, str):
+        what = compose(what, catalog, data=None if data is None else str(data), settings=settings)
+    elif data is not None or settings:
+        ref = choose_dataset(str(data), what, catalog) if data is not None else what.dataset
+        what = what.model_copy(update={"dataset": ref}).changed(settings, catalog)
+    folder = new_folder(Path(out) if out else None, what, overwrite)
+    execute(what, folder, catalog, observe=observe, evaluate=evaluate, quiet=quiet)
+    return Run(folder, catalog)
+
+
+def compose(
+    task: str,
+    catalog: Catalog,
+    *,
+    name: str = "quick",
+    data: str | None = None,
+    encoder: str | None = None,
+    settings: Iterable[str] = (),
+) -> Recipe:
+    """The recipe of a task by name (``paper``, ``quick``, ``tiny``) or from a file, with changes applied.
+
+    Args:
+        task: name of the task.
+        catalog: what is installed.
+        name: recipe function of the task's module, or path of a JSON or YAML file.
+        data: dataset name or path instead of the recipe's.
+        encoder: catalog name, ``NAME:MODEL`` or ``package.module:factory`` instead of the recipe's.
+        settings: ``path=value`` assignments.
+
+    Raises:
+        UsageError: anything unknown, with the nearest valid choice.
+    """
+    offer = catalog.find("tasks", task)
+    found = _named_recipe(offer.module(), task, name)
+    if found.task.name != task:
+        raise UsageError(f"recipe {name} is for task {found.task.name!r}, not for {task!r}")
+    if encoder is not None:
+        found = found.model_copy(update={"encoder": _encoder_ref(encoder, catalog)})
+    if data is not None:
+        found = found.model_copy(update={"dataset": choose_dataset(data, found, catalog)})
+    return found.changed(settings, catalog)
+
+
+def _named_recipe(module: Any, task: str, name: str) -> Recipe:
+    functions = [key for key in ("paper", "quick", "tiny") if hasattr(module, key)]
+    if name in functions:
+        found: Recipe = getattr(module, name)()
+        return found
+    if Path(name).suffix in (".json", ".yaml", ".yml") or Path(name).exists():
+        return recipe.load(Path(name))
+    raise UsageError(f"{task} has no recipe {name!r}: expected {', '.join(functions)} or a .json/.yaml file{nearest(name, functions)}")
+
+
+def _encoder_ref(encoder: str, catalog: Catalog) -> Ref:
+    """``NAME``, ``NAME:MODEL`` (the encoder's `name` keyword) or ``package.module:factory``."""
+    if "/" in encoder:
+        name, colon, model = encoder.partition(":")
+        catalog.find("encoders", name)
+        return Ref(name, name=model) if colon else Ref(name)
+    if ":" in encoder:
+        catalog.trusted.add(encoder)
+        return Ref(encoder)
+    catalog.find("encoders", encoder)
+    return Ref(encoder)
+
+
+def choose_dataset(data: str, chosen: Recipe, catalog: Catalog) -> Ref:
+    """The dataset a user means: a catalog name, or a path that a dataset of the task's plugin claims.
+
+    Raises:
+        UsageError: neither a name nor a path, or no dataset knows what to do with the path.
+    """
+    names = catalog.names("datasets")
+    if data in names:
+        same = chosen.dataset.name == data
+        return chosen.dataset if same else Ref(data)
+    path = Path(data).expanduser()
+    prefix = chosen.task.name.partition("/")[0] + "/"
+    candidates = [offer for offer in catalog.offers("datasets") if offer.name.startswith(prefix)]
+    if "{" in data or path.exists():
+        unloadable = []
+        for offer in candidates:
+            try:
+                kind = offer.load()
+            except UsageError as error:  # one that lacks a library must not hide the others
+                unloadable.append(str(error))
+                continue
+            if kind.claims(path):
+                kept = {key: value for key, value in chosen.dataset.options.items() if chosen.dataset.name == offer.name}
+                return Ref(offer.name, **{**kept, "path": str(path)})
+        listing = ", ".join(offer.name for offer in candidates) or f"none of {prefix.rstrip('/')}"
+        raise UsageError("; ".join([f"--data {data}: no dataset knows what to do with it (asked: {listing})", *unloadable]))
+    beside = [str(entry) for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    raise UsageError(f"--data {data}: there is no such path, and no dataset of that name{nearest(data, [*names, *beside])}")
+
+
+def build_dataset(ref: Ref, catalog: Catalog) -> Dataset:
+    """Build a dataset from its Ref."""
+    target = recipe.factory(ref, "datasets", catalog)
+    dataset: Dataset = target(**recipe.keywords(ref, target, "dataset"))
+    return dataset
+
+
+def build(chosen: Recipe, catalog: Catalog, engine: Engine) -> tuple[Task, dict[str, Any]]:
+    """Build encoder and task with the recipe's seed, load first weights if asked, and hand them to the engine.
+
+    Returns:
+        The task on the device, and the report of `init` (empty if there is none).
+    """
+    seeds.seed(chosen.seed, 0x1417)
+    make_encoder = recipe.factory(chosen.encoder, "encoders", catalog)
+    encoder = make_encoder(**recipe.keywords(chosen.encoder, make_encoder, "encoder"))
+    make_task = catalog.load("tasks", chosen.task.name)
+    task: Task = make_task(encoder, **recipe.keywords(chosen.task, make_task, "task", skip=1))
+    report = export.initialise(task, chosen.init, catalog) if chosen.init else {}
+    engine.prepare(task)
+    return task, report
+
+
+def new_folder(out: Path | None, chosen: Recipe, overwrite: bool) -> Path:
+    """Where the run goes: a folder that does not exist yet, or an old run to replace.
+
+    Raises:
+        UsageError: the folder is taken and `overwrite` is not given, or it is not a run at all.
+    """
+    if out is None:
+        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        out = Path("runs") / f"{chosen.task.name.replace('/', '-')}-{stamp}"
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; give a folder that does not exist yet")
+    if out.is_dir() and any(out.iterdir()):
+        if not overwrite:
+            raise UsageError(
+                f"--out {out} already exists and is never overwritten: give another name, add --overwrite, "
+                f"or continue it with `unlabel resume {out}`"
+            )
+        if not (out / "recipe.json").is_file():
+            raise UsageError(f"--overwrite: {out} holds no run (no recipe.json), so it is left alone")
+    return out
+
+
+def execute(
+    chosen: Recipe,
+    folder: Path,
+    catalog: Catalog,
+    *,
+    observe: Iterable[str] = (),
+    evaluate: bool = True,
+    quiet: bool = False,
+    resuming: bool = False,
+) -> None:
+    """Run a recipe in a folder, or go on with it: build, train, evaluate, say how it went.
+
+    Everything that can be wrong with the recipe is found before the folder is touched.
+    """
+    say = _silent if quiet or int(os.environ.get("RANK", "0")) else _console_print
+    engine = Engine.of(chosen.execution)
+    try:
+        dataset = build_dataset(chosen.dataset, catalog)
+        samples = dataset.split("train")
+        if samples is None or not len(samples):
+            raise UsageError(f"{chosen.dataset.name} has no training samples")
+        for stage in chosen.stages:
+            micro_batch(stage, len(samples), engine.world)
+        task, report = build(chosen, catalog, engine)
+        observers = [catalog.load("observers", name) for name in observe]
+        if engine.main and not resuming:
+            _prepare_folder(folder, chosen)
+        engine.barrier()
+        _announce(say, chosen, task, samples, engine, report)
+        _execute(chosen, folder, catalog, engine, task, dataset, samples, observers, evaluate, quiet, say)
+    finally:
+        engine.close()
+
+
+def _execute(
+    chosen: Recipe,
+    folder: Path,
+    catalog: Catalog,
+    engine: Engine,
+    task: Task,
+    dataset: Dataset,
+    samples: Dataset,
+    further: list[type[Observer]],
+    evaluate: bool,
+    quiet: bool,
+    say: Any,
+) -> None:
+    found = checkpoint.newest(folder / "checkpoints", chosen.task.name)
+    for problem in found[2] if found else []:
+        say(f"[yellow]damaged checkpoint skipped:[/] {problem}")
+    if found:
+        say(f"continuing after update {found[1].total_step} ({found[0]})")
+    observers: list[Observer] = []
+    health = _HealthObserver(folder, task)
+    if engine.main:
+        observers = [Metrics(folder, found[1].total_step if found else 0), health]
+        observers += [kind(folder) for kind in further]
+        if not quiet:
+            observers.append(ProgressLine(folder, terminal()))
+    for record in Run(folder, catalog).metrics:
+        health.log(Progress(int(record["stage"]), int(record["step"]), 0, 0, int(record["total_step"])), record)
+    for observer in observers:
+        observer.start(chosen)
+
+    def monitor() -> dict[str, float]:
+        begun = time.perf_counter()
+        numbers = monitors.online(Frozen(task, dataset, engine, seed=chosen.seed, limit={"train": _MONITORED}))
+        return numbers | ({"score": numbers["knn"]} if "knn" in numbers else {}) | {"seconds": time.perf_counter() - begun}
+
+    begun = time.perf_counter()
+    try:
+        loop.train(chosen, task, samples, engine, folder, observers, monitor)
+    finally:
+        for observer in observers:
+            observer.close()
+    seconds = time.perf_counter() - begun
+    if engine.main:
+        _conclude(chosen, folder, catalog, engine, task, dataset, health, seconds, evaluate, say)
+
+
+def _prepare_folder(folder: Path, chosen: Recipe) -> None:
+    """Make the run's folder with recipe and environment in it; an old run there is replaced."""
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        (folder / "recipe.json").write_text(chosen.to_json(), encoding="utf-8")
+        (folder / "environment.json").write_text(json.dumps(_environment(), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--out {folder} cannot be written: {error.strerror or error}") from error
+
+
+def _announce(say: Any, chosen: Recipe, task: Task, samples: Dataset, engine: Engine, report: dict[str, Any]) -> None:
+    parameters = sum(p.numel() for p in task.parameters() if p.requires_grad)
+    say(f"[bold]{chosen.task.name}[/]  {parameters:,} trainable parameters, encoder {chosen.encoder.name}")
+    say(f"data    {chosen.dataset.name}: {len(samples):,} training samples")
+    say(f"engine  {engine.describe()}")
+    if report:
+        say(f"init    {report['summary']}")
+
+
+def _conclude(
+    chosen: Recipe,
+    folder: Path,
+    catalog: Catalog,
+    engine: Engine,
+    task: Task,
+    dataset: Dataset,
+    health: _HealthObserver,
+    seconds: float,
+    evaluate: bool,
+    say: Any,
+) -> None:
+    """Evaluate before and after, give the verdict, and say where everything lies and what to type next."""
+    results: dict[str, Any] = {"health": health.verdict(), "seconds": round(seconds, 2)}
+    results["samples_per_second"] = health.speed()
+    if evaluate:
+        engine = Engine(str(engine.device), "fp32")
+        frozen = Frozen(task, dataset, engine, seed=chosen.seed, limit=_EVALUATED)
+        if frozen.has_split("test") and frozen.has_labels():
+            untrained, _ = build(chosen, catalog, engine)
+            refs = _evaluations(chosen, task, catalog, (), ())
+            results["before"] = _evaluate(frozen.of(untrained), refs, catalog)
+            results["after"] = _evaluate(frozen, refs, catalog)
+            _quarantine(frozen, folder)
+        else:
+            results["note"] = "no labelled held-out samples, so no downstream evaluation"
+    path = folder / "evaluations.json"
+    path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    _table(say, results)
+    say(f"\nrun      {folder}")
+    say(f"again    unlabel evaluate {folder}")
+    say(f"encoder  unlabel export {folder} --out {folder}/encoder")
+    say(f"features unlabel embed {folder} --data {chosen.dataset.options.get('path', chosen.dataset.name)} --out features.npz")
+
+
+def _table(say: Any, results: dict[str, Any]) -> None:
+    """The result table: evaluations before and after, time and speed, and the verdict."""
+    from rich.table import Table
+
+    if "after" in results:
+        table = Table("evaluation", "measure", "random init", "trained", box=None, pad_edge=False)
+        for name, numbers in results["after"].items():
+            for measure, value in numbers.items():
+                before = results["before"][name].get(measure, float("nan"))
+                table.add_row(name, measure, f"{before:.4g}", f"[bold]{value:.4g}[/]")
+        say(table)
+    else:
+        say(results.get("note", "not evaluated"))
+    say(f"trained in {results['seconds']:.1f} s, {results['samples_per_second']:.0f} samples/s")
+    for level, sentence in results["health"]:
+        say(f"health  {level}: {sentence}")
+
+
+def _evaluations(
+    chosen: Recipe, task: Task, catalog: Catalog, names: Iterable[str], options: Iterable[str]
+) -> list[Ref]:
+    """Which evaluations to run, with their keywords checked."""
+    wanted = [Ref(name) for name in names] or chosen.evaluations or [Ref(name) for name in task.evaluations]
+    by_name = {ref.name: ref.model_copy(deep=True) for ref in wanted}
+    for assignment in options:
+        path, _, value = assignment.partition("=")
+        name, _, keyword = path.rpartition(".")
+        if name not in by_name:
+            raise UsageError(f"--set {assignment}: expected EVALUATION.KEYWORD=VALUE with one of {', '.join(by_name)}")
+        by_name[name].options[keyword] = json.loads(value) if value[:1] in "0123456789-[{\"" else value
+    for ref in by_name.values():
+        ref.options = recipe.keywords(ref, catalog.load("evaluations", ref.name), ref.name, skip=1)
+    return list(by_name.values())
+
+
+def _evaluate(frozen: Frozen, refs: list[Ref], catalog: Catalog) -> dict[str, dict[str, float]]:
+    return {ref.name: catalog.load("evaluations", ref.name)(frozen, **ref.options) for ref in refs}
+
+
+def _quarantine(frozen: Frozen, folder: Path) -> None:
+    """Samples that only the evaluation met are listed too; they do not count against the limit."""
+    path = folder / "quarantine.jsonl"
+    known = {record["path"] for record in read_jsonl(path)} if path.exists() else set()
+    new = [record for record in frozen.bad if record["path"] not in known]
+    if new:
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(record) + "\n" for record in new)
+
+
+class _HealthObserver(Observer):
+    """Collects the logged numbers for the verdict."""
+
+    def __init__(self, folder: Path, task: Task):
+        super().__init__(folder)
+        encoder = getattr(task, "encoder", None)
+        width = getattr(encoder, "dim", None)
+        self.health = monitors.Health(task.expected, None if width is None else min(int(width), _MONITORED))
+        self.speeds: list[float] = []
+
+    def log(self, progress: Progress, metrics: Any) -> None:
+        skipped = ("stage", "step", "epoch", "total_step", "lr", "samples_per_second", "seconds")
+        self.health.record(progress.total_step, {name: value for name, value in metrics.items() if name not in skipped})
+        if "samples_per_second" in metrics:
+            self.speeds.append(metrics["samples_per_second"])
+
+    def verdict(self) -> list[tuple[str, str]]:
+        return [(level, sentence) for level, sentence in self.health.verdict()]
+
+    def speed(self) -> float:
+        return sorted(self.speeds)[len(self.speeds) // 2] if self.speeds else 0.0
+
+
+def _environment() -> dict[str, Any]:
+    """What a result depends on besides the recipe: versions, hardware, command, code revision."""
+    versions = {}
+    for distribution in {entry.dist for entry in metadata.entry_points(group="unlabel") if entry.dist} | {metadata.distribution("unlabel")}:
+        names = [re.split(r"[^\w.-]", line)[0] for line in distribution.requires or () if "extra ==" not in line]
+        for name in [distribution.name, *names]:
+            try:
+                versions[name] = metadata.version(name)
+            except metadata.PackageNotFoundError:
+                continue
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return {
+        "unlabel": __version__,
+        "python": platform.python_version(),
+        "versions": dict(sorted(versions.items())),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": gpus,
+        "command": sys.argv,
+        "git": _git(),
+        "begun": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _git() -> str | None:
+    """Revision of the working folder, if it is a checkout."""
+    try:
+        answer = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None
+
+
+def _silent(*_: Any) -> None:
+    pass
+
+
+def _console_print(what: Any) -> None:
+    terminal().print(what, highlight=False)

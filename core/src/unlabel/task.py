@@ -1,0 +1,129 @@
+"""Task: what a pretext task is to the trainer, and the ordinary training step.
+
+A task owns its networks, its loss and whatever happens after an update. Everything else (order of the
+data, devices, precision, saving) belongs to the loop, which knows no task. Write a task by subclassing
+`Task` and giving it `loss` and `encode`; override `training_step`, `optimizers`, `after_update`,
+`enter_stage`, `enter_epoch`, `transform` or `pictures` where the method differs. Those are meant to be
+overridden; nothing else is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+if TYPE_CHECKING:
+    from unlabel.engine import Engine
+    from unlabel.recipe import Stage
+
+__all__ = ["Batch", "Progress", "Sample", "Task", "Transform"]
+
+Sample = dict[str, Any]
+"""One item of a dataset: field name -> array, tensor or number (uint8 where possible)."""
+
+Batch = dict[str, Any]
+"""What `Dataset.collate` makes: field name -> tensor with the batch first, on the device. The loader adds
+``"key"`` (int64, (N,): randomness of each sample, see `unlabel.seeds`) and ``"index"`` (int64, (N,))."""
+
+Transform = Callable[[Sample, np.random.Generator], Sample]
+"""Turns a raw sample into what the task's batch needs, in the worker; picklable; draws only from the generator."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the run stands.
+
+    Attributes:
+        stage: index of the stage, from 0.
+        step: updates done in this stage (in `after_update`: including this one).
+        steps: length of the stage's schedule in updates (its horizon), for schedules.
+        epoch: passes over the data begun, from 0.
+        total_step: updates done in the whole run.
+    """
+
+    stage: int
+    step: int
+    steps: int
+    epoch: int
+    total_step: int
+
+    @property
+    def fraction(self) -> float:
+        """How much of the stage's schedule is done, in [0, 1]."""
+        return min(1.0, self.step / max(1, self.steps))
+
+
+class Task(nn.Module):
+    """A pretext task: networks, loss, and what happens after an update.
+
+    Constructor keywords are the task's configuration: typed, keyword-only after the encoder, with the
+    paper's values as defaults and a line each under ``Args:`` in the docstring.
+    """
+
+    evaluations: ClassVar[tuple[str, ...]] = ("knn", "linear_probe")
+    """Names of the downstream evaluations that `unlabel evaluate` runs by default."""
+
+    gathers: ClassVar[bool] = True
+    """Whether two processes give the same update as one on the same global batch; say False if they do not."""
+
+    expected: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    """Healthy range of a logged metric late in training, for the verdict: ``{"accuracy": (0.3, 1.0)}``."""
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return named scalars. ``"loss"`` drives the update; several losses are named ``"loss_..."`` and
+        combined by the recipe's weights; everything else is logged (detached)."""
+        raise NotImplementedError(f"{type(self).__name__} must define loss(batch)")
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Return the frozen representation used downstream: float, (N, D)."""
+        raise NotImplementedError(f"{type(self).__name__} must define encode(batch)")
+
+    def transform(self) -> Transform | None:
+        """How one raw sample becomes a training sample (random crops and the like), or None to leave it."""
+        return None
+
+    def eval_transform(self) -> Transform | None:
+        """How one raw sample becomes an evaluation sample (no randomness), or None to leave it."""
+        return None
+
+    def optimizers(self, stage: Stage) -> dict[str, Optimizer]:
+        """The optimizers of a stage by name; by default one over every trainable parameter, as the stage says."""
+        from unlabel import optim
+
+        return {"main": optim.build(self, stage)}
+
+    def training_step(
+        self, batches: list[Batch], optimizers: dict[str, Optimizer], engine: Engine, stage: Stage
+    ) -> dict[str, Tensor]:
+        """One update from `stage.accumulate` micro-batches: loss, backward, average, update.
+
+        Returns:
+            Named scalars (detached, on the device), averaged over the micro-batches.
+        """
+        totals: dict[str, Tensor] = {}
+        for batch in batches:
+            with engine.autocast():
+                terms = engine.forward(self, batch)
+            engine.backward(stage.total(terms) / len(batches))
+            for name, value in terms.items():
+                totals[name] = totals.get(name, 0.0) + value.detach() / len(batches)
+        totals["gradient_norm"] = engine.update(self, optimizers["main"], stage)
+        return totals
+
+    def after_update(self, progress: Progress) -> None:
+        """Called after every update: EMA copies, queues, centres."""
+
+    def enter_stage(self, stage: Stage) -> None:
+        """Called before a stage, and again when resuming inside it: set flags absolutely, not relatively."""
+
+    def enter_epoch(self, epoch: int) -> None:
+        """Called at the first step of an epoch, and again when resuming inside it."""
+
+    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+        """What the task sees and does, for the report: name -> uint8 image (H, W, 3)."""
+        return {}

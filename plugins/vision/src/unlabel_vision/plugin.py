@@ -1,0 +1,38 @@
+"""The plugin's table of contents: every name it offers, and where it lives. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from unlabel import hookimpl
+
+
+@hookimpl
+def tasks() -> dict[str, str]:
+    return {
+        "vision/mae": "unlabel_vision.tasks.mae:MAE",
+        "vision/colormae": "unlabel_vision.tasks.colormae:ColorMAE",
+        "vision/simclr": "unlabel_vision.tasks.simclr:SimCLR",
+        "vision/moco": "unlabel_vision.tasks.moco:MoCo",
+        "vision/rotation": "unlabel_vision.tasks.rotation:Rotation",
+        "vision/jigsaw": "unlabel_vision.tasks.jigsaw:Jigsaw",
+    }
+
+
+@hookimpl
+def encoders() -> dict[str, str]:
+    return {
+        "vision/vit": "unlabel_vision.encoders.vit:vit",
+        "vision/resnet": "unlabel_vision.encoders.resnet:resnet",
+        "vision/timm": "unlabel_vision.encoders.timm:timm_encoder",
+    }
+
+
+@hookimpl
+def datasets() -> dict[str, str]:
+    return {
+        "vision/shapes": "unlabel_vision.datasets.shapes:Shapes",
+        "vision/digits": "unlabel_vision.datasets.digits:Digits",
+        "vision/photos": "unlabel_vision.datasets.photos:Photos",
+        "vision/folder": "unlabel_vision.datasets.folder:Folder",
+        "vision/webdataset": "unlabel_vision.datasets.webdataset:WebDataset",
+        "vision/hf": "unlabel_vision.datasets.hf:HuggingFace",
+    }

@@ -1,0 +1,1 @@
+"""Pretext tasks on images; one file a method."""

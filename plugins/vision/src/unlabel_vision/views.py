@@ -1,0 +1,491 @@
+"""Views of an image: crops in the loader's worker, colours and blur on the device, a whole batch at a time.
+
+Where an augmentation runs decides its price. Crops read pixels of every position once, so they stay in
+the worker, on uint8. Everything photometric is the same arithmetic for every pixel of an image, so it
+runs on the batch: colour jitter, grayscale and normalisation are each a 3x4 affine map of (r, g, b, 1),
+and maps compose into one matrix per image before any pixel is touched.
+
+A worker's crop draws from the generator it is given, a batch's colours from the samples' keys: neither
+depends on how samples are packed into batches or spread over processes.
+
+Differences to torchvision's transforms of the same names, which most published recipes used:
+
+- values are limited to [0, 1] once, after all of the jitter, and not after each of its operations;
+- hue is a rotation of the chroma plane of YIQ, which leaves luma as it is, and not of the HSV hexagon;
+- nothing is rounded to 8 bits in between.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unlabel import seeds
+from unlabel.errors import UsageError
+from unlabel.task import Sample
+
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "Box",
+    "Photometric",
+    "RandomResizedCrop",
+    "ResizeCenterCrop",
+    "TwoViews",
+    "blur",
+    "contact_sheet",
+    "gaussian_kernel",
+    "input_size",
+    "jitter_matrix",
+    "random_box",
+    "resize",
+    "solarize",
+    "to_float",
+    "to_pixels",
+]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_CACHED = 16 * 224 * 224
+"""Pixels that are augmented together on a CPU: their working memory stays in the cache, which is worth a factor of two."""
+
+_LUMA = (0.299, 0.587, 0.114)
+_YIQ = (_LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
+
+Interpolation = Literal["bilinear", "bicubic"]
+
+Box = tuple[int, int, int, int]
+"""Top, left, height and width of a part of an image, in pixels."""
+
+
+def input_size(encoder: nn.Module) -> int:
+    """The side of the square images an encoder is meant for, after checking that it is one for images.
+
+    Raises:
+        UsageError: the encoder offers no `dim` or no `image_size`.
+    """
+    for name, meaning in (("dim", "width of its features"), ("image_size", "side of its input images in pixels")):
+        if not hasattr(encoder, name):
+            raise UsageError(
+                f"encoder {type(encoder).__name__} offers no `{name}` ({meaning}), which image tasks need:"
+                f" give it one, or choose an encoder of `unlabel list encoders`"
+            )
+    return int(encoder.image_size)  # type: ignore[arg-type]  # nn.Module's attributes are typed Tensor | Module
+
+
+# Crops: one sample, in the worker -----------------------------------------------------------------------------
+
+
+def random_box(
+    height: int, width: int, rng: np.random.Generator, scale: tuple[float, float], ratio: tuple[float, float]
+) -> Box:
+    """Draw a part of an image: its area uniform, its aspect ratio log-uniform (torchvision's procedure).
+
+    Ten draws are tried; if none fits, the answer is the largest central part whose ratio is allowed.
+
+    Args:
+        height, width: of the image.
+        rng: source of randomness.
+        scale: smallest and largest area, as a share of the image's.
+        ratio: smallest and largest width / height.
+    """
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for _ in range(10):
+        area, aspect, vertical, horizontal = rng.random(4).tolist()
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * area)
+        aspect = math.exp(low + (high - low) * aspect)
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(vertical * (height - h + 1)), int(horizontal * (width - w + 1)), h, w
+    w = min(width, round(height * ratio[1]))
+    h = min(height, round(width / ratio[0]))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def resize(
+    image: np.ndarray, box: Box, size: tuple[int, int], interpolation: Interpolation = "bicubic", flip: bool = False
+) -> np.ndarray:
+    """Cut a part out of an image and resample it with antialiasing; enlarging is fine.
+
+    The arithmetic is PIL's to one grey level (fixed-point filters on uint8), at a fifth of its time.
+
+    Args:
+        image: uint8, (H, W, 3).
+        box: the part.
+        size: height and width wanted.
+        interpolation: filter.
+        flip: whether to mirror left and right.
+
+    Returns:
+        uint8, (*size, 3), contiguous.
+    """
+    top, left, height, width = box
+    part = np.require(image[top : top + height, left : left + width], requirements="W")  # torch wants it writable
+    pixels = torch.from_numpy(part)[None].permute(0, 3, 1, 2)  # channels last, which has the fast kernel
+    if (height, width) == size:
+        pixels = pixels.clone(memory_format=torch.channels_last)
+    else:
+        pixels = F.interpolate(pixels, size, mode=interpolation, antialias=True)
+    return (pixels.flip(3) if flip else pixels)[0].permute(1, 2, 0).numpy()
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop:
+    """Replace ``"image"`` by a random part of it, resized to a square and mirrored with probability `flip`.
+
+    Attributes:
+        size: side of the result in pixels.
+        scale: smallest and largest share of the image's area.
+        ratio: smallest and largest width / height of the part.
+        interpolation: filter.
+        flip: probability of mirroring left and right.
+    """
+
+    size: int
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: Interpolation = "bicubic"
+    flip: float = 0.5
+
+    def crop(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """uint8 (H, W, 3) -> uint8 (size, size, 3)."""
+        box = random_box(image.shape[0], image.shape[1], rng, self.scale, self.ratio)
+        return resize(image, box, (self.size, self.size), self.interpolation, bool(rng.random() < self.flip))
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        return {**sample, "image": self.crop(sample["image"], rng)}
+
+
+@dataclass(frozen=True)
+class TwoViews:
+    """Replace ``"image"`` by two crops of it, ``"view1"`` and ``"view2"``.
+
+    Attributes:
+        first, second: how each is cropped.
+    """
+
+    first: RandomResizedCrop
+    second: RandomResizedCrop
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        rest = {name: value for name, value in sample.items() if name != "image"}
+        image = sample["image"]
+        return {**rest, "view1": self.first.crop(image, rng), "view2": self.second.crop(image, rng)}
+
+
+@dataclass(frozen=True)
+class ResizeCenterCrop:
+    """For evaluation: resize the shorter side to ``ratio * size``, then cut the central square of `size` pixels.
+
+    An image that has exactly this size already is left alone, so that small images are never resampled.
+
+    Attributes:
+        size: side of the result in pixels.
+        ratio: shorter side before cutting / `size`; 256 / 224 is usual.
+        interpolation: filter.
+    """
+
+    size: int
+    ratio: float = 256 / 224
+    interpolation: Interpolation = "bicubic"
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        image = sample["image"]
+        height, width = image.shape[:2]
+        if (height, width) == (self.size, self.size):
+            return sample
+        short, shortest = round(self.size * self.ratio), min(height, width)
+        size = (int(short * height / shortest), int(short * width / shortest))
+        image = resize(image, (0, 0, height, width), size, self.interpolation)
+        top, left = (round((side - self.size) / 2) for side in size)
+        return {**sample, "image": image[top : top + self.size, left : left + self.size]}
+
+
+# Colours: a batch, on the device ------------------------------------------------------------------------------
+
+
+def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[list[float], list[float]]:
+    """What multiplies a value in [0, 1], and what is added to it, per channel."""
+    return [1 / s for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
+
+
+def to_float(images: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> Tensor:
+    """Normalise a batch of images and put channels where networks expect them.
+
+    Args:
+        images: uint8, (N, H, W, 3).
+        mean, std: per channel, of values in [0, 1].
+
+    Returns:
+        float32, (N, 3, H, W), stored channels last.
+    """
+    count, height, width, channels = images.shape
+    scale, shift = (images.new_tensor(values, dtype=torch.float32) for values in _scale_and_shift(mean, std))
+    # Whole rows at once: broadcasting over an innermost axis of three costs ten times as much on a CPU.
+    rows = images.reshape(count * height, width * channels).to(torch.float32)
+    rows = rows.mul_((scale / 255).repeat(width)).add_(shift.repeat(width))
+    return rows.view(count, height, width, channels).permute(0, 3, 1, 2)
+
+
+def to_pixels(
+    images: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
+) -> np.ndarray:
+    """Undo `to_float`, for pictures: float (N, 3, H, W) -> uint8 (N, H, W, 3), limited to [0, 255]."""
+    values = images.detach().to("cpu", torch.float32).permute(0, 2, 3, 1)
+    values = values * torch.tensor(std) + torch.tensor(mean)
+    return (values * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+
+
+def contact_sheet(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
+    """Lay images out row by row on white.
+
+    Args:
+        images: uint8, (N, H, W, 3).
+        columns: images per row.
+        gap: pixels between them.
+
+    Returns:
+        uint8, (rows * (H + gap) - gap, columns * (W + gap) - gap, 3).
+    """
+    count, height, width, _ = images.shape
+    rows = -(-count // columns)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=np.uint8)
+    for number, image in enumerate(images):
+        top, left = number // columns * (height + gap), number % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
+def jitter_matrix(
+    u: Tensor, mean: Tensor, *, brightness: float, contrast: float, saturation: float, hue: float
+) -> Tensor:
+    """Brightness, contrast, saturation and hue in a random order, as one affine map of colours per image.
+
+    With factors b, c, s drawn uniformly from [max(0, 1 - strength), 1 + strength] and a turn h from
+    [-hue, hue]: brightness multiplies by b; contrast mixes c parts of the image with 1 - c parts of its
+    mean grey; saturation mixes s parts with 1 - s parts of its grey version; hue rotates the chroma plane
+    of YIQ by h turns, in the direction red, green, blue. Each acts on the result of those before it.
+
+    Args:
+        u: uniform in [0, 1), (N, 8): one number per factor (b, c, s, h), and four whose order is the
+            order of the operations.
+        mean: (N, 3): mean colour of each image, in [0, 1].
+        brightness, contrast, saturation: strengths, 0 or more; 0 changes nothing.
+        hue: largest turn, in [0, 0.5].
+
+    Returns:
+        (N, 3, 4): maps (r, g, b, 1), all in [0, 1], to (r, g, b); nothing is limited.
+    """
+    strength = u.new_tensor([brightness, contrast, saturation])
+    low = (1 - strength).clamp(min=0)
+    b, c, s = (low + (1 + strength - low) * u[:, :3]).unbind(1)
+    turn = hue * (1 - 2 * u[:, 3])
+
+    identity, luma, yiq = torch.eye(3, device=u.device), u.new_tensor(_LUMA), u.new_tensor(_YIQ)
+    gray = luma.expand(3, 3)
+    cos, sin = torch.cos(2 * math.pi * turn), torch.sin(2 * math.pi * turn)
+    rotation = identity.repeat(len(u), 1, 1)
+    rotation[:, 1:, 1:] = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)
+    linear = torch.stack(
+        [
+            b[:, None, None] * identity,
+            c[:, None, None] * identity,
+            s[:, None, None] * identity + (1 - s)[:, None, None] * gray,
+            torch.linalg.inv(yiq) @ rotation @ yiq,
+        ],
+        dim=1,
+    )  # (N, 4, 3, 3)
+    toward_mean = torch.stack([torch.zeros_like(c), 1 - c, torch.zeros_like(c), torch.zeros_like(c)], dim=1)  # (N, 4)
+
+    order = u[:, 4:8].argsort(dim=1)
+    linear = linear.gather(1, order[:, :, None, None].expand(-1, -1, 3, 3))
+    toward_mean = toward_mean.gather(1, order)
+    color = torch.cat([mean, torch.ones_like(mean[:, :1])], dim=1)[:, :, None]  # (N, 4, 1)
+    total = torch.eye(3, 4, device=u.device).expand(len(u), 3, 4)
+    for step in range(4):
+        mean_gray = luma @ (total @ color)  # (N, 1): of the image as the operations so far leave it
+        total = linear[:, step] @ total
+        total[:, :, 3] += toward_mean[:, step, None] * mean_gray
+    return total
+
+
+def gaussian_kernel(sigma: Tensor, radius: int) -> Tensor:
+    """Gaussian weights at -radius ... radius, each row summing to one; sigma 0 gives the identity.
+
+    Args:
+        sigma: (N,), in pixels.
+        radius: taps on either side.
+
+    Returns:
+        (N, 2 * radius + 1), dtype of `sigma`.
+    """
+    offset = torch.arange(-radius, radius + 1, device=sigma.device, dtype=sigma.dtype)
+    exponent = -0.5 * (offset / sigma.clamp(min=1e-3)[:, None]) ** 2
+    weights = torch.where(exponent > -20, exponent.exp(), 0.0)  # numbers near 1e-38 make a CPU ten times slower
+    return weights / weights.sum(1, keepdim=True)
+
+
+def blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
+    """Blur each image with its own Gaussian, one axis after the other; borders are mirrored without repeating the edge.
+
+    Args:
+        images: float, (N, C, H, W), H and W larger than `radius`.
+        sigma: (N,), in pixels.
+        radius: taps on either side.
+
+    Returns:
+        Like `images`, planar.
+    """
+    count, channels, height, width = images.shape
+    weights = gaussian_kernel(sigma, radius).repeat_interleave(channels, dim=0)[:, None]  # (N C, 1, taps)
+    padded = F.pad(images, (radius, radius, radius, radius), mode="reflect")
+    planes = padded.reshape(1, count * channels, height + 2 * radius, width + 2 * radius)
+    planes = F.conv2d(planes, weights[:, :, :, None], groups=count * channels)
+    planes = F.conv2d(planes, weights[:, :, None, :], groups=count * channels)
+    return planes.view(count, channels, height, width)
+
+
+def solarize(images: Tensor, threshold: float | Tensor = 0.5, total: float | Tensor = 1.0) -> Tensor:
+    """Invert what is at or above `threshold`: x becomes `total` - x; for values in [0, 1], total is 1."""
+    return torch.where(images >= threshold, total - images, images)
+
+
+@dataclass(frozen=True)
+class Photometric:
+    """Random colours, blur and solarisation of a batch, and its normalisation; the default only normalises.
+
+    Each image: jitter with `jitter_p`, then grey with `gray_p`, then blur with `blur_p`, then solarise with
+    `solarize_p`. The blur's kernel spans a tenth of the image, and at most three `sigma` on either side; images
+    below 20 pixels are not blurred.
+
+    Attributes:
+        brightness, contrast, saturation, hue: strengths, as in `jitter_matrix`.
+        jitter_p, gray_p, blur_p, solarize_p: probabilities.
+        sigma: smallest and largest width of the blur in pixels.
+        mean, std: of the normalisation.
+    """
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    jitter_p: float = 0.0
+    gray_p: float = 0.0
+    blur_p: float = 0.0
+    sigma: tuple[float, float] = (0.1, 2.0)
+    solarize_p: float = 0.0
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    @classmethod
+    def simclr(cls, strength: float = 1.0, blur: float = 0.5) -> Photometric:
+        """SimCLR (Chen et al. 2020, arXiv 2002.05709, appendix A): `strength` 1 for large images, 0.5 for 32 pixels."""
+        side = 0.8 * strength
+        return cls(side, side, side, 0.2 * strength, jitter_p=0.8, gray_p=0.2, blur_p=blur)
+
+    @classmethod
+    def moco(cls, blur: float = 0.5) -> Photometric:
+        """MoCo v2 (Chen et al. 2020, arXiv 2003.04297)."""
+        return cls(0.4, 0.4, 0.4, 0.1, jitter_p=0.8, gray_p=0.2, blur_p=blur)
+
+    @classmethod
+    def byol(cls) -> tuple[Photometric, Photometric]:
+        """The two unlike views of BYOL (Grill et al. 2020, arXiv 2006.07733, appendix B)."""
+        first = cls(0.4, 0.4, 0.2, 0.1, jitter_p=0.8, gray_p=0.2, blur_p=1.0)
+        second = cls(0.4, 0.4, 0.2, 0.1, jitter_p=0.8, gray_p=0.2, blur_p=0.1, solarize_p=0.2)
+        return first, second
+
+    def matrix(self, u: Tensor, mean: Tensor) -> Tensor:
+        """Jitter and grey as one affine map per image.
+
+        Args:
+            u: uniform in [0, 1), (N, 10): eight for `jitter_matrix`, then whether to jitter, and to make grey.
+            mean: (N, 3): mean colour of each image, in [0, 1].
+
+        Returns:
+            (N, 3, 4), as `jitter_matrix`.
+        """
+        jitter = jitter_matrix(
+            u[:, :8],
+            mean,
+            brightness=self.brightness,
+            contrast=self.contrast,
+            saturation=self.saturation,
+            hue=self.hue,
+        )
+        jitter = torch.where((u[:, 8] < self.jitter_p)[:, None, None], jitter, torch.eye(3, 4, device=u.device))
+        gray = u.new_tensor(_LUMA).expand(3, 3) @ jitter
+        return torch.where((u[:, 9] < self.gray_p)[:, None, None], gray, jitter)
+
+    def __call__(self, images: Tensor, keys: Tensor, stream: int = 0) -> Tensor:
+        """Augment and normalise a batch, in float32 whatever the precision of training.
+
+        Args:
+            images: uint8, (N, H, W, 3).
+            keys: int64, (N,): the batch's ``"key"``; an image's fate depends on its key and `stream` alone.
+            stream: another number for another view of the same samples.
+
+        Returns:
+            float32, (N, 3, H, W), stored channels last.
+        """
+        if not (self.jitter_p or self.gray_p or self.blur_p or self.solarize_p):
+            return to_float(images, self.mean, self.std)
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            u = seeds.uniform(keys, (13,), stream)
+            count, height, width, channels = images.shape
+            views = torch.empty((count, channels, height, width), device=u.device, memory_format=torch.channels_last)
+            part = max(1, _CACHED // (height * width)) if images.device.type == "cpu" else count
+            for start in range(0, count, part):
+                chosen = slice(start, start + part)
+                views[chosen] = self._augmented(images[chosen], u[chosen])
+            return views
+
+    def _augmented(self, images: Tensor, u: Tensor) -> Tensor:
+        """uint8 (N, H, W, 3) and 13 random numbers each -> float32 (N, 3, H, W), planar."""
+        views = self._colors(images, u[:, :10])
+        views = self._blurred(views, u[:, 10], u[:, 11])
+        return self._solarized(views, u[:, 12])
+
+    def _colors(self, images: Tensor, u: Tensor) -> Tensor:
+        """Jittered, limited and normalised: float32, (N, 3, H, W), planar."""
+        count, height, width, _ = images.shape
+        planes = torch.empty((count, 4, height, width), device=u.device)  # r, g, b, 1: what the matrices act on
+        planes[:, :3] = images.permute(0, 3, 1, 2)
+        planes[:, 3] = 255
+        scale, shift = (u.new_tensor(values) for values in _scale_and_shift(self.mean, self.std))
+        matrix = self.matrix(u, planes[:, :3].mean((2, 3)) / 255) * scale[:, None]
+        matrix[:, :, 3] += shift
+        views = torch.bmm(matrix / 255, planes.view(count, 4, -1)).view(count, 3, height, width)
+        for channel, (low, high) in enumerate(self._limits()):
+            views[:, channel].clamp_(low, high)
+        return views
+
+    def _limits(self) -> list[tuple[float, float]]:
+        """Black and white of each channel after normalisation."""
+        scale, shift = _scale_and_shift(self.mean, self.std)
+        return [(b, a + b) for a, b in zip(scale, shift, strict=True)]
+
+    def _blurred(self, views: Tensor, chance: Tensor, place: Tensor) -> Tensor:
+        """Blur commutes with normalisation, which is affine, because its weights sum to one."""
+        radius = min(min(views.shape[2:]) // 20, math.ceil(3 * self.sigma[1]))
+        if not self.blur_p or radius == 0:
+            return views
+        sigma = torch.where(chance < self.blur_p, self.sigma[0] + (self.sigma[1] - self.sigma[0]) * place, 0.0)
+        if views.device.type != "cpu":  # looking up which ones were chosen would wait for the accelerator
+            return blur(views, sigma, radius)
+        chosen = sigma.nonzero().flatten()
+        return views.index_copy_(0, chosen, blur(views[chosen], sigma[chosen], radius)) if len(chosen) else views
+
+    def _solarized(self, views: Tensor, chance: Tensor) -> Tensor:
+        if not self.solarize_p:
+            return views
+        black, white = views.new_tensor(self._limits()).T[:, :, None, None]  # (3, 1, 1) each
+        chosen = (chance < self.solarize_p)[:, None, None, None]
+        return solarize(views, torch.where(chosen, (black + white) / 2, math.inf), black + white)

@@ -1,0 +1,224 @@
+"""Losses: the published numbers, closed forms, and two processes that equal one."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from unlabel.engine import gather
+from unlabel.nn import losses
+
+
+def _rows(*shape: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+
+def _load(path, *names: str) -> list[torch.Tensor]:
+    data = np.load(path)
+    return [torch.from_numpy(data[name]) for name in names]
+
+
+# --- NT-Xent
+
+
+def test_nt_xent_and_its_gradient_match_golden(shared):
+    z1, z2, loss, g1, g2 = _load(shared / "golden/vision-survey/ntxent_t0.5.npz", "z0", "z1", "loss", "g0", "g1")
+    z1.requires_grad_(), z2.requires_grad_()
+    ours = losses.nt_xent(z1, z2, 0.5)
+    ours.backward()
+    assert torch.allclose(ours, loss, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(z1.grad, g1, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(z2.grad, g2, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [2, 7, 64])
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_nt_xent_of_identical_embeddings_is_the_log_of_the_number_of_others(count, temperature):
+    same = torch.randn(1, 16).expand(count, 16)
+    assert losses.nt_xent(same, same, temperature).item() == pytest.approx(math.log(2 * count - 1), rel=1e-5)
+
+
+def test_nt_xent_of_orthogonal_pairs_has_its_closed_form():
+    count, temperature = 6, 0.5
+    pairs = torch.eye(count)
+    expected = math.log(1 + (2 * count - 2) * math.exp(-1 / temperature))
+    assert losses.nt_xent(pairs, 3 * pairs, temperature).item() == pytest.approx(expected, rel=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(count=st.integers(2, 6), seed=st.integers(0, 99), temperature=st.floats(0.05, 2))
+def test_nt_xent_is_the_mean_over_all_anchors(count, seed, temperature):
+    z = np.random.default_rng(seed).normal(size=(2 * count, 5))
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    rows = []
+    for anchor in range(2 * count):
+        partner = (anchor + count) % (2 * count)
+        others = [math.exp(z[anchor] @ z[other] / temperature) for other in range(2 * count) if other != anchor]
+        rows.append(-z[anchor] @ z[partner] / temperature + math.log(sum(others)))
+    ours = losses.nt_xent(torch.from_numpy(z[:count]), torch.from_numpy(z[count:]) * 3, temperature)
+    assert ours.item() == pytest.approx(np.mean(rows), rel=1e-9)
+
+
+# --- InfoNCE
+
+
+def test_info_nce_is_cross_entropy_over_the_batch():
+    query, key = _rows(5, 7), _rows(5, 7, seed=1)
+    q = query.detach().numpy() / np.linalg.norm(query.detach().numpy(), axis=1, keepdims=True)
+    k = key.detach().numpy() / np.linalg.norm(key.detach().numpy(), axis=1, keepdims=True)
+    rows = [math.log(sum(math.exp(q[i] @ k[j] / 0.2) for j in range(5))) - q[i] @ k[i] / 0.2 for i in range(5)]
+    assert losses.info_nce(query, key, 0.2, scale=1.0).item() == pytest.approx(np.mean(rows), rel=1e-9)
+    assert losses.info_nce(query, key, 0.2).item() == pytest.approx(0.4 * np.mean(rows), rel=1e-9)
+
+
+def test_symmetric_info_nce_adds_the_two_directions():
+    q1, q2, k1, k2 = (_rows(5, 7, seed=seed) for seed in range(4))
+    both = losses.symmetric_info_nce(q1, q2, k1, k2, 0.2)
+    assert torch.equal(both, losses.info_nce(q1, k2, 0.2) + losses.info_nce(q2, k1, 0.2))
+    same = torch.ones(5, 7)
+    ours = losses.symmetric_info_nce(same, same, same, same, 0.2)
+    assert ours.item() == pytest.approx(2 * 2 * 0.2 * math.log(5), rel=1e-6)
+
+
+def test_queue_loss_and_its_gradient_match_golden(shared):
+    query, key, queue, loss, gradient = _load(
+        shared / "golden/vision-survey/moco_queue.npz", "query", "key", "queue_before_size_x_dim", "loss", "g_query"
+    )
+    query.requires_grad_()
+    ours = losses.info_nce_queue(query, key, queue, 0.2)
+    ours.backward()
+    assert torch.allclose(ours, loss, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(query.grad, gradient, rtol=1e-5, atol=1e-5)
+
+
+def test_queue_loss_of_uniform_similarities_is_the_log_of_their_number():
+    rows = torch.ones(3, 4) / 2
+    assert losses.info_nce_queue(rows, rows, rows[:1].expand(31, 4), 0.2).item() == pytest.approx(
+        math.log(32), rel=1e-6
+    )
+
+
+# --- the others
+
+
+def test_negative_cosine_and_its_gradient_match_golden(shared):
+    p, z, loss, gradient, squared = _load(
+        shared / "golden/vision-survey/negative_cosine.npz", "p", "z", "loss", "g_p", "byol_loss"
+    )
+    p.requires_grad_()
+    ours = losses.negative_cosine(p, z)
+    ours.backward()
+    assert torch.allclose(ours, loss, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(p.grad, gradient, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(2 + 2 * ours, squared, rtol=1e-5, atol=1e-5)
+
+
+def test_masked_mean_is_one_ratio_over_the_batch():
+    error = torch.tensor([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]])
+    mask = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+    assert losses.masked_mean(error, mask).item() == 61 / 4  # a mean of means would be (1 + 20) / 2
+
+
+def test_visible_tokens_do_not_enter_the_masked_mean():
+    error, mask = _rows(3, 8), (torch.arange(24).reshape(3, 8) % 3 == 0).double()
+    losses.masked_mean(error, mask).backward()
+    assert torch.equal(error.grad, mask / mask.sum())
+
+
+def test_masked_mean_stays_global_when_each_process_hides_another_number():
+    error, mask = _rows(4, 8), (torch.rand(4, 8, generator=torch.Generator().manual_seed(1)) < 0.6).double()
+    counts = [mask[:1].sum(), mask[1:].sum()]
+    share = (counts[0] + counts[1]) / 2
+    parts = [losses.masked_mean(e, m, share) for e, m in ((error[:1], mask[:1]), (error[1:], mask[1:]))]
+    assert torch.allclose((parts[0] + parts[1]) / 2, losses.masked_mean(error, mask), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda a, b: losses.nt_xent(a, b, 0.5),
+        lambda a, b: losses.info_nce(a, b, 0.2),
+        lambda a, b: losses.info_nce_queue(a, b, functional.normalize(torch.ones(9, 4).double().cumsum(0), dim=1), 0.2),
+        losses.negative_cosine,
+    ],
+)
+def test_gradients_are_those_of_finite_differences(loss):
+    assert torch.autograd.gradcheck(loss, (_rows(3, 4), _rows(3, 4, seed=1)))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda a, b: losses.nt_xent(a, b, 0.1),
+        lambda a, b: losses.info_nce(a, b, 0.2),
+        lambda a, b: losses.info_nce_queue(a, b, functional.normalize(torch.randn(9, 16), dim=1), 0.2),
+        losses.negative_cosine,
+        lambda a, b: losses.masked_mean(a, (b > 0).float()),
+    ],
+)
+def test_losses_keep_full_precision_under_autocast(loss):
+    left, right = torch.randn(8, 16).bfloat16(), torch.randn(8, 16).bfloat16()
+    torch.manual_seed(0)
+    expected = loss(left.float(), right.float())
+    torch.manual_seed(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = loss(left, right)
+    assert ours.dtype == torch.float32
+    assert torch.equal(ours, expected)
+
+
+# --- two processes
+
+
+def _global_losses(
+    weight: torch.Tensor, first: torch.Tensor, second: torch.Tensor, **distributed
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of embeddings made by one shared weight, and the weight's gradient, for two losses."""
+    weight = weight.clone().requires_grad_()
+    z1, z2 = torch.tanh(first @ weight), torch.tanh(second @ weight)
+    values = torch.stack(
+        [
+            losses.nt_xent(z1, z2, 0.3, **distributed),
+            losses.symmetric_info_nce(z1, z2, z2 * z1, z1 - z2, 0.2, **distributed),
+        ]
+    )
+    gradients = [torch.autograd.grad(value, weight, retain_graph=True)[0] for value in values]
+    return values.detach(), torch.stack(gradients)
+
+
+def _process(rank: int, port: int, data: tuple[torch.Tensor, ...], results: torch.multiprocessing.SimpleQueue) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    weight, first, second = data
+    half = slice(3 * rank, 3 * rank + 3)
+    outcome = _global_losses(weight, first[half], second[half], gather=gather, rank=rank)
+    for tensor in outcome:
+        dist.all_reduce(tensor)
+    if rank == 0:
+        results.put([(tensor / 2).numpy() for tensor in outcome])
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_loss_and_gradient_of_one():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    data = tuple(_rows(*shape, seed=seed).detach() for seed, shape in enumerate([(5, 4), (6, 5), (6, 5)]))
+    results = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    torch.multiprocessing.spawn(_process, (port, data, results), nprocs=2)
+    values, gradients = results.get()
+    expected_values, expected_gradients = _global_losses(*data)
+    assert np.allclose(values, expected_values.numpy(), rtol=0, atol=1e-6)
+    assert np.allclose(gradients, expected_gradients.numpy(), rtol=0, atol=1e-6)

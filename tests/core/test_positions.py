@@ -1,0 +1,117 @@
+"""Position tables: the published numbers, the conventions, resampling."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unlabel.errors import UsageError
+from unlabel.nn import positions
+
+CASES = [("pe_d32_g4_cls", 32, 4, True), ("pe_d48_g14", 48, 14, False), ("pe_d16_g3", 16, 3, False)]
+
+
+@pytest.mark.parametrize(("name", "dim", "side", "class_row"), CASES)
+def test_tables_match_the_published_ones(shared, name, dim, side, class_row):
+    golden = np.load(shared / "golden/vision-mae/sincos.npz")[name]
+    exact = positions.sincos(dim, (side, side), class_row=class_row, dtype=torch.float64)
+    single = positions.sincos(dim, (side, side), class_row=class_row)
+    assert single.dtype == torch.float32
+    assert np.allclose(exact.numpy(), golden, rtol=0, atol=1e-12)
+    assert np.allclose(single.numpy(), golden, rtol=0, atol=1e-6)
+
+
+def _code(position: int, dim: int) -> list[float]:
+    angles = [position / 10000 ** (i / (dim // 2)) for i in range(dim // 2)]
+    return [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    grid=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    quarter=st.integers(1, 3),
+    first=st.sampled_from(["xy", "yx"]),
+)
+def test_each_axis_fills_its_part_of_the_row(grid, quarter, first):
+    dim = 2 * quarter * len(grid)
+    table = positions.sincos(dim, grid, order=first, dtype=torch.float64)
+    for row, place in enumerate(np.ndindex(*grid)):
+        axes = reversed(place) if first == "xy" else place
+        expected = [number for position in axes for number in _code(position, 2 * quarter)]
+        assert np.allclose(table[row].numpy(), expected, rtol=0, atol=1e-12)
+
+
+def test_the_two_orders_are_swapped_halves():
+    table, other = positions.sincos(32, (4, 5)), positions.sincos(32, (4, 5), order="yx")
+    assert torch.equal(table, torch.cat([other[:, 16:], other[:, :16]], dim=1))
+    assert not torch.equal(table, other)
+
+
+def test_the_class_row_is_zero_and_first():
+    table = positions.sincos(16, (3, 3), class_row=True)
+    assert torch.equal(table[0], torch.zeros(16))
+    assert torch.equal(table[1:], positions.sincos(16, (3, 3)))
+
+
+@pytest.mark.parametrize(
+    ("dim", "grid", "order"),
+    [
+        (30, (4, 4), "xy"),
+        (0, (4,), "xy"),
+        (16, (4, 4, 4), "xy"),
+        (16, (2, 2, 2, 2), "xy"),
+        (16, (), "xy"),
+        (16, (4, 4), "zy"),
+    ],
+)
+def test_impossible_tables_are_refused(dim, grid, order):
+    with pytest.raises(UsageError):
+        positions.sincos(dim, grid, order=order)
+
+
+def _cubic(distance: float) -> float:
+    """Keys' kernel with a = -0.75, which bicubic interpolation means here."""
+    a, d = -0.75, abs(distance)
+    if d <= 1:
+        return (a + 2) * d**3 - (a + 3) * d**2 + 1
+    return a * (d**3 - 5 * d**2 + 8 * d - 4) if d < 2 else 0.0
+
+
+def _weights(old: int, new: int) -> np.ndarray:
+    matrix = np.zeros((new, old))
+    for target in range(new):
+        centre = (target + 0.5) * old / new - 0.5
+        for tap in range(math.floor(centre) - 1, math.floor(centre) + 3):
+            matrix[target, min(max(tap, 0), old - 1)] += _cubic(centre - tap)
+    return matrix
+
+
+@pytest.mark.parametrize("new", [(6, 6), (3, 7)])
+def test_interpolation_is_bicubic_between_pixel_centres(new):
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(2 + 4 * 5, 8, generator=generator, dtype=torch.float64)
+    ours = positions.interpolate(table, (4, 5), new, prefix_tokens=2)
+    plane = table[2:].numpy().reshape(4, 5, 8)
+    expected = np.einsum("ir,jc,rcd->ijd", _weights(4, new[0]), _weights(5, new[1]), plane)
+    assert torch.equal(ours[:2], table[:2])
+    assert np.allclose(ours[2:].numpy(), expected.reshape(-1, 8), rtol=0, atol=1e-12)
+
+
+def test_interpolation_keeps_the_batch_axis_and_gradients_and_the_same_grid():
+    table = torch.randn(1, 1 + 16, 8, requires_grad=True)
+    assert positions.interpolate(table, (4, 4), (4, 4)) is table
+    larger = positions.interpolate(table, (4, 4), (6, 6))
+    assert larger.shape == (1, 37, 8)
+    larger.sum().backward()
+    assert table.grad is not None
+    assert (table.grad != 0).all()
+
+
+def test_interpolation_refuses_a_table_of_another_grid():
+    with pytest.raises(UsageError, match="17 rows"):
+        positions.interpolate(torch.zeros(17, 8), (5, 5), (6, 6))

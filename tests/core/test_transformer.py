@@ -1,0 +1,108 @@
+"""The plain transformer: its arithmetic against a loop, its names, its initialisation."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from unlabel.errors import UsageError
+from unlabel.nn import transformer
+
+
+def _norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    return (x - x.mean()) / torch.sqrt(((x - x.mean()) ** 2).mean() + 1e-6) * weight + bias
+
+
+def _slow_block(x: torch.Tensor, w: dict[str, torch.Tensor], heads: int) -> torch.Tensor:
+    """One sample through one block, token by token and head by head."""
+    length, dim = x.shape
+    size = dim // heads
+    normed = torch.stack([_norm(row, w["norm1.weight"], w["norm1.bias"]) for row in x])
+    qkv = normed @ w["attn.qkv.weight"].T + w["attn.qkv.bias"]
+    mixed = torch.zeros_like(x)
+    for head in range(heads):
+        part = slice(head * size, (head + 1) * size)
+        query, key, value = (qkv[:, i * dim : (i + 1) * dim][:, part] for i in range(3))
+        for token in range(length):
+            scores = torch.stack([(query[token] * key[other]).sum() / math.sqrt(size) for other in range(length)])
+            share = scores.exp() / scores.exp().sum()
+            mixed[token, part] = sum(share[other] * value[other] for other in range(length))
+    x = x + mixed @ w["attn.proj.weight"].T + w["attn.proj.bias"]
+    normed = torch.stack([_norm(row, w["norm2.weight"], w["norm2.bias"]) for row in x])
+    hidden = normed @ w["mlp.fc1.weight"].T + w["mlp.fc1.bias"]
+    hidden = 0.5 * hidden * (1 + torch.erf(hidden / math.sqrt(2)))
+    return x + hidden @ w["mlp.fc2.weight"].T + w["mlp.fc2.bias"]
+
+
+def _random_stack(dim: int, depth: int, heads: int) -> transformer.Transformer:
+    torch.manual_seed(0)
+    stack = transformer.Transformer(dim, depth, heads).double()
+    for parameter in stack.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return stack
+
+
+def test_blocks_compute_what_a_loop_computes():
+    stack = _random_stack(12, 2, 3)
+    tokens = torch.randn(2, 5, 12, dtype=torch.float64)
+    expected = tokens
+    for block in stack.blocks:
+        weights = {name: p.detach() for name, p in block.named_parameters()}
+        expected = torch.stack([_slow_block(sample, weights, 3) for sample in expected])
+    assert torch.allclose(stack(tokens), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.slow
+def test_weights_pass_to_and_from_the_usual_library():
+    library = pytest.importorskip("timm.models.vision_transformer")
+    norm = functools.partial(nn.LayerNorm, eps=1e-6)
+    stack = _random_stack(16, 2, 4).float()
+    theirs = nn.Sequential(*(library.Block(16, 4, 4.0, qkv_bias=True, norm_layer=norm) for _ in range(2)))
+    assert list(theirs.state_dict()) == list(stack.blocks.state_dict())
+    theirs.load_state_dict(stack.blocks.state_dict())
+    tokens = torch.randn(2, 7, 16)
+    assert torch.allclose(stack(tokens), theirs(tokens), rtol=1e-5, atol=1e-5)
+
+
+def test_tokens_are_a_set():
+    stack = _random_stack(12, 2, 3)
+    tokens = torch.randn(1, 6, 12, dtype=torch.float64)
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    assert torch.allclose(stack(tokens)[:, order], stack(tokens[:, order]), rtol=1e-10)
+
+
+def test_parameters_have_the_usual_names():
+    parts = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+    expected = [f"blocks.{n}.{part}.{kind}" for n in range(2) for part in parts for kind in ("weight", "bias")]
+    assert list(transformer.Transformer(8, 2, 2).state_dict()) == expected
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(UsageError, match="5 heads"):
+        transformer.Transformer(12, 1, 5)
+
+
+def test_initialisation_is_xavier_with_zero_biases():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 64, 4, stride=4), transformer.Transformer(64, 1, 2), nn.LayerNorm(64))
+    nn.init.constant_(module[2].bias, 3.0)
+    convolution_bias = module[0].bias.detach().clone()
+    transformer.xavier_init(module)
+    state = module.state_dict()
+    expected = {  # (rows, columns) of the matrix each weight is taken for
+        "0.weight": (64, 48),
+        "1.blocks.0.attn.qkv.weight": (192, 64),
+        "1.blocks.0.mlp.fc1.weight": (256, 64),
+    }
+    for name, (rows, columns) in expected.items():
+        bound = math.sqrt(6 / (rows + columns))
+        assert state[name].abs().max() <= bound
+        assert state[name].std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+    assert not state["1.blocks.0.attn.qkv.bias"].any()
+    assert not state["2.bias"].any()
+    assert torch.equal(state["2.weight"], torch.ones(64))
+    assert torch.equal(state["0.bias"], convolution_bias)
