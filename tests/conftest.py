@@ -16,3 +16,11 @@ def shared() -> Path:
     if not (SHARED / "golden").is_dir():
         pytest.skip(f"no reference data at {SHARED}; set UNLABEL_SHARED to the folder that holds golden/ and data/")
     return SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tests run beside each other: one thread each, or they wait for one another's spinning threads."""
+    import torch
+
+    torch.set_num_threads(1)

@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from unlabel import seeds
-from unlabel.errors import BadSample, RunError, UsageError
+from unlabel.errors import BadSample, RunError, UnlabelError, UsageError
 from unlabel.task import Batch, Sample, Transform
 
 if TYPE_CHECKING:
@@ -125,6 +125,8 @@ def _stack(values: list[Any]) -> torch.Tensor:
 class Reader(torch.utils.data.Dataset[Any]):
     """Reads micro-batches in a loader process: sample, seed, transform, collate; bad samples are replaced.
 
+    Labels are left out: a pretext task cannot see them.
+
     Args:
         dataset: what to read.
         transform: the task's, or None.
@@ -134,9 +136,14 @@ class Reader(torch.utils.data.Dataset[Any]):
     def __init__(self, dataset: Dataset, transform: Transform | None, seed: int):
         self.dataset, self.transform, self.seed = dataset, transform, seed
 
-    def __getitems__(self, positions: list[tuple[int, int]]) -> tuple[Batch, list[dict[str, Any]]]:
+    def __getitems__(self, positions: list[tuple[int, int]]) -> tuple[Batch, list[dict[str, Any]]] | UnlabelError:
+        """A micro-batch and the records of bad samples; an error on purpose is returned, to be raised outside
+        the loader, which would bury it under its own traceback."""
         bad: list[dict[str, Any]] = []
-        samples = [self._sample(epoch, index, bad) for epoch, index in positions]
+        try:
+            samples = [self._sample(epoch, index, bad) for epoch, index in positions]
+        except UnlabelError as error:
+            return error
         batch = collate(samples)
         batch["index"] = torch.tensor([index for _, index in positions])
         batch["key"] = torch.tensor([seeds.key(self.seed, epoch, index) for epoch, index in positions])
@@ -147,7 +154,9 @@ class Reader(torch.utils.data.Dataset[Any]):
         chosen = index
         for attempt in range(_ATTEMPTS):
             try:
-                sample = self.dataset[chosen]
+                sample = {name: value for name, value in self.dataset[chosen].items() if name != "label"}
+            except UsageError:  # a ValueError too, but about what was asked for and not about this sample
+                raise
             except UNREADABLE as error:
                 bad.append({"index": chosen, "path": self.dataset.name_of(chosen), "reason": reason(error)})
                 chosen = seeds.mix(self.seed, epoch, index, attempt) % len(self.dataset)
@@ -234,7 +243,10 @@ def batches(
         generator=torch.Generator(),  # the loader draws a base seed; not from the run's generator
         worker_init_fn=_calm if workers else None,
     )
-    yield from loader
+    for item in loader:
+        if isinstance(item, UnlabelError):
+            raise item
+        yield item
 
 
 def _as_is(batch: Any) -> Any:

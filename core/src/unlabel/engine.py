@@ -172,6 +172,14 @@ class Engine:
         """Whether any process says yes."""
         return bool(self.mean({"flag": float(flag)})["flag"])
 
+    def agree(self, text: str) -> str:
+        """The main process's text, on every process."""
+        if self.world == 1:
+            return text
+        box = [text]
+        dist.broadcast_object_list(box, src=0, device=self.device if self.device.type == "cuda" else None)
+        return box[0]
+
     def barrier(self) -> None:
         """Wait for every process."""
         if self.world > 1:

@@ -284,7 +284,7 @@ def new_folder(out: Path | None, chosen: Recipe, overwrite: bool) -> Path:
         out = Path("runs") / f"{chosen.task.name.replace('/', '-')}-{stamp}"
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; give a folder that does not exist yet")
-    if out.is_dir() and any(out.iterdir()):
+    if out.is_dir() and any(out.iterdir()) and os.environ.get("RANK", "0") == "0":  # the others come later
         if not overwrite:
             raise UsageError(
                 f"--out {out} already exists and is never overwritten: give another name, add --overwrite, "
@@ -311,6 +311,7 @@ def execute(
     """
     say = _silent if quiet or int(os.environ.get("RANK", "0")) else _console_print
     engine = Engine.of(chosen.execution)
+    folder = Path(engine.agree(str(folder)))  # a name made from the time may differ between processes
     try:
         dataset = build_dataset(chosen.dataset, catalog)
         samples = dataset.split("train")

@@ -91,6 +91,10 @@ class Task(nn.Module):
         """How one raw sample becomes an evaluation sample (no randomness), or None to leave it."""
         return None
 
+    def finetune_transform(self) -> Transform | None:
+        """How one raw sample becomes a training sample of supervised fine-tuning; by default as for evaluation."""
+        return self.eval_transform()
+
     def optimizers(self, stage: Stage) -> dict[str, Optimizer]:
         """The optimizers of a stage by name; by default one over every trainable parameter, as the stage says."""
         from unlabel import optim

@@ -1,0 +1,229 @@
+"""The loop: the same numbers however often it is interrupted, and nothing lost when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from echo import Echo, Linear, Noises, recipe
+
+from unlabel import checkpoint, data, loop, seeds
+from unlabel.engine import Engine
+from unlabel.errors import RunError, UsageError
+from unlabel.logs import Metrics, Observer
+from unlabel.recipe import Execution, Recipe
+
+
+def run(folder: Path, chosen: Recipe, dataset: Noises | None = None, observers: list[Observer] | None = None) -> Echo:
+    engine = Engine("cpu", "fp32")
+    seeds.seed(chosen.seed)
+    task = Echo(Linear())
+    engine.prepare(task)
+    folder.mkdir(exist_ok=True)
+    loop.train(chosen, task, dataset or Noises(), engine, folder, observers or [])
+    return task
+
+
+def equal(left: Echo, right: Echo) -> bool:
+    mine, theirs = left.state_dict(), right.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+class StopAt(Observer):
+    """Sends this process a signal after an update."""
+
+    def __init__(self, update: int, number: int = signal.SIGTERM) -> None:
+        self.update, self.number = update, number
+
+    def log(self, progress, metrics) -> None:  # type: ignore[no-untyped-def]
+        if progress.total_step == self.update:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize(
+    ("update", "workers"),
+    [(1, 0), (3, 0), (6, 0), (7, 0), (8, 0), (14, 0), (19, 0), (14, 2)],  # inside and at borders of stages and epochs
+)
+def test_interrupted_and_resumed_run_ends_bit_identical(tmp_path: Path, update: int, workers: int) -> None:
+    chosen = recipe(execution=Execution(workers=workers))
+    whole = run(tmp_path / "whole", chosen)
+
+    with pytest.raises(loop.Interrupted, match=f"after update {update}"):
+        run(tmp_path / "cut", chosen, observers=[StopAt(update)])
+
+    assert equal(run(tmp_path / "cut", chosen), whole)
+
+
+def test_every_checkpoint_leads_to_the_same_end(tmp_path: Path) -> None:
+    chosen = recipe(save_every=1, keep=100)
+    whole = run(tmp_path / "whole", chosen)
+    for path in checkpoint.available(tmp_path / "whole/checkpoints")[:-1]:
+        other = tmp_path / path.name / "checkpoints"
+        other.mkdir(parents=True)
+        path.rename(other / path.name)
+        assert equal(run(other.parent, chosen), whole)
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
+    whole = run(tmp_path, recipe())
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    assert equal(run(tmp_path, recipe()), whole)
+    assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_workers_do_not_change_a_bit(tmp_path: Path) -> None:
+    runs = [run(tmp_path / str(n), recipe(execution=Execution(workers=n))) for n in (0, 1, 2)]
+    assert equal(runs[0], runs[1])
+    assert equal(runs[0], runs[2])
+
+
+def test_seed_changes_the_run(tmp_path: Path) -> None:
+    assert not equal(run(tmp_path / "a", recipe(seed=0)), run(tmp_path / "b", recipe(seed=1)))
+
+
+def test_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
+    chosen = recipe(keep=3)
+    whole = run(tmp_path, chosen)
+    newest = checkpoint.available(tmp_path / "checkpoints")[-1]
+    (newest / "task.safetensors").write_bytes(b"\0" * 100)
+
+    found = checkpoint.newest(tmp_path / "checkpoints", "test/echo")
+
+    assert found is not None
+    assert found[0] < newest
+    assert "damaged" in found[2][0]
+    assert newest.name in found[2][0]
+    assert equal(run(tmp_path, chosen), whole)
+    assert checkpoint.read(newest).total_step == 20  # written again, whole
+
+
+@pytest.mark.parametrize("name", ["task.safetensors", "optimizers.safetensors", "position.json"])
+def test_truncated_or_missing_file_is_noticed(tmp_path: Path, name: str) -> None:
+    run(tmp_path, recipe())
+    newest = checkpoint.available(tmp_path / "checkpoints")[-1]
+    content = (newest / name).read_bytes()
+    (newest / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(RunError, match=newest.name):
+        checkpoint.read(newest)
+    (newest / name).unlink()
+    with pytest.raises(RunError, match=newest.name):
+        checkpoint.read(newest)
+
+
+def test_checkpoint_of_another_task_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, recipe())
+    with pytest.raises(UsageError, match="'test/echo', not of 'test/other'"):
+        checkpoint.newest(tmp_path / "checkpoints", "test/other")
+
+
+def test_unfinished_checkpoint_of_a_killed_process_is_ignored(tmp_path: Path) -> None:
+    whole = run(tmp_path, recipe())
+    (tmp_path / "checkpoints/.step-00000099.1.writing").mkdir()
+    assert equal(run(tmp_path, recipe()), whole)
+
+
+def test_failed_write_leaves_earlier_checkpoints_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    run(tmp_path, recipe(keep=10))
+    before = checkpoint.available(tmp_path / "checkpoints")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    task, engine = Echo(Linear()), Engine("cpu", "fp32")
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))  # as a full disk: the write fails half way
+        with pytest.raises(RunError, match="earlier checkpoints are untouched"):
+            checkpoint.save(tmp_path / "checkpoints", task, {}, engine, checkpoint.Position("test/echo", 1, 13, 99))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, previous)
+    assert checkpoint.available(tmp_path / "checkpoints") == before
+    assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+def test_only_the_newest_and_the_best_checkpoints_are_kept(tmp_path: Path) -> None:
+    engine, task = Engine("cpu", "fp32"), Echo(Linear())
+    for update, score in enumerate([0.1, 0.9, 0.3, 0.2, 0.4]):
+        checkpoint.save(tmp_path, task, {}, engine, checkpoint.Position("test/echo", 0, update, update, score))
+        checkpoint.prune(tmp_path, keep=2)
+    assert [path.name for path in checkpoint.available(tmp_path)] == ["step-00000001", "step-00000003", "step-00000004"]
+
+
+def test_not_finite_loss_stops_and_names_term_update_and_samples(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"loss is (inf|nan) at update \d+ of stage 'head only'") as error:
+        run(tmp_path, recipe(), Noises(poison=[11]))
+    assert "last good checkpoint is kept" in str(error.value)
+    note = json.loads(next(tmp_path.glob("nonfinite-*.json")).read_text())
+    assert "noise/11" in note["samples"]
+    for path in checkpoint.available(tmp_path / "checkpoints"):
+        checkpoint.read(path)
+        task = Echo(Linear())
+        checkpoint.load_task(path, task, Engine("cpu", "fp32"))
+        assert all(torch.isfinite(value).all() for value in task.state_dict().values())
+
+
+def test_bad_samples_are_listed_once_and_replaced_the_same_way_each_time(tmp_path: Path) -> None:
+    chosen = recipe(max_bad=0.2)
+    first = run(tmp_path / "a", chosen, Noises(bad=[3, 30]))
+    again = run(tmp_path / "b", recipe(max_bad=0.2, execution=Execution(workers=2)), Noises(bad=[3, 30]))
+    assert equal(first, again)
+    records = data.read_jsonl(tmp_path / "a/quarantine.jsonl")
+    assert sorted((r["index"], r["path"], r["reason"]) for r in records) == [(3, "noise/3", "torn"), (30, "noise/30", "torn")]
+
+
+def test_too_many_bad_samples_stop_the_run_with_the_share_and_the_file(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"of 50 samples cannot be used, more than --max-bad 0.01 allows.*quarantine.jsonl"):
+        run(tmp_path, recipe(), Noises(bad=range(0, 50, 5)))
+
+
+def test_no_bad_sample_is_ever_trained_on_and_each_good_one_is(tmp_path: Path) -> None:
+    seen: set[int] = set()
+    stage = recipe().stages[1].resolved(50)
+    stream = data.batches(Noises(bad=[3]), stage, Engine("cpu", "fp32"), seed=1)
+    for _ in range(9):  # 9 micro-batches of 6: one epoch of 50 and a bit
+        batch, _ = next(stream)
+        seen |= set(batch["index"].tolist())
+    assert seen == set(range(50))
+
+
+def test_labels_never_reach_the_task() -> None:
+    class Labelled(Noises):
+        def __getitem__(self, index: int) -> dict[str, object]:
+            return {**super().__getitem__(index), "label": 1}
+
+    batch, _ = next(data.batches(Labelled(), recipe().stages[0].resolved(50), Engine("cpu", "fp32"), seed=1))
+    assert set(batch) == {"x", "index", "key"}
+
+
+def test_resumed_metrics_have_each_update_once(tmp_path: Path) -> None:
+    chosen = recipe()
+    tmp_path.joinpath("cut").mkdir()
+    metrics = Metrics(tmp_path / "cut")
+    with pytest.raises(loop.Interrupted):
+        run(tmp_path / "cut", chosen, observers=[metrics, StopAt(11)])
+    metrics.close()
+    with (tmp_path / "cut/metrics.jsonl").open("a") as file:
+        file.write('{"stage": 1, "step": 5, "total_step": 12, "loss": 0}\n{"torn')  # of a process killed while writing
+    metrics = Metrics(tmp_path / "cut", resume_at=11)
+    run(tmp_path / "cut", chosen, observers=[metrics])
+    metrics.close()
+    assert [record["total_step"] for record in data.read_jsonl(tmp_path / "cut/metrics.jsonl")] == list(range(1, 21))
+
+
+def test_epochs_are_entered_once_and_again_after_a_resume(tmp_path: Path) -> None:
+    chosen = recipe()
+    whole = run(tmp_path / "whole", chosen)
+    assert whole.entered == [0, 0, 1, 2]  # stage 1 begins its 7 updates at samples 0 to 48 of 50; stage 2: 13 x 12
+    with pytest.raises(loop.Interrupted):
+        run(tmp_path / "cut", chosen, observers=[StopAt(12)])
+    assert run(tmp_path / "cut", chosen).entered == [1, 2]
+
+
+def test_signal_handlers_are_put_back(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    run(tmp_path, recipe())
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
