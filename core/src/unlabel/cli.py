@@ -7,6 +7,7 @@ Messages go to standard error, results to standard output, so that ``--json`` ca
 from __future__ import annotations
 
 import json
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -16,9 +17,9 @@ import typer
 
 from unlabel import __version__
 from unlabel.errors import UnlabelError, UsageError
-from unlabel.plugins import Catalog
 
 if TYPE_CHECKING:
+    from unlabel.plugins import Catalog
     from unlabel.run import Run
 
 __all__ = ["app", "main"]
@@ -59,7 +60,7 @@ def list_(
     """What is installed: tasks, encoders, datasets, evaluations."""
     from unlabel.describe import summary
 
-    catalog = Catalog.installed()
+    catalog = _installed()
     kinds = [kind.value] if kind else [entry.value for entry in Kind]
     found = {name: [summary(offer) for offer in catalog.offers(name)] for name in kinds}
     if as_json:
@@ -89,15 +90,19 @@ def _plugins_to_install() -> str:
 @app.command()
 def plugins(as_json: Json = False) -> None:
     """Which plugins are installed, what they offer, and what is wrong with broken ones."""
+    commands = _own_commands()
     found = [
         {
             "name": plugin.name,
             "distribution": plugin.distribution,
             "version": plugin.version,
             "offers": {kind: sorted(o.name for o in plugin.offers if o.kind == kind) for kind in _kinds(plugin)},
-            "problems": plugin.problems,
+            "problems": [
+                *plugin.problems,
+                *(f"command {o.name!r} is the core's; not used from here" for o in plugin.offers if o.kind == "commands" and o.name in commands),
+            ],
         }
-        for plugin in Catalog.installed().plugins
+        for plugin in _installed().plugins
     ]
     if as_json:
         print(json.dumps(found, indent=2))
@@ -106,7 +111,7 @@ def plugins(as_json: Json = False) -> None:
         offers = ", ".join(f"{len(names)} {kind}" for kind, names in entry["offers"].items()) or "nothing"
         print(f"{entry['name']}  {entry['distribution']} {entry['version']}: {offers}")
         for problem in entry["problems"]:
-            print(f"  broken: {problem}")
+            print(f"  problem: {problem}")
 
 
 def _kinds(plugin: Any) -> list[str]:
@@ -119,7 +124,7 @@ def show(name: Annotated[str, typer.Argument(help="Name of a task, encoder, data
     from unlabel.describe import component
     from unlabel.errors import nearest
 
-    catalog = Catalog.installed()
+    catalog = _installed()
     kinds = [kind.value for kind in Kind if name in catalog.names(kind.value)]
     if not kinds:
         names = [known for kind in Kind for known in catalog.names(kind.value)]
@@ -165,7 +170,7 @@ def train(
     """Train an encoder on a pretext task; ends with its evaluation before and after."""
     from unlabel import run
 
-    catalog = Catalog.installed()
+    catalog = _installed()
     fields = {
         "init": init,
         "seed": seed,
@@ -262,7 +267,7 @@ def inspect(
     """What is in a folder or archive: counts, sizes, broken files, labels, how long an epoch takes."""
     from unlabel.inspecting import inspect as look
 
-    found = look(path, Catalog.installed(), verify)
+    found = look(path, _installed(), verify)
     if as_json:
         print(json.dumps(found, indent=2, default=str))
         return
@@ -272,11 +277,11 @@ def inspect(
 @app.command()
 def prepare(name: Annotated[str, typer.Argument(help="Name of a dataset, or its path.")]) -> None:
     """Offline precomputation of a dataset (idempotent)."""
-    from unlabel import run
-    from unlabel.recipe import Ref
+    from unlabel.inspecting import open_dataset
 
-    run.build_dataset(Ref(name), Catalog.installed()).prepare()
-    print(f"{name} is prepared")
+    found, dataset = open_dataset(name, _installed())
+    dataset.prepare()
+    print(f"{name} is prepared" + (f" as {found}" if found != name else ""))
 
 
 @app.callback(invoke_without_command=True)
@@ -303,19 +308,26 @@ class _Resumable:
     def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
         from unlabel.errors import RunError
 
-        if isinstance(error, UsageError) or not isinstance(error, UnlabelError | OSError):
+        usual = isinstance(error, Exception | KeyboardInterrupt) and not isinstance(error, UsageError)
+        if error is None or not usual or not (self.folder / "recipe.json").is_file():
             return
         from unlabel import checkpoint
 
         saved = checkpoint.available(self.folder / "checkpoints")
         last = f"last checkpoint {saved[-1].name}" if saved else "no checkpoint yet"
-        failure = RunError(f"{error}\n{last}; continue with: unlabel resume {self.folder}")
-        failure.exit_code = error.exit_code if isinstance(error, UnlabelError) else 1
+        failure = RunError(f"{_words(error)}\n{last}; continue with: unlabel resume {self.folder}")
+        failure.exit_code = _exit_code(error)
         raise failure from error
 
 
+def _installed() -> Catalog:
+    from unlabel.plugins import Catalog  # here, because --help needs none
+
+    return Catalog.installed()
+
+
 def _trusting(encoder: str | None) -> Catalog:
-    catalog = Catalog.installed()
+    catalog = _installed()
     if encoder is not None:
         catalog.trusted.add(encoder)
     return catalog
@@ -343,44 +355,80 @@ def _print_facts(facts: dict[str, Any], indent: str = "") -> None:
             print(f"{indent}{label}: {value}")
 
 
+def _own_commands() -> set[str]:
+    return {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+
+
 def _add_plugin_commands() -> None:
     """Subcommands of plugins; looked up only when the first word is none of ours."""
-    known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     words = [word for word in sys.argv[1:] if not word.startswith("-")]
-    if words and words[0] not in known:
-        for offer in Catalog.installed().offers("commands"):
+    if words and words[0] not in _own_commands():
+        for offer in _installed().offers("commands"):
             if offer.name == words[0]:
                 app.command(offer.name)(offer.load())
+
+
+def _forget_current_folder() -> None:
+    """Undo what ``python -m`` does to the path: no plugin or library is loaded because it lies in the current folder."""
+    if not sys.flags.safe_path and sys.path[:1] == [os.getcwd()]:
+        del sys.path[0]
+
+
+_Misuse = typer.BadParameter.__base__ or Exception
+"""What typer raises for a wrong option or value; its name has moved between versions."""
 
 
 def main() -> NoReturn:
     """Entry point of ``unlabel``; turns errors into one line and an exit code."""
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]  # allowed anywhere
+    _forget_current_folder()
     try:
         _add_plugin_commands()
-        app(standalone_mode=True)
-    except UnlabelError as error:
-        _fail(error, error.exit_code, debug)
-    except KeyboardInterrupt as error:
-        _fail(error, 130, debug)
-    except BrokenPipeError:
-        sys.stderr.close()
-        raise SystemExit(1) from None
-    except MemoryError as error:
-        _fail(error, 1, debug)
-    except Exception as error:  # what nobody foresaw still gets one line, and a way to see the rest
-        _fail(error, 1, debug)
-    raise SystemExit(0)
+        code = app(standalone_mode=False)
+    except _Misuse as error:
+        _misused(error)
+    except (Exception, KeyboardInterrupt) as error:
+        _fail(error, debug)
+    if code == 130:
+        print("error: interrupted", file=sys.stderr)
+    raise SystemExit(code if isinstance(code, int) else 0)
 
 
-def _fail(error: BaseException, code: int, debug: bool) -> NoReturn:
+def _misused(error: Any) -> NoReturn:
+    """A wrong option or value in one line; no command at all gets the help."""
+    text, context = error.format_message(), error.ctx
+    if "\n" in text:
+        print(text, file=sys.stderr)
+    else:
+        path = context.command_path if context else "unlabel"
+        print(f"error: {text.rstrip('.')}; see `{path} --help`", file=sys.stderr)
+    raise SystemExit(error.exit_code)
+
+
+def _fail(error: BaseException, debug: bool) -> NoReturn:
     if debug:
         import traceback
 
         traceback.print_exception(error)
-    name = "" if isinstance(error, UnlabelError) else f"{type(error).__name__}: "
-    text = str(error) or ("interrupted" if isinstance(error, KeyboardInterrupt) else "no message")
-    hint = "" if isinstance(error, UnlabelError) or debug else "\nthis may be a bug; --debug shows where"
-    print(f"error: {name}{text}{hint}", file=sys.stderr)
-    raise SystemExit(code)
+    unforeseen = error if not isinstance(error, UnlabelError) else error.__cause__
+    hint = "" if debug or _foreseen(unforeseen) else "\nthis may be a bug; --debug shows where"
+    print(f"error: {_words(error)}{hint}", file=sys.stderr)
+    raise SystemExit(_exit_code(error))
+
+
+def _foreseen(error: BaseException | None) -> bool:
+    """Whether the message alone tells the user enough."""
+    return error is None or isinstance(error, UnlabelError | OSError | KeyboardInterrupt)
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, UnlabelError):
+        return str(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
+
+
+def _exit_code(error: BaseException) -> int:
+    return error.exit_code if isinstance(error, UnlabelError) else 130 if isinstance(error, KeyboardInterrupt) else 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,10 @@ UNREADABLE = (BadSample, OSError, ValueError, EOFError, SyntaxError)
 """What a dataset's ``__getitem__`` raises for a sample that cannot be used; anything else is a bug and stops the run."""
 
 _ATTEMPTS = 50
+
+_CONTEXT = "fork" if sys.platform == "linux" else None
+"""How loader processes start. Under a fork server, Python 3.14's default, they would outlive a killed run: their
+parent is the server, which lives as long as they do. Forked ones notice that their parent is gone."""
 
 
 class Dataset:
@@ -242,6 +247,7 @@ def batches(
         prefetch_factor=4 if workers else None,
         generator=torch.Generator(),  # the loader draws a base seed; not from the run's generator
         worker_init_fn=_calm if workers else None,
+        multiprocessing_context=_CONTEXT if workers else None,
     )
     for item in loader:
         if isinstance(item, UnlabelError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,8 @@ def embed(run: Run, data: str, out: Path, device: str = "auto") -> dict[str, int
     Args:
         run: whose encoder.
         data: dataset name or path.
-        out: ``.npz`` (arrays ``features`` float32 (N, D), ``names``, ``split``, ``labels`` if there are any) or
-            ``.parquet`` (the same as columns; extra ``parquet``). Written aside and renamed.
+        out: ``.npz`` (arrays ``features`` float32 (N, D), ``names``, ``split``, and ``labels``, int64, -1 for none,
+            if there are any) or ``.parquet`` (the same as columns; extra ``parquet``). Written aside and renamed.
         device: where to compute.
 
     Returns:
@@ -33,6 +34,7 @@ def embed(run: Run, data: str, out: Path, device: str = "auto") -> dict[str, int
 
     Raises:
         UsageError: unknown ending, or the folder of `out` is not there.
+        RunError: no sample can be read, or `out` cannot be written.
     """
     from unlabel.run import build_dataset, choose_dataset
 
@@ -40,16 +42,23 @@ def embed(run: Run, data: str, out: Path, device: str = "auto") -> dict[str, int
         raise UsageError(f"--out {out}: expected a file ending in .npz or .parquet")
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.parent}")
+    if out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise UsageError("a .parquet file needs `pip install 'unlabel[parquet]'`; or give --out FILE.npz")
     dataset = build_dataset(choose_dataset(data, run.recipe, run.catalog), run.catalog)
     engine = Engine(device, "fp32")
     frozen = Frozen(run.task(engine), dataset, engine)
     parts = [_part(frozen, split) for split in ("train", "test") if dataset.split(split) is not None]
     table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    if not len(table["features"]):
-        raise RunError(f"--data {data}: none of its samples could be read")
+    if not (table["labels"] >= 0).any():
+        del table["labels"]
     aside = out.with_name(f".{out.name}.writing{out.suffix}")
-    (_npz if out.suffix == ".npz" else _parquet)(table, aside)
-    aside.replace(out)
+    try:
+        (_npz if out.suffix == ".npz" else _parquet)(table, aside)
+        aside.replace(out)
+    except OSError as error:
+        raise RunError(f"--out {out} cannot be written: {error}") from error
+    finally:
+        aside.unlink(missing_ok=True)
     return {"samples": len(table["features"]), "dim": table["features"].shape[1], "bad": len(frozen.bad)}
 
 
@@ -67,14 +76,12 @@ def _part(frozen: Frozen, split: Any) -> dict[str, np.ndarray]:
 
 
 def _npz(table: dict[str, np.ndarray], path: Path) -> None:
-    np.savez_compressed(path, allow_pickle=False, **table)
+    np.savez_compressed(path, **table)
 
 
 def _parquet(table: dict[str, np.ndarray], path: Path) -> None:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise UsageError("a .parquet file needs `pip install 'unlabel[parquet]'`; or give --out FILE.npz") from error
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     columns = {name: list(value) if value.ndim > 1 else value for name, value in table.items()}
     pq.write_table(pa.table(columns), path)

@@ -8,10 +8,12 @@ and an input to try it on. Everything else is exported under its own names, to b
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
     from unlabel.task import Task
 
 __all__ = ["FORMATS", "Exportable", "Published", "export", "initialise", "load_encoder"]
-
-_PREFIXES = ("", "model.", "module.", "encoder.", "encoder.model.", "backbone.", "state_dict.")
 
 
 @runtime_checkable
@@ -83,11 +83,18 @@ def export(run: Run, out: Path, kind: str = "safetensors", check: bool = True) -
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"--out {out} already exists; give a folder that does not")
     encoder = run.encoder
-    out.mkdir(parents=True, exist_ok=True)
-    code = FORMATS[kind](encoder, out)
-    config = {"encoder": run.recipe.encoder.model_dump(mode="json"), "task": run.recipe.task.name, "run": run.folder.name}
-    (out / "encoder.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    (out / "README.md").write_text(_readme(run, encoder, code), encoding="utf-8")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        code = FORMATS[kind](encoder, out)
+        config = {"encoder": run.recipe.encoder.model_dump(mode="json"), "task": run.recipe.task.name, "run": run.folder.name}
+        (out / "encoder.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (out / "README.md").write_text(_readme(run, encoder, code), encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(out, ignore_errors=True)
+        raise RunError(f"--out {out} cannot be written: {error}") from error
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)  # half an export would be in the way of the next try
+        raise
     difference = _check(encoder, out, code) if check and isinstance(encoder, Exportable) else None
     return {"files": sorted(path.name for path in out.iterdir()), "difference": difference}
 
@@ -96,7 +103,8 @@ def load_encoder(path: Path | str, catalog: Catalog | None = None) -> nn.Module:
     """The encoder of a run or of a safetensors export, on the CPU, in evaluation mode.
 
     Raises:
-        UsageError: the path is neither.
+        UsageError: the path is neither, or is damaged.
+        RunError: the weights do not fit the encoder; a run has no whole checkpoint.
     """
     from unlabel.plugins import Catalog
     from unlabel.run import Run
@@ -106,11 +114,13 @@ def load_encoder(path: Path | str, catalog: Catalog | None = None) -> nn.Module:
         return Run(path, catalog).encoder
     if not (path / "encoder.json").is_file() or not (path / "encoder.safetensors").is_file():
         raise UsageError(f"{path} is neither a run nor a safetensors export (no recipe.json, no encoder.json)")
-    config = json.loads((path / "encoder.json").read_text(encoding="utf-8"))
-    ref = Ref.model_validate(config["encoder"])
+    try:
+        ref = Ref.model_validate(json.loads((path / "encoder.json").read_text(encoding="utf-8"))["encoder"])
+        weights = load_file(path / "encoder.safetensors")
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise UsageError(f"{path} is a damaged export: {type(error).__name__}: {error}") from error
     make = recipe.factory(ref, "encoders", catalog)
     encoder: nn.Module = make(**recipe.keywords(ref, make, "encoder"))
-    weights = load_file(path / "encoder.safetensors")
     report = _copy(weights, _named(encoder))
     if report["missing"] or report["misshapen"]:
         raise RunError(f"{path}/encoder.safetensors does not fit {ref.name}: {report['summary']}")
@@ -135,7 +145,7 @@ def initialise(task: Task, source: str, catalog: Catalog) -> dict[str, Any]:
     assert isinstance(encoder, nn.Module)
     weights = _weights(encoder, source, catalog)
     target = _named(encoder)
-    prefix = max(_PREFIXES, key=lambda p: sum(name.startswith(p) and name.removeprefix(p) in target for name in weights))
+    prefix = _prefix(weights, target)
     weights = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
     if isinstance(encoder, Published):
         weights = encoder.adapted(weights)
@@ -144,6 +154,16 @@ def initialise(task: Task, source: str, catalog: Catalog) -> dict[str, Any]:
         example = ", ".join(list(weights)[:2])
         raise UsageError(f"--init {source}: none of its {len(weights)} names ({example}, ...) fits {type(encoder).__name__}")
     return report
+
+
+def _prefix(names: Iterable[str], wanted: Mapping[str, Any]) -> str:
+    """What stands before the wanted names in most of the given ones: ``"module.encoder_q."``, or nothing."""
+    found: Counter[str] = Counter({"": 0})
+    for name in names:
+        parts = name.split(".")
+        endings = (".".join(parts[start:]) for start in range(len(parts)))
+        found.update(name.removesuffix(ending) for ending in endings if ending in wanted)
+    return max(found, key=lambda prefix: (found[prefix], -len(prefix)))
 
 
 def _weights(encoder: nn.Module, source: str, catalog: Catalog) -> dict[str, Tensor]:

@@ -6,12 +6,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from unlabel import data
+from unlabel import data, run
 from unlabel.data import Dataset
 from unlabel.errors import UsageError, nearest
 from unlabel.plugins import Catalog
+from unlabel.recipe import Ref
 
-__all__ = ["inspect", "read_through"]
+__all__ = ["inspect", "open_dataset", "read_through"]
 
 
 def inspect(path: str, catalog: Catalog, verify: bool = True) -> dict[str, Any]:
@@ -25,18 +26,24 @@ def inspect(path: str, catalog: Catalog, verify: bool = True) -> dict[str, Any]:
     Raises:
         UsageError: no such path, or no dataset knows what to do with it.
     """
-    place = Path(path).expanduser()
+    name, dataset = open_dataset(path, catalog)
+    return {"dataset": name, **dataset.inspect(verify)}
+
+
+def open_dataset(path: str, catalog: Catalog) -> tuple[str, Dataset]:
+    """Name and dataset of what a user calls by name or path.
+
+    Raises:
+        UsageError: no such path, or no dataset knows what to do with it.
+    """
     if path in catalog.names("datasets"):
-        dataset: Dataset = catalog.load("datasets", path)()
-        return {"dataset": path, **dataset.inspect(verify)}
+        return path, run.build_dataset(Ref(path), catalog)
+    place = Path(path).expanduser()
     if not place.exists() and "{" not in path:
         beside = [str(entry) for entry in place.parent.iterdir()] if place.parent.is_dir() else []
         raise UsageError(f"there is no {path}{nearest(path, [*beside, *catalog.names('datasets')])}")
-    for offer in catalog.offers("datasets"):
-        kind = offer.load()
-        if kind.claims(place):
-            return {"dataset": offer.name, **kind(path=place).inspect(verify)}
-    raise UsageError(f"{path}: no installed dataset knows what to do with it; `unlabel list datasets` names them")
+    offer = run.claimant(place, catalog.offers("datasets"))
+    return offer.name, run.build_dataset(Ref(offer.name, path=str(place)), catalog)
 
 
 def read_through(dataset: Dataset) -> dict[str, Any]:

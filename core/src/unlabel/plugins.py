@@ -1,18 +1,23 @@
 """The Catalog: which names the installed plugins offer, and how a name becomes an object.
 
-Plugins are found through the entry-point group ``unlabel`` and loaded one by one, each in a plugin
-manager of its own: one that raises, misspells a hook, was built for another version or claims
-somebody else's name is set aside with a reason, and the rest work. There is no global state: a
-Catalog is a value, made when needed.
+Plugins are found through the entry-point group ``unlabel`` of installed distributions, never because
+of a file in the current folder, and loaded one by one, each in a plugin manager of its own: one that
+raises, misspells a hook, was built for another version or claims somebody else's name is set aside
+with a reason, and the rest work. There is no global state: a Catalog is a value, made when needed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
+import io
 import os
-from collections.abc import Callable, Iterable, Mapping
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import Distribution, EntryPoint
 from types import ModuleType
 from typing import Any
 
@@ -25,6 +30,9 @@ from unlabel.hookspecs import HOOKS
 __all__ = ["Catalog", "Offer", "Plugin"]
 
 GROUP = "unlabel"
+BUILT_IN = "core"
+
+_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 @dataclass(frozen=True)
@@ -37,12 +45,17 @@ class Offer:
     plugin: str
 
     def load(self) -> Any:
-        """Import and return the object; an import error names the plugin at fault."""
+        """Import and return the object; whatever goes wrong, the error names the plugin at fault.
+
+        What the plugin prints meanwhile goes to standard error, so that results can be piped.
+        """
         module, _, attribute = self.target.partition(":")
         try:
-            return getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise UsageError(f"{self.name} of plugin {self.plugin!r} cannot be loaded from {self.target}: {error}") from error
+            with contextlib.redirect_stdout(sys.stderr):
+                return getattr(importlib.import_module(module), attribute)
+        except (Exception, SystemExit) as error:
+            reason = str(error) if isinstance(error, ImportError | AttributeError) else _words(error)
+            raise UsageError(f"{self.name} of plugin {self.plugin!r} cannot be loaded from {self.target}: {reason}") from error
 
     def module(self) -> ModuleType:
         """The module the object lives in (a task's also holds its recipes)."""
@@ -82,14 +95,22 @@ class Catalog:
 
     @classmethod
     def installed(cls) -> Catalog:
-        """Everything installed; the variable ``UNLABEL_PLUGINS=name,name`` restricts which plugins are loaded."""
+        """Everything installed; the variable ``UNLABEL_PLUGINS=name,name`` restricts which plugins are loaded.
+
+        Raises:
+            UsageError: the variable names a plugin that is not installed.
+        """
+        entries = sorted(_entries(), key=lambda pair: pair[0].name)
         only = os.environ.get("UNLABEL_PLUGINS")
-        wanted = None if only is None else {name.strip() for name in only.split(",") if name.strip()}
-        found = [_load("core", "unlabel", __version__, (), lambda: importlib.import_module("unlabel.builtin"))]
-        for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
-            if wanted is None or entry.name in wanted:
-                found.append(_load_entry(entry))
-        return cls(found)
+        if only is not None:
+            wanted = {name.strip() for name in only.split(",") if name.strip()} - {BUILT_IN}
+            known = {entry.name for entry, _ in entries}
+            for name in sorted(wanted - known):
+                raise UsageError(f"UNLABEL_PLUGINS names {name!r}, which is not installed{nearest(name, known)}")
+            entries = [(entry, distribution) for entry, distribution in entries if entry.name in wanted]
+        core = Plugin(BUILT_IN, "unlabel", __version__)
+        _load(core, (), lambda: importlib.import_module("unlabel.builtin"))
+        return cls([core, *(_load_entry(entry, distribution) for entry, distribution in entries)])
 
     def names(self, kind: str) -> list[str]:
         """All usable names of a kind, sorted."""
@@ -108,7 +129,7 @@ class Catalog:
         singular = kind.removesuffix("s")
         for other in HOOKS:
             if other != kind and (other, name) in self._offers:
-                raise UsageError(f"{name!r} is one of the {other}, not a {singular}{nearest(name, self.names(kind))}")
+                raise UsageError(f"{name!r} is one of the {other}, not of the {kind}{nearest(name, self.names(kind))}")
         hint = nearest(name, self.names(kind)) or f"; `unlabel list {kind}` names all {len(self.names(kind))}"
         if not self.names(kind):
             hint = f"; no installed plugin offers {kind}: install one, e.g. `pip install unlabel-{name.partition('/')[0]}`"
@@ -121,8 +142,9 @@ class Catalog:
         return self.find(kind, name).load()
 
     def _settle(self, kind: str, name: str, claims: list[tuple[Plugin, Offer]]) -> None:
-        """One claimant gets the name. Of several, the plugin whose own prefix it bears keeps it; else nobody does."""
-        by_right = [(plugin, offer) for plugin, offer in claims if plugin.name == name.partition("/")[0]]
+        """One claimant gets the name. Of several, the core or the plugin whose own prefix it bears keeps it; else nobody."""
+        built_in = [(plugin, offer) for plugin, offer in claims if plugin.name == BUILT_IN]
+        by_right = built_in or [(plugin, offer) for plugin, offer in claims if plugin.name == name.partition("/")[0]]
         winners = claims if len(claims) == 1 else by_right if len(by_right) == 1 else []
         for _, offer in winners:
             self._offers[kind, name] = offer
@@ -142,40 +164,66 @@ def _claims(plugins: list[Plugin]) -> Iterable[tuple[str, str, list[tuple[Plugin
     return [(kind, name, claims) for (kind, name), claims in grouped.items()]
 
 
-def _load_entry(entry: importlib.metadata.EntryPoint) -> Plugin:
-    distribution = entry.dist
-    if distribution is None:
-        return _load(entry.name, "(unknown)", "?", (), entry.load)
-    return _load(entry.name, distribution.name, distribution.version, distribution.requires or (), entry.load)
+def _entries() -> Iterator[tuple[EntryPoint, Distribution]]:
+    """The plugins' entry points; distributions whose metadata cannot be read are passed over."""
+    here = os.getcwd()
+    places = [place for place in sys.path if os.path.abspath(place) != here]
+    seen: set[str] = set()
+    for distribution in importlib.metadata.distributions(path=places):
+        text = distribution.read_text("entry_points.txt") or ""
+        if f"[{GROUP}]" not in text.replace(" ", ""):
+            continue
+        with contextlib.suppress(Exception):  # one damaged distribution must not hide the others
+            found = list(distribution.entry_points.select(group=GROUP))
+            name = _normal(distribution.name)
+            if name not in seen:  # what comes first on the path is what an import would find
+                yield from ((entry, distribution) for entry in found)
+            seen.add(name)
 
 
-def _load(
-    name: str, distribution: str, version: str, requires: Iterable[str], load: Callable[[], ModuleType]
-) -> Plugin:
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _load_entry(entry: EntryPoint, distribution: Distribution) -> Plugin:
+    plugin = Plugin(entry.name, distribution.name, distribution.version)
+    _load(plugin, distribution.requires or (), entry.load)
+    return plugin
+
+
+def _load(plugin: Plugin, requires: Iterable[str], load: Callable[[], ModuleType]) -> None:
     """Load one plugin; whatever goes wrong becomes a problem of that plugin, with nothing offered."""
-    plugin = Plugin(name, distribution, version)
-    mismatch = _mismatch(requires)
-    if mismatch:
-        plugin.problems.append(mismatch)
-        return plugin
+    printed = io.StringIO()
     try:
-        plugin.offers = _offers(name, load())
-    except Exception as error:  # a stranger's import may raise anything, and must not take the host with it
-        plugin.problems.append(f"{type(error).__name__}: {error}")
+        mismatch = _mismatch(requires)
+        if mismatch:
+            plugin.problems.append(mismatch)
+            return
+        with contextlib.redirect_stdout(printed):
+            plugin.offers = _offers(plugin.name, load())
     except SystemExit as error:
         plugin.problems.append(f"called sys.exit({error.code}) while being imported")
-    return plugin
+    except Exception as error:  # a stranger's import may raise anything, and must not take the host with it
+        plugin.problems.append(_words(error))
+    if printed.getvalue():
+        plugin.problems.append(f"prints while being imported: {printed.getvalue().strip()[:60]!r}")
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _mismatch(requires: Iterable[str]) -> str:
     """Why these requirements do not admit this version of the core, or an empty string."""
     for line in requires:
-        if line.lower().startswith("unlabel") and not line.lower().startswith("unlabel-"):
-            from packaging.requirements import Requirement  # imported only where a plugin is installed
+        if not _normal(line).startswith("unlabel"):
+            continue
+        from packaging.requirements import Requirement  # imported only where a plugin is installed
 
-            wanted = Requirement(line)
-            if wanted.name == "unlabel" and not wanted.specifier.contains(__version__, prereleases=True):
-                return f"needs unlabel{wanted.specifier}, but unlabel {__version__} is installed: upgrade one of them"
+        wanted = Requirement(line)
+        applies = wanted.marker is None or wanted.marker.evaluate({"extra": ""})
+        if _normal(wanted.name) == "unlabel" and applies and not wanted.specifier.contains(__version__, prereleases=True):
+            return f"needs unlabel{wanted.specifier}, but unlabel {__version__} is installed: upgrade one of them"
     return ""
 
 
@@ -184,11 +232,16 @@ def _offers(name: str, module: ModuleType) -> list[Offer]:
     manager = pluggy.PluginManager("unlabel")
     manager.add_hookspecs(hookspecs)
     manager.register(module, name=name)
-    manager.check_pending()
+    for hook, caller in vars(manager.hook).items():
+        if hook not in HOOKS and not all(implementation.optionalhook for implementation in caller.get_hookimpls()):
+            raise AttributeError(f"there is no hook {hook!r}{nearest(hook, HOOKS)}; the hooks are {', '.join(HOOKS)}")
     offers = []
     for kind in HOOKS:
-        for table in getattr(manager.hook, kind)():
-            offers += [_checked(kind, key, target, name) for key, target in _table(kind, table).items()]
+        for implementation in getattr(manager.hook, kind).get_hookimpls():
+            table = _table(kind, implementation.function())
+            offers += [_checked(kind, key, target, name) for key, target in table.items()]
+    if not offers:
+        raise ValueError(f"offers nothing: does {module.__name__} mark its functions with @hookimpl?")
     return offers
 
 
@@ -201,4 +254,6 @@ def _table(kind: str, table: object) -> Mapping[Any, Any]:
 def _checked(kind: str, name: object, target: object, plugin: str) -> Offer:
     if not isinstance(name, str) or not isinstance(target, str) or target.count(":") != 1:
         raise TypeError(f"hook {kind}() maps {name!r} to {target!r}; expected 'name': 'package.module:attribute'")
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"hook {kind}() offers {name!r}; expected letters, digits, '_', '-' and '.', after one prefix: {plugin}/...")
     return Offer(kind, name, target, plugin)

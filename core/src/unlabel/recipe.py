@@ -30,13 +30,14 @@ __all__ = ["Execution", "Group", "Recipe", "Ref", "Stage", "keywords", "load"]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
 
 class Ref(BaseModel):
     """A name from the catalog with the keywords it is built with: ``Ref("sonar/conv", dim=512)``.
 
-    The name may also be ``package.module:factory``. In files: ``{"name": "sonar/conv", "dim": 512}``.
+    The name may also be ``package.module:factory``. In files: ``{"name": "sonar/conv", "dim": 512}``; a keyword
+    that is itself called ``name`` stands under ``options``.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -44,8 +45,10 @@ class Ref(BaseModel):
     name: str
     options: dict[str, Any] = Field(default_factory=dict)
 
-    def __init__(self, name: str, **options: Any) -> None:
+    def __init__(self, name: str, /, **options: Any) -> None:
         super().__init__(name=name, options=options)
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # pydantic's word for: validate without it
 
     @model_validator(mode="before")
     @classmethod
@@ -53,17 +56,23 @@ class Ref(BaseModel):
         """Accept the flat form of files and a bare name."""
         if isinstance(value, str):
             return {"name": value}
-        if isinstance(value, Mapping) and not (set(value) <= {"name", "options"} and isinstance(value.get("options", {}), Mapping)):
-            return {"name": value.get("name"), "options": {k: v for k, v in value.items() if k != "name"}}
-        return value
+        if not isinstance(value, Mapping):
+            return value
+        named = {"name": value["name"]} if "name" in value else {}
+        nested = value.get("options", {})
+        if not isinstance(nested, Mapping):
+            return {**named, "options": {key: entry for key, entry in value.items() if key != "name"}}
+        return {**named, "options": {**nested, **{k: v for k, v in value.items() if k not in ("name", "options")}}}
 
     @model_serializer
     def _serialise(self) -> dict[str, Any]:
+        if self.options.keys() & {"name", "options"}:
+            return {"name": self.name, "options": self.options}
         return {"name": self.name, **self.options}
 
     def having(self, **options: Any) -> Ref:
         """The same name with some keywords changed."""
-        return Ref(self.name, **{**self.options, **options})
+        return self.model_copy(update={"options": {**self.options, **options}})
 
 
 class Group(_Strict):
@@ -121,6 +130,10 @@ class Stage(_Strict):
             raise ValueError("give either `steps` or `epochs`")
         if self.warmup_steps is not None and self.warmup_epochs is not None:
             raise ValueError("give either `warmup_steps` or `warmup_epochs`")
+        if self.horizon is not None and self.horizon_epochs is not None:
+            raise ValueError("give either `horizon` or `horizon_epochs`")
+        if (self.horizon or math.inf) < (self.steps or 0) or (self.horizon_epochs or math.inf) < (self.epochs or 0):
+            raise ValueError("the schedule's horizon is before the end of the stage")
         return self
 
     def resolved(self, samples: int) -> Stage:
@@ -128,7 +141,8 @@ class Stage(_Strict):
         steps = self.steps or max(1, math.ceil(self._updates(self.epochs or 0, samples)))
         horizon = self.horizon or (math.ceil(self._updates(self.horizon_epochs, samples)) if self.horizon_epochs else steps)
         warmup = self.warmup_steps if self.warmup_steps is not None else round(self._updates(self.warmup_epochs or 0, samples))
-        changes = {"steps": steps, "epochs": None, "horizon": max(horizon, steps), "horizon_epochs": None}
+        horizon = max(horizon, steps)  # one may be stated in updates and the other in epochs
+        changes = {"steps": steps, "epochs": None, "horizon": horizon, "horizon_epochs": None}
         return self.model_copy(update={**changes, "warmup_steps": min(warmup, horizon), "warmup_epochs": None})
 
     def _updates(self, epochs: float, samples: int) -> float:
@@ -203,16 +217,20 @@ class Recipe(_Strict):
         """
         data = self.model_dump(mode="json")
         for assignment in assignments:
-            path, equals, value = assignment.partition("=")
-            if not equals:
-                raise UsageError(f"--set {assignment!r}: expected FIELD=VALUE, e.g. stages.0.lr=3e-4")
-            _assign(data, path.strip(), yaml.safe_load(value) if value.strip() else value)
-        recipe = parse(data, "--set")
+            path, value = assigned(assignment)
+            _assign(data, path, value)
+        recipe = parse(data, "")
+        if recipe.task.name != self.task.name:
+            raise UsageError(f"the task {self.task.name} cannot be changed to {recipe.task.name} by a setting: start from its recipe")
         recipe.check(catalog)
         return recipe
 
     def check(self, catalog: Catalog) -> None:
-        """Check every keyword of every component against its real signature and type, without building any."""
+        """Check every keyword of every component against its real signature and type, without building any.
+
+        Raises:
+            UsageError: an unknown name or keyword (with the nearest), or a value of the wrong type.
+        """
         self.task.options = keywords(self.task, catalog.load("tasks", self.task.name), "task", skip=1)
         self.encoder.options = keywords(self.encoder, factory(self.encoder, "encoders", catalog), "encoder")
         self.dataset.options = keywords(self.dataset, factory(self.dataset, "datasets", catalog), "dataset")
@@ -222,23 +240,45 @@ class Recipe(_Strict):
 
 def parse(data: Any, source: str) -> Recipe:
     """A Recipe from plain data; UsageError naming `source`, the field, what was expected and the nearest field."""
+    prefix = f"{source}: " if source else ""
     if not isinstance(data, Mapping):
-        raise UsageError(f"{source}: expected a recipe (task, encoder, dataset, stages), got {type(data).__name__}")
+        raise UsageError(f"{prefix}expected a recipe (task, encoder, dataset, stages), got {type(data).__name__}")
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise UsageError(f"{source}: {_explain(error)}") from error
+        raise UsageError(f"{prefix}{_explain(error)}") from error
+
+
+def assigned(assignment: str) -> tuple[str, Any]:
+    """Path and value of ``path=value``. Values are JSON (numbers, true, null, lists); all else is text, or YAML lists.
+
+    Raises:
+        UsageError: there is no ``=``, or a list or mapping does not end.
+    """
+    path, equals, text = assignment.partition("=")
+    if not equals or not path.strip():
+        raise UsageError(f"--set {assignment!r}: expected FIELD=VALUE, e.g. stages.0.lr=3e-4")
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        try:
+            # YAML only for lists and mappings: it takes the words on, no and 1:30 for something else
+            value = yaml.safe_load(text) if text.lstrip()[:1] in ("[", "{") else text
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {assignment!r}: the value is neither JSON nor YAML") from error
+    return path.strip(), value
 
 
 def load(path: Path) -> Recipe:
     """Read a recipe from a JSON or YAML file."""
     try:
         text = path.read_text(encoding="utf-8")
-        return parse(yaml.safe_load(text), str(path))  # JSON is YAML
+        return parse(json.loads(text) if path.suffix == ".json" else yaml.safe_load(text), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"recipe {path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"recipe {path} is neither JSON nor YAML: {' '.join(str(error).split())}") from error
+    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        kind = "JSON" if path.suffix == ".json" else "YAML of plain values"
+        raise UsageError(f"recipe {path} is not {kind}: {' '.join(str(error).split())}") from error
 
 
 def factory(ref: Ref, kind: str, catalog: Catalog) -> Callable[..., Any]:
@@ -257,7 +297,7 @@ def factory(ref: Ref, kind: str, catalog: Catalog) -> Callable[..., Any]:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except ImportError as error:
-        raise UsageError(f"{ref.name}: module {module!r} cannot be imported ({error}); is it on PYTHONPATH?") from error
+        raise UsageError(f"{ref.name}: module {module!r} cannot be imported ({error}); is its folder on PYTHONPATH?") from error
     except AttributeError as error:
         raise UsageError(f"{ref.name}: module {module!r} has no {attribute!r}") from error
     if not callable(found):
@@ -273,10 +313,16 @@ def factory(ref: Ref, kind: str, catalog: Catalog) -> Callable[..., Any]:
 def _makes_module(found: Callable[..., Any]) -> bool:
     from torch import nn
 
-    made = found if inspect.isclass(found) else None
-    if inspect.isfunction(found):
-        made = typing.get_type_hints(found).get("return")
+    made = found if inspect.isclass(found) else _hints(found).get("return") if inspect.isfunction(found) else None
     return inspect.isclass(made) and issubclass(made, nn.Module)
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    """Resolved annotations; none if some name in them exists for type checkers only."""
+    try:
+        return typing.get_type_hints(target)
+    except NameError:
+        return {}
 
 
 def keywords(ref: Ref, target: Callable[..., Any], role: str, skip: int = 0) -> dict[str, Any]:
@@ -297,19 +343,31 @@ def keywords(ref: Ref, target: Callable[..., Any], role: str, skip: int = 0) -> 
             listing = f"; it takes {', '.join(known)}" if known else "; it takes no keywords"
             raise UsageError(f"{role}.{name}: {ref.name} has no keyword {name!r}{nearest(name, known) or listing}")
         try:
-            checked[name] = TypeAdapter(known[name].annotation).validate_python(value)
+            checked[name] = _adapter(known[name].annotation).validate_python(value)
         except ValidationError as error:
-            raise UsageError(f"{role}.{name}: {_explain(error)} (given {value!r})") from error
-    missing = [name for name, p in known.items() if p.default is p.empty and name not in ref.options]
+            raise UsageError(f"{role}.{_explain(error, name)}") from error
+    missing = [name for name in required(target, skip) if name not in ref.options]
     if missing:
-        raise UsageError(f"{ref.name} needs {role}.{missing[0]}: give it with --set {role}.{missing[0]}=VALUE")
+        way = f"--encoder {ref.name}:VALUE" if role == "encoder" else f"--set {role}.{missing[0]}=VALUE"
+        raise UsageError(f"{ref.name} needs {role}.{missing[0]}: give it with {way}")
     return checked
+
+
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    """Checks and converts to a type; to one that pydantic does not know (a torch.dtype, a network) by isinstance alone."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return TypeAdapter(annotation)
+    return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+
+
+def required(target: Callable[..., Any], skip: int = 0) -> list[str]:
+    """Names of the parameters without a default, in order; see `parameters`."""
+    return [name for name, parameter in parameters(target, skip).items() if parameter.default is parameter.empty]
 
 
 def parameters(target: Callable[..., Any], skip: int = 0) -> dict[str, inspect.Parameter]:
     """The named parameters of a class or function, annotations resolved (``Any`` where there is none)."""
-    constructor = target.__init__ if inspect.isclass(target) else target  # type: ignore[misc]
-    hints = typing.get_type_hints(constructor)
+    hints = _hints(target.__init__ if inspect.isclass(target) else target)  # type: ignore[misc]
     found = list(inspect.signature(target).parameters.values())[skip:]
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {p.name: p.replace(annotation=hints.get(p.name, Any)) for p in found if p.kind in kinds}
@@ -343,13 +401,25 @@ def _index(items: list[Any], part: str, path: str) -> int:
     return int(part)
 
 
-def _explain(error: ValidationError) -> str:
-    """The first problem of a validation error, in one line, with the nearest valid field."""
+def _explain(error: ValidationError, within: str = "") -> str:
+    """The first problem of a validation error, in one line: where, what was expected, what was given, the nearest field."""
     problem = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in problem["loc"])
+    location = [part for part in problem["loc"] if not isinstance(part, str) or part.isidentifier()]
+    place = ".".join(str(part) for part in ([within] if within else location))
     if problem["type"] == "extra_forbidden":
         fields = {"stages": Stage, "execution": Execution, "groups": Group}
-        owner = next((fields[str(part)] for part in reversed(problem["loc"][:-1]) if str(part) in fields), Recipe)
-        return f"{place}: no such field{nearest(str(problem['loc'][-1]), owner.model_fields)}"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{place}: {message}" if place else message
+        owner = next((fields[str(part)] for part in reversed(location[:-1]) if str(part) in fields), Recipe)
+        return f"{place}: no such field{_nearest_field(str(location[-1]), owner)}"
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    given = problem["input"]
+    shown = "" if problem["type"] == "missing" or isinstance(given, BaseModel | Mapping) else f", not {given!r}"
+    return f"{place}: {message}{shown}" if place else f"{message}{shown}"
+
+
+def _nearest_field(name: str, owner: type[BaseModel]) -> str:
+    """The nearest field of `owner`, or the same field where it really lives."""
+    elsewhere = [("stages.0.", Stage), ("execution.", Execution)] if owner is Recipe else []
+    found = [prefix + name for prefix, model in elsewhere if name in model.model_fields]
+    if found:
+        return f"; did you mean {found[0]}?"
+    return nearest(name, owner.model_fields) or f"; the fields are {', '.join(owner.model_fields)}"

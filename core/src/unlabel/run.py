@@ -15,9 +15,11 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +31,7 @@ from unlabel.engine import Engine
 from unlabel.errors import RunError, UsageError, nearest
 from unlabel.evaluate.features import Frozen
 from unlabel.logs import Metrics, Observer, ProgressLine, terminal
-from unlabel.plugins import Catalog
+from unlabel.plugins import Catalog, Offer
 from unlabel.recipe import Recipe, Ref
 from unlabel.task import Progress, Task
 
@@ -94,11 +96,11 @@ class Run:
         Raises:
             RunError: there is no checkpoint yet, or none is whole.
         """
-        engine = engine or Engine("cpu", "fp32")
-        task, _ = build(self.recipe, self.catalog, engine)
-        if checkpoint.newest(self.folder / "checkpoints", self.recipe.task.name) is None:
+        engine, chosen = engine or Engine("cpu", "fp32"), self.recipe
+        if checkpoint.newest(self.folder / "checkpoints", chosen.task.name) is None:
             raise RunError(f"{self.folder} has no checkpoint yet; `unlabel resume {self.folder}` starts it")
-        loop.resume(self.recipe, task, engine, self.folder)
+        task, _ = build(_without_init(chosen), self.catalog, engine)
+        loop.resume(chosen, task, engine, self.folder)
         return task.eval()
 
     def evaluate(
@@ -190,7 +192,7 @@ def compose(
     found = _named_recipe(offer.module(), task, name)
     if found.task.name != task:
         raise UsageError(f"recipe {name} is for task {found.task.name!r}, not for {task!r}")
-    if encoder is not None:
+    if encoder is not None and encoder != found.encoder.name:  # its own encoder by name keeps the recipe's keywords
         found = found.model_copy(update={"encoder": _encoder_ref(encoder, catalog)})
     if data is not None:
         found = found.model_copy(update={"dataset": choose_dataset(data, found, catalog)})
@@ -208,12 +210,14 @@ def _named_recipe(module: Any, task: str, name: str) -> Recipe:
 
 
 def _encoder_ref(encoder: str, catalog: Catalog) -> Ref:
-    """``NAME``, ``NAME:MODEL`` (the encoder's `name` keyword) or ``package.module:factory``."""
-    if "/" in encoder:
-        name, colon, model = encoder.partition(":")
-        catalog.find("encoders", name)
-        return Ref(name, name=model) if colon else Ref(name)
-    if ":" in encoder:
+    """``NAME``, ``NAME:MODEL`` (the encoder's one required keyword) or ``package.module:factory``."""
+    name, colon, model = encoder.partition(":")
+    if colon and (name in catalog.names("encoders") or "/" in name):
+        wanted = recipe.required(catalog.load("encoders", name))
+        if len(wanted) != 1:
+            raise UsageError(f"--encoder {encoder}: {name} takes no model after a colon; its keywords are set with --set encoder.KEYWORD=VALUE")
+        return Ref(name, **{wanted[0]: model})
+    if colon:
         catalog.trusted.add(encoder)
         return Ref(encoder)
     catalog.find("encoders", encoder)
@@ -231,23 +235,46 @@ def choose_dataset(data: str, chosen: Recipe, catalog: Catalog) -> Ref:
         same = chosen.dataset.name == data
         return chosen.dataset if same else Ref(data)
     path = Path(data).expanduser()
-    prefix = chosen.task.name.partition("/")[0] + "/"
-    candidates = [offer for offer in catalog.offers("datasets") if offer.name.startswith(prefix)]
     if "{" in data or path.exists():
-        unloadable = []
-        for offer in candidates:
-            try:
-                kind = offer.load()
-            except UsageError as error:  # one that lacks a library must not hide the others
-                unloadable.append(str(error))
-                continue
-            if kind.claims(path):
-                kept = {key: value for key, value in chosen.dataset.options.items() if chosen.dataset.name == offer.name}
-                return Ref(offer.name, **{**kept, "path": str(path)})
-        listing = ", ".join(offer.name for offer in candidates) or f"none of {prefix.rstrip('/')}"
-        raise UsageError("; ".join([f"--data {data}: no dataset knows what to do with it (asked: {listing})", *unloadable]))
+        prefix = chosen.task.name.partition("/")[0] + "/"
+        candidates = [offer for offer in catalog.offers("datasets") if offer.name.startswith(prefix)]
+        name = claimant(path, candidates).name
+        kept = chosen.dataset.options if chosen.dataset.name == name else {}
+        return Ref(name, **{**kept, "path": str(path.absolute())})  # a run may be resumed from another folder
     beside = [str(entry) for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     raise UsageError(f"--data {data}: there is no such path, and no dataset of that name{nearest(data, [*names, *beside])}")
+
+
+def claimant(path: Path, candidates: Iterable[Offer]) -> Offer:
+    """The first of these datasets that claims a path.
+
+    Raises:
+        UsageError: none does; says what is there, and which datasets could not be asked.
+    """
+    asked, unloadable = [], []
+    for offer in candidates:
+        try:
+            kind = offer.load()
+        except UsageError as error:  # one that lacks a library must not hide the others
+            unloadable.append(str(error))
+            continue
+        if kind.claims(path):
+            return offer
+        if "path" in recipe.parameters(kind):
+            asked.append(offer.name)
+    raise UsageError("; ".join([f"{path} is none of {', '.join(asked) or 'any dataset'}: {_content(path)}", *unloadable]))
+
+
+def _content(path: Path) -> str:
+    """What lies at a path no dataset wants, in a few words."""
+    if not path.exists():
+        return "no file matches"
+    if path.is_file():
+        return f"it is a file of {path.stat().st_size:,} bytes"
+    files = (entry for entry in path.rglob("*") if entry.is_file())
+    endings = Counter(file.suffix.lower() or "nameless" for file in islice(files, 10_000))
+    listing = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(5))
+    return f"the folder holds {listing} files" if endings else "the folder is empty"
 
 
 def build_dataset(ref: Ref, catalog: Catalog) -> Dataset:
@@ -271,6 +298,11 @@ def build(chosen: Recipe, catalog: Catalog, engine: Engine) -> tuple[Task, dict[
     report = export.initialise(task, chosen.init, catalog) if chosen.init else {}
     engine.prepare(task)
     return task, report
+
+
+def _without_init(chosen: Recipe) -> Recipe:
+    """The recipe for a task whose weights come from a checkpoint: where the first ones came from may be gone by now."""
+    return chosen.model_copy(update={"init": None})
 
 
 def new_folder(out: Path | None, chosen: Recipe, overwrite: bool) -> Path:
@@ -309,6 +341,8 @@ def execute(
 
     Everything that can be wrong with the recipe is found before the folder is touched.
     """
+    if chosen.init and (source := Path(chosen.init).expanduser()).exists():
+        chosen = chosen.model_copy(update={"init": str(source.absolute())})  # as for data: from anywhere
     say = _silent if quiet or int(os.environ.get("RANK", "0")) else _console_print
     engine = Engine.of(chosen.execution)
     folder = Path(engine.agree(str(folder)))  # a name made from the time may differ between processes
@@ -319,7 +353,9 @@ def execute(
             raise UsageError(f"{chosen.dataset.name} has no training samples")
         for stage in chosen.stages:
             micro_batch(stage, len(samples), engine.world)
-        task, report = build(chosen, catalog, engine)
+        started = resuming and checkpoint.newest(folder / "checkpoints", chosen.task.name) is not None
+        task, report = build(_without_init(chosen) if started else chosen, catalog, engine)
+        _check_optimizers(chosen, task, len(samples))
         observers = [catalog.load("observers", name) for name in observe]
         if engine.main and not resuming:
             _prepare_folder(folder, chosen)
@@ -328,6 +364,18 @@ def execute(
         _execute(chosen, folder, catalog, engine, task, dataset, samples, observers, evaluate, quiet, say)
     finally:
         engine.close()
+
+
+def _check_optimizers(chosen: Recipe, task: Task, samples: int) -> None:
+    """Make every stage's optimizers once, so that a wrong name or pattern of a later stage is found now."""
+    for stage in chosen.stages:
+        task.enter_stage(stage)
+        try:
+            task.optimizers(stage.resolved(samples))
+        except UsageError:
+            raise
+        except ValueError as error:  # torch's optimizers check their numbers
+            raise UsageError(f"stage {stage.name!r}: {error}") from error
 
 
 def _execute(
@@ -457,11 +505,11 @@ def _evaluations(
     wanted = [Ref(name) for name in names] or chosen.evaluations or [Ref(name) for name in task.evaluations]
     by_name = {ref.name: ref.model_copy(deep=True) for ref in wanted}
     for assignment in options:
-        path, _, value = assignment.partition("=")
+        path, value = recipe.assigned(assignment)
         name, _, keyword = path.rpartition(".")
         if name not in by_name:
-            raise UsageError(f"--set {assignment}: expected EVALUATION.KEYWORD=VALUE with one of {', '.join(by_name)}")
-        by_name[name].options[keyword] = json.loads(value) if value[:1] in "0123456789-[{\"" else value
+            raise UsageError(f"--set {assignment}: expected EVALUATION.KEYWORD=VALUE with one of {', '.join(by_name)}{nearest(name, by_name)}")
+        by_name[name].options[keyword] = value
     for ref in by_name.values():
         ref.options = recipe.keywords(ref, catalog.load("evaluations", ref.name), ref.name, skip=1)
     return list(by_name.values())
