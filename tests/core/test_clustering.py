@@ -30,10 +30,11 @@ def test_separate_blobs_are_found():
 
 
 def test_clusters_are_of_directions_not_lengths():
-    draw = torch.Generator().manual_seed(0)
-    lengths = torch.rand(60, 1, generator=draw) * 100 + 0.1
-    directions = torch.eye(3)[torch.arange(60) % 3] + 0.05 * torch.randn(60, 3, generator=draw)
+    number = torch.arange(60)
+    lengths = torch.where(number % 3 == 0, 1000.0 + 2000 * (number % 2), 1.0)[:, None]  # the first has two lengths
+    directions = torch.eye(3)[number % 3] + 0.05 * torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
     found = assign(directions * lengths, directions, 3)
+    assert len(torch.unique(found)) == 3
     assert all(len(torch.unique(found[start::3])) == 1 for start in range(3))
 
 

@@ -108,6 +108,38 @@ def test_the_same_seed_gives_the_same_result_and_another_another():
     assert first["loss"] != other["loss"]
 
 
+def test_the_state_of_the_random_generator_does_not_matter():
+    class Plain(Points):
+        def finetune_transform(self):
+            return None
+
+    results = []
+    for state in (5, 6):
+        view = frozen(Blobs(spread=1.0), Plain())
+        view.features("train"), view.features("test")  # so that nothing but training draws from here on
+        torch.manual_seed(state)
+        results.append(finetune(view, **QUICK))
+    assert results[0] == results[1]
+
+
+def test_reading_in_processes_gives_the_same_result():
+    """Transforms seed torch's generator where they run; dropout here must not notice."""
+    options = QUICK | {"epochs": 2}
+    assert finetune(frozen(workers=1), **options) == finetune(frozen(workers=0), **options)
+
+
+def test_the_copy_trains_in_training_mode_and_is_judged_in_evaluation_mode():
+    modes = []
+
+    class Watched(Points):
+        def encode(self, batch):
+            modes.append((torch.is_grad_enabled(), self.training, self.norm.training))
+            return super().encode(batch)
+
+    finetune(frozen(task=Watched()), **QUICK)
+    assert set(modes) == {(True, True, True), (False, False, False)}
+
+
 def test_held_out_labels_change_only_the_score():
     data = Blobs(spread=0.3)
     before = finetune(frozen(data), **QUICK)

@@ -38,11 +38,11 @@ def test_ranking_matches_golden(shared):
 
 def test_temperature_decides_between_one_near_and_two_far_neighbours():
     angles = torch.tensor([0.1, 0.5, -0.5])
-    bank, labels = torch.stack([angles.cos(), angles.sin()], dim=1), torch.tensor([0, 1, 1])
+    bank, labels = torch.stack([angles.cos(), angles.sin()], dim=1), torch.tensor([1, 0, 0])
     query = torch.tensor([[1.0, 0.0]])
-    assert predict(bank, labels, query, 3, 0.07, 2)[0, 0] == 0  # exp(.995 / t) > 2 exp(.878 / t)
-    assert predict(bank, labels, query, 3, 1.0, 2)[0, 0] == 1
-    assert predict(bank, labels, query, 3, 1e-9, 2)[0, 0] == 0  # exp would overflow if taken of cosine / t
+    assert predict(bank, labels, query, 3, 0.07, 2)[0, 0] == 1  # exp(.995 / t) > 2 exp(.878 / t)
+    assert predict(bank, labels, query, 3, 1.0, 2)[0, 0] == 0
+    assert predict(bank, labels, query, 3, 1e-9, 2)[0, 0] == 1  # exp would overflow if taken of cosine / t
 
 
 def test_scale_of_features_does_not_matter():

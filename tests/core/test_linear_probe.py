@@ -83,6 +83,7 @@ def test_strength_is_chosen_on_the_validation_part_alone():
         rows = torch.randn(200, 120, generator=torch.Generator().manual_seed(seed))
         rows[:, 0] += 1.5 * labels
         train, validation = holdout(labels.numpy(), 200, 0.2, seed)
+        rows[validation[0]] = 1e6  # one freak must not blur the others, whose scale is the training part's
         scaler = StandardScaler().fit(rows[train])
         scores = []
         for strength in grid:
@@ -126,6 +127,11 @@ class TestHeldOut:
         before = linear_probe(frozen(data), protocol=protocol, **self.options)
         data.points[200:] += 100
         assert linear_probe(frozen(data), protocol=protocol, **self.options) == before
+
+    def test_each_of_its_samples_is_judged_alone(self, protocol):
+        data = Blobs(spread=0.05)
+        data.labels = np.where((np.arange(240) < 160) | (data.labels == 2), data.labels, -1)
+        assert linear_probe(frozen(data), protocol=protocol, **self.options)["accuracy"] == 1
 
     def test_the_same_seed_gives_the_same_result(self, protocol):
         data = Blobs(spread=1.0)

@@ -199,7 +199,7 @@ def test_ranges_of_the_task_replace_the_general_ones():
 
 
 def test_the_worst_comes_first():
-    health = recorded({"accuracy": (0.5, 1.0)}, accuracy=[0.1], feature_std=[0.01])
+    health = recorded(width=512, rankme=[3.0], gradient_norm=np.geomspace(0.1, 100, 50).tolist())
     assert levels(health.verdict()) == ["bad", "warn"]
 
 

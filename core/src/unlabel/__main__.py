@@ -1,6 +1,13 @@
 """``python -m unlabel`` is the command line."""
 
-from unlabel.cli import main
+import os
+import sys
 
 if __name__ == "__main__":
+    # -m puts the current folder on the path, the installed script does not: what lies there must not be loaded
+    if not sys.flags.safe_path and sys.path[0] == os.getcwd():
+        del sys.path[0]
+
+    from unlabel.cli import main
+
     main()

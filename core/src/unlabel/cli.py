@@ -7,7 +7,7 @@ Messages go to standard error, results to standard output, so that ``--json`` ca
 from __future__ import annotations
 
 import json
-import os
+import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -63,6 +63,9 @@ def list_(
     catalog = _installed()
     kinds = [kind.value] if kind else [entry.value for entry in Kind]
     found = {name: [summary(offer) for offer in catalog.offers(name)] for name in kinds}
+    for plugin in catalog.plugins:
+        for problem in plugin.problems:
+            print(f"warning: plugin {plugin.name} ({plugin.distribution}): {problem}", file=sys.stderr)
     if as_json:
         print(json.dumps(found, indent=2))
         return
@@ -73,9 +76,6 @@ def list_(
             print(f"  {entry['name']:<22} {entry['summary']}{paper}")
     if len(catalog.plugins) == 1:
         print(f"\nNo plugin is installed. Plugins bring the tasks; install one for your data:\n{_plugins_to_install()}")
-    for plugin in catalog.plugins:
-        for problem in plugin.problems:
-            print(f"warning: plugin {plugin.name} ({plugin.distribution}): {problem}", file=sys.stderr)
 
 
 def _plugins_to_install() -> str:
@@ -133,7 +133,8 @@ def show(name: Annotated[str, typer.Argument(help="Name of a task, encoder, data
     if as_json:
         print(json.dumps(found, indent=2, default=str))
         return
-    print(f"{found['name']}  ({found['kind']} of plugin {found['plugin']})\n\n{found['document']}\n\nkeywords")
+    idea = found["document"].partition("\nArgs:\n")[0].rstrip()  # the keywords follow anyway, with their types
+    print(f"{found['name']}  ({found['kind']} of plugin {found['plugin']})\n\n{idea}\n\nkeywords")
     for entry in found["keywords"]:
         default = "required" if entry["required"] else f"= {entry['default']!r}"
         print(f"  {entry['name']}: {entry['type']} {default}\n      {entry['meaning']}")
@@ -315,7 +316,7 @@ class _Resumable:
 
         saved = checkpoint.available(self.folder / "checkpoints")
         last = f"last checkpoint {saved[-1].name}" if saved else "no checkpoint yet"
-        failure = RunError(f"{_words(error)}\n{last}; continue with: unlabel resume {self.folder}")
+        failure = RunError(f"{_words(error)}\n{last}; continue with: unlabel resume {shlex.quote(str(self.folder))}")
         failure.exit_code = _exit_code(error)
         raise failure from error
 
@@ -368,12 +369,6 @@ def _add_plugin_commands() -> None:
                 app.command(offer.name)(offer.load())
 
 
-def _forget_current_folder() -> None:
-    """Undo what ``python -m`` does to the path: no plugin or library is loaded because it lies in the current folder."""
-    if not sys.flags.safe_path and sys.path[:1] == [os.getcwd()]:
-        del sys.path[0]
-
-
 _Misuse = typer.BadParameter.__base__ or Exception
 """What typer raises for a wrong option or value; its name has moved between versions."""
 
@@ -382,10 +377,9 @@ def main() -> NoReturn:
     """Entry point of ``unlabel``; turns errors into one line and an exit code."""
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]  # allowed anywhere
-    _forget_current_folder()
     try:
         _add_plugin_commands()
-        code = app(standalone_mode=False)
+        code = app(prog_name="unlabel", standalone_mode=False)
     except _Misuse as error:
         _misused(error)
     except (Exception, KeyboardInterrupt) as error:
@@ -398,11 +392,10 @@ def main() -> NoReturn:
 def _misused(error: Any) -> NoReturn:
     """A wrong option or value in one line; no command at all gets the help."""
     text, context = error.format_message(), error.ctx
-    if "\n" in text:
-        print(text, file=sys.stderr)
-    else:
+    if text and "\n" not in text:
         path = context.command_path if context else "unlabel"
-        print(f"error: {text.rstrip('.')}; see `{path} --help`", file=sys.stderr)
+        text = f"error: {text.replace('Value error, ', '')} (see `{path} --help`)"
+    print(text, file=sys.stderr, end="\n" if text else "")
     raise SystemExit(error.exit_code)
 
 
@@ -411,15 +404,8 @@ def _fail(error: BaseException, debug: bool) -> NoReturn:
         import traceback
 
         traceback.print_exception(error)
-    unforeseen = error if not isinstance(error, UnlabelError) else error.__cause__
-    hint = "" if debug or _foreseen(unforeseen) else "\nthis may be a bug; --debug shows where"
-    print(f"error: {_words(error)}{hint}", file=sys.stderr)
+    print(f"error: {_words(error)}", file=sys.stderr)
     raise SystemExit(_exit_code(error))
-
-
-def _foreseen(error: BaseException | None) -> bool:
-    """Whether the message alone tells the user enough."""
-    return error is None or isinstance(error, UnlabelError | OSError | KeyboardInterrupt)
 
 
 def _words(error: BaseException) -> str:
@@ -427,7 +413,8 @@ def _words(error: BaseException) -> str:
         return "interrupted"
     if isinstance(error, UnlabelError):
         return str(error)
-    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"
+    hint = "" if isinstance(error, OSError) else " (this may be a bug; --debug shows where)"
+    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}{hint}"
 
 
 def _exit_code(error: BaseException) -> int:

@@ -6,13 +6,15 @@ libraries behind a name are; `component` imports it and reads its signature.
 
 from __future__ import annotations
 
-import importlib.machinery
+import ast
+import importlib.util
 import inspect
 import re
 import typing
 from pathlib import Path
 from typing import Any
 
+from unlabel.errors import UsageError
 from unlabel.plugins import Catalog, Offer
 
 __all__ = ["arguments", "component", "summary"]
@@ -24,25 +26,43 @@ def summary(offer: Offer) -> dict[str, str]:
     """Name, plugin, one line and arXiv number (empty if none) of an offer, without importing it."""
     module, _, attribute = offer.target.partition(":")
     text = _source(module)
-    top = re.match(r'\s*(?:#.*\n)*"""(.*?)"""', text, re.DOTALL)
-    document = top.group(1) if top else ""
-    own = re.search(rf'^(?:class|def) {re.escape(attribute)}\b.*?:\n\s+"""(.*?)"""', text, re.DOTALL | re.MULTILINE)
-    chosen = document if offer.kind == "tasks" or own is None else own.group(1)
-    line = chosen.strip().partition("\n")[0].strip()
+    top = re.match(r"\s*(?:#.*\n\s*)*[rR]?(\"{3}|'{3})(.*?)\1", text, re.DOTALL)
+    document = inspect.cleandoc(top.group(2)) if top else ""
+    chosen = document if offer.kind == "tasks" else _docstring(text, attribute) or document
     paper = _ARXIV.search(document) if offer.kind == "tasks" else None
+    line = chosen.partition("\n")[0].strip()
     return {"name": offer.name, "plugin": offer.plugin, "summary": line, "arxiv": paper.group(1) if paper else ""}
+
+
+def _docstring(text: str, name: str) -> str:
+    """The docstring of a top-level class or function; only its own lines are parsed, which is what makes it fast."""
+    start = re.search(rf"^(?:class|(?:async )?def) {re.escape(name)}\b", text, re.MULTILINE)
+    if start is None:
+        return ""
+    end = re.compile(r"^(?=[^\s)\]#])", re.MULTILINE).search(text, start.end())
+    try:
+        node = ast.parse(text[start.start() : end.start() if end else len(text)]).body[0]
+    except SyntaxError:
+        return ""
+    return ast.get_docstring(node) or "" if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) else ""
 
 
 def _source(module: str) -> str:
     """The source of a module, found without importing its packages; empty if there is none to read."""
     top, *rest = module.split(".")
-    spec = importlib.machinery.PathFinder.find_spec(top)
-    if spec is None or spec.origin is None:
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
         return ""
-    path = Path(spec.origin) if not rest else Path(spec.origin).parent.joinpath(*rest)
-    for candidate in (path, path.with_suffix(".py"), path / "__init__.py"):
-        if candidate.is_file():
-            return candidate.read_text(encoding="utf-8", errors="replace")
+    if spec is None:
+        return ""
+    places = [Path(place).joinpath(*rest) for place in spec.submodule_search_locations or ()]
+    if not rest and spec.origin:
+        places.append(Path(spec.origin))
+    for place in places:
+        for candidate in (place, place.with_name(f"{place.name}.py"), place / "__init__.py"):
+            if candidate.is_file():
+                return candidate.read_text(encoding="utf-8", errors="replace")
     return ""
 
 
@@ -95,10 +115,12 @@ def _encoders(task: Any, offer: Offer, catalog: Catalog) -> list[str]:
     fitting = []
     for encoder in catalog.offers("encoders"):
         if encoder.name.startswith(prefix):
-            target = encoder.load()
-            made = target if inspect.isclass(target) else typing.get_type_hints(target).get("return")
+            try:
+                made = recipe.made_by(encoder.load())
+            except UsageError:  # it lacks a library: the task can still be shown
+                continue
             # a factory that promises only "some module" may make one that fits
-            if not inspect.isclass(made) or not inspect.isclass(wanted) or issubclass(made, wanted) or issubclass(wanted, made):
+            if made is None or not inspect.isclass(wanted) or issubclass(made, wanted) or issubclass(wanted, made):
                 fitting.append(encoder.name)
     return fitting
 

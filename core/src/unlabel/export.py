@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -231,9 +232,8 @@ def _onnx(encoder: nn.Module, out: Path) -> str:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UsageError("--format onnx needs `pip install 'unlabel[onnx]'`") from error
-    example = _example(encoder)
-    batch = torch.export.Dim("batch", min=1)
-    program = torch.onnx.export(encoder, (example,), dynamo=True, dynamic_shapes=({0: batch},), verbose=False)
+    with warnings.catch_warnings(action="ignore"):  # torch's own, about its own insides
+        program = torch.onnx.export(_traced(encoder), dynamo=True, verbose=False)
     if program is None:
         raise RunError("the encoder cannot be written as ONNX")
     program.save(str(out / "encoder.onnx"))
@@ -245,9 +245,26 @@ def _onnx(encoder: nn.Module, out: Path) -> str:
 
 
 def _torch_export(encoder: nn.Module, out: Path) -> str:
-    program = torch.export.export(encoder, (_example(encoder),), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
-    torch.export.save(program, out / "encoder.pt2")
+    program = _traced(encoder)
+    with warnings.catch_warnings(action="ignore"):
+        torch.export.save(program, out / "encoder.pt2")
     return "import torch\n\nmodel = torch.export.load('encoder.pt2').module()\n"
+
+
+def _traced(encoder: nn.Module) -> torch.export.ExportedProgram:
+    """The encoder as a graph that takes any number of samples.
+
+    The stricter of torch's two ways of tracing understands code such as ``len(x)``; the other one more libraries.
+    """
+    example, batch = _example(encoder), torch.export.Dim("batch", min=1)
+    reasons = []
+    for strict in (False, True):
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                return torch.export.export(encoder, (example,), dynamic_shapes=({0: batch},), strict=strict)
+        except Exception as error:  # whatever the encoder's code does that cannot be traced
+            reasons.append(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+    raise RunError(f"{type(encoder).__name__} cannot be traced; use --format safetensors ({'; '.join(reasons)})")
 
 
 def _example(encoder: nn.Module) -> Tensor:
@@ -277,7 +294,7 @@ def _readme(run: Run, encoder: nn.Module, code: str) -> str:
 def _check(encoder: nn.Module, out: Path, code: str) -> float:
     """Run the README's snippet where nothing else is loaded, and compare features on the same input."""
     assert isinstance(encoder, Exportable)
-    example = encoder.example(2)
+    example = encoder.example(3)  # not the number that it was traced with
     expected = encoder(example)
     with tempfile.TemporaryDirectory() as folder:
         save_file({"input": example.contiguous(), "features": expected.contiguous()}, Path(folder) / "case.safetensors")

@@ -41,7 +41,7 @@ def open_dataset(path: str, catalog: Catalog) -> tuple[str, Dataset]:
     place = Path(path).expanduser()
     if not place.exists() and "{" not in path:
         beside = [str(entry) for entry in place.parent.iterdir()] if place.parent.is_dir() else []
-        raise UsageError(f"there is no {path}{nearest(path, [*beside, *catalog.names('datasets')])}")
+        raise UsageError(f"there is no path and no dataset called {path!r}{nearest(path, [*beside, *catalog.names('datasets')])}")
     offer = run.claimant(place, catalog.offers("datasets"))
     return offer.name, run.build_dataset(Ref(offer.name, path=str(place)), catalog)
 

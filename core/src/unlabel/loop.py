@@ -140,7 +140,6 @@ def run_stage(
             numbers = monitor()
             score = numbers.get("score", score)
             _tell(observers, progress, {name: value for name, value in numbers.items() if name != "score"})
-            task.train()
             interval.since += numbers.get("seconds", 0.0)  # not the training's time
 
         # Processes agree on a signal where they meet anyway; a lone process looks at every update.

@@ -130,8 +130,10 @@ class Catalog:
         for other in HOOKS:
             if other != kind and (other, name) in self._offers:
                 raise UsageError(f"{name!r} is one of the {other}, not of the {kind}{nearest(name, self.names(kind))}")
-        hint = nearest(name, self.names(kind)) or f"; `unlabel list {kind}` names all {len(self.names(kind))}"
-        if not self.names(kind):
+        names = self.names(kind)
+        listing = f"there are {', '.join(names)}" if len(names) <= 10 else f"`unlabel list {kind}` names all {len(names)}"
+        hint = nearest(name, names) or f"; {listing}"
+        if not names:
             hint = f"; no installed plugin offers {kind}: install one, e.g. `pip install unlabel-{name.partition('/')[0]}`"
         broken = [plugin.name for plugin in self.plugins if plugin.problems]
         hint += f" (with problems: {', '.join(broken)}; see `unlabel plugins`)" if broken else ""

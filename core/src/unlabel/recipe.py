@@ -295,11 +295,13 @@ def factory(ref: Ref, kind: str, catalog: Catalog) -> Callable[..., Any]:
         return typing.cast(Callable[..., Any], catalog.load(kind, ref.name))
     module, _, attribute = ref.name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
-        raise UsageError(f"{ref.name}: module {module!r} cannot be imported ({error}); is its folder on PYTHONPATH?") from error
-    except AttributeError as error:
-        raise UsageError(f"{ref.name}: module {module!r} has no {attribute!r}") from error
+        home = importlib.import_module(module)
+    except Exception as error:  # the user's own code: an error in it is theirs to read, not a bug of ours
+        reason = f"{type(error).__name__}: {error}"
+        raise UsageError(f"{ref.name}: {module!r} cannot be imported ({reason}); is its folder on PYTHONPATH?") from error
+    if not hasattr(home, attribute):
+        raise UsageError(f"{ref.name}: module {module!r} has no {attribute!r}{nearest(attribute, dir(home))}")
+    found = getattr(home, attribute)
     if not callable(found):
         raise UsageError(f"{ref.name} is a {type(found).__name__}, not a class or function that makes an encoder")
     if ref.name not in catalog.trusted and not _makes_module(found):
@@ -313,15 +315,21 @@ def factory(ref: Ref, kind: str, catalog: Catalog) -> Callable[..., Any]:
 def _makes_module(found: Callable[..., Any]) -> bool:
     from torch import nn
 
-    made = found if inspect.isclass(found) else _hints(found).get("return") if inspect.isfunction(found) else None
-    return inspect.isclass(made) and issubclass(made, nn.Module)
+    made = made_by(found)
+    return made is not None and issubclass(made, nn.Module)
+
+
+def made_by(target: Callable[..., Any]) -> type | None:
+    """The class that a class or an annotated function makes; None if its annotation does not say."""
+    made = target if inspect.isclass(target) else _hints(target).get("return") if inspect.isfunction(target) else None
+    return made if inspect.isclass(made) else None
 
 
 def _hints(target: Any) -> dict[str, Any]:
-    """Resolved annotations; none if some name in them exists for type checkers only."""
+    """Resolved annotations; none if some name in them exists for type checkers only, or there cannot be any."""
     try:
         return typing.get_type_hints(target)
-    except NameError:
+    except (NameError, TypeError):
         return {}
 
 
@@ -346,11 +354,17 @@ def keywords(ref: Ref, target: Callable[..., Any], role: str, skip: int = 0) -> 
             checked[name] = _adapter(known[name].annotation).validate_python(value)
         except ValidationError as error:
             raise UsageError(f"{role}.{_explain(error, name)}") from error
-    missing = [name for name in required(target, skip) if name not in ref.options]
-    if missing:
-        way = f"--encoder {ref.name}:VALUE" if role == "encoder" else f"--set {role}.{missing[0]}=VALUE"
-        raise UsageError(f"{ref.name} needs {role}.{missing[0]}: give it with {way}")
+    for name in required(target, skip):
+        if name not in ref.options:
+            raise UsageError(f"{ref.name} needs {role}.{name}: {_way(ref, role, name)}")
     return checked
+
+
+def _way(ref: Ref, role: str, name: str) -> str:
+    """How a user gives a missing keyword."""
+    if (role, name) == ("dataset", "path"):
+        return "give a path instead of this name"
+    return f"give it with --encoder {ref.name}:VALUE" if role == "encoder" else f"give it with --set {role}.{name}=VALUE"
 
 
 def _adapter(annotation: Any) -> TypeAdapter[Any]:
@@ -366,9 +380,16 @@ def required(target: Callable[..., Any], skip: int = 0) -> list[str]:
 
 
 def parameters(target: Callable[..., Any], skip: int = 0) -> dict[str, inspect.Parameter]:
-    """The named parameters of a class or function, annotations resolved (``Any`` where there is none)."""
+    """The named parameters of a class or function, annotations resolved (``Any`` where there is none).
+
+    Raises:
+        UsageError: something written in C, which does not say what it takes.
+    """
     hints = _hints(target.__init__ if inspect.isclass(target) else target)  # type: ignore[misc]
-    found = list(inspect.signature(target).parameters.values())[skip:]
+    try:
+        found = list(inspect.signature(target).parameters.values())[skip:]
+    except ValueError as error:
+        raise UsageError(f"{target!r} does not say which keywords it takes: wrap it in a function that does") from error
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {p.name: p.replace(annotation=hints.get(p.name, Any)) for p in found if p.kind in kinds}
 

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unlabel import __version__, checkpoint, export, loop, monitors, recipe, seeds
-from unlabel.data import Dataset, Quarantine, micro_batch, read_jsonl
+from unlabel.data import Dataset, micro_batch, read_jsonl
 from unlabel.engine import Engine
 from unlabel.errors import RunError, UsageError, nearest
 from unlabel.evaluate.features import Frozen
@@ -270,11 +271,11 @@ def _content(path: Path) -> str:
     if not path.exists():
         return "no file matches"
     if path.is_file():
-        return f"it is a file of {path.stat().st_size:,} bytes"
+        return f"it is a {path.suffix or 'nameless'} file of {max(1, path.stat().st_size // 1000):,} kB"
     files = (entry for entry in path.rglob("*") if entry.is_file())
     endings = Counter(file.suffix.lower() or "nameless" for file in islice(files, 10_000))
-    listing = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(5))
-    return f"the folder holds {listing} files" if endings else "the folder is empty"
+    listing = ", ".join(f"{ending} ({count})" for ending, count in endings.most_common(5))
+    return f"the folder holds {listing}" if endings else "the folder is empty"
 
 
 def build_dataset(ref: Ref, catalog: Catalog) -> Dataset:
@@ -393,9 +394,10 @@ def _execute(
 ) -> None:
     found = checkpoint.newest(folder / "checkpoints", chosen.task.name)
     for problem in found[2] if found else []:
-        say(f"[yellow]damaged checkpoint skipped:[/] {problem}")
+        say(f"damaged checkpoint skipped: {problem}")
+    complete = found is not None and found[1].total_step >= sum(s.resolved(len(samples)).steps or 0 for s in chosen.stages)
     if found:
-        say(f"continuing after update {found[1].total_step} ({found[0]})")
+        say(f"{'complete' if complete else 'continuing'} after update {found[1].total_step} ({found[0]})")
     observers: list[Observer] = []
     health = _HealthObserver(folder, task)
     if engine.main:
@@ -421,7 +423,10 @@ def _execute(
             observer.close()
     seconds = time.perf_counter() - begun
     if engine.main:
-        _conclude(chosen, folder, catalog, engine, task, dataset, health, seconds, evaluate, say)
+        known = {"health": health.verdict(), "seconds": round(seconds, 2), "samples_per_second": health.speed()}
+        if complete:  # resumed although there was nothing left to do: what is known stays
+            known |= Run(folder, catalog).evaluations
+        _conclude(chosen, folder, catalog, engine, task, dataset, known, evaluate, say)
 
 
 def _prepare_folder(folder: Path, chosen: Recipe) -> None:
@@ -438,7 +443,7 @@ def _prepare_folder(folder: Path, chosen: Recipe) -> None:
 
 def _announce(say: Any, chosen: Recipe, task: Task, samples: Dataset, engine: Engine, report: dict[str, Any]) -> None:
     parameters = sum(p.numel() for p in task.parameters() if p.requires_grad)
-    say(f"[bold]{chosen.task.name}[/]  {parameters:,} trainable parameters, encoder {chosen.encoder.name}")
+    say(f"{chosen.task.name}  {parameters:,} trainable parameters, encoder {chosen.encoder.name}")
     say(f"data    {chosen.dataset.name}: {len(samples):,} training samples")
     say(f"engine  {engine.describe()}")
     if report:
@@ -452,14 +457,12 @@ def _conclude(
     engine: Engine,
     task: Task,
     dataset: Dataset,
-    health: _HealthObserver,
-    seconds: float,
+    known: dict[str, Any],
     evaluate: bool,
     say: Any,
 ) -> None:
     """Evaluate before and after, give the verdict, and say where everything lies and what to type next."""
-    results: dict[str, Any] = {"health": health.verdict(), "seconds": round(seconds, 2)}
-    results["samples_per_second"] = health.speed()
+    results = dict(known)
     if evaluate:
         engine = Engine(str(engine.device), "fp32")
         frozen = Frozen(task, dataset, engine, seed=chosen.seed, limit=_EVALUATED)
@@ -474,22 +477,24 @@ def _conclude(
     path = folder / "evaluations.json"
     path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     _table(say, results)
+    run, data = shlex.quote(str(folder)), str(chosen.dataset.options.get("path", chosen.dataset.name))
     say(f"\nrun      {folder}")
-    say(f"again    unlabel evaluate {folder}")
-    say(f"encoder  unlabel export {folder} --out {folder}/encoder")
-    say(f"features unlabel embed {folder} --data {chosen.dataset.options.get('path', chosen.dataset.name)} --out features.npz")
+    say(f"again    unlabel evaluate {run}")
+    say(f"encoder  unlabel export {run} --out {shlex.quote(str(folder / 'encoder'))}")
+    say(f"features unlabel embed {run} --data {shlex.quote(data)} --out features.npz")
 
 
 def _table(say: Any, results: dict[str, Any]) -> None:
     """The result table: evaluations before and after, time and speed, and the verdict."""
     from rich.table import Table
+    from rich.text import Text
 
     if "after" in results:
         table = Table("evaluation", "measure", "random init", "trained", box=None, pad_edge=False)
         for name, numbers in results["after"].items():
             for measure, value in numbers.items():
                 before = results["before"][name].get(measure, float("nan"))
-                table.add_row(name, measure, f"{before:.4g}", f"[bold]{value:.4g}[/]")
+                table.add_row(name, measure, f"{before:.4g}", Text(f"{value:.4g}", "bold"))
         say(table)
     else:
         say(results.get("note", "not evaluated"))
@@ -568,7 +573,7 @@ def _environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": dict(sorted(versions.items())),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpus": gpus,
@@ -578,7 +583,7 @@ def _environment() -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -600,4 +605,4 @@ def _silent(*_: Any) -> None:
 
 
 def _console_print(what: Any) -> None:
-    terminal().print(what, highlight=False)
+    terminal().print(what, highlight=False, markup=False)  # a path may hold brackets

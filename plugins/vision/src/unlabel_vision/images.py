@@ -44,8 +44,8 @@ __all__ = ["MAX_PIXELS", "SUFFIXES", "Header", "decode", "header", "sniff", "to_
 MAX_PIXELS = 100_000_000
 """Images above this are refused before a pixel is decoded: 100 megapixels are 300 MB of RGB."""
 
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .apng .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .jp2 .j2k .avif".split()
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".avif"}) | frozenset(
+    {".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k"}
 )
 """File name endings (lower case) by which a folder or an archive finds its images."""
 

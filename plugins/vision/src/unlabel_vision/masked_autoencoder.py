@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
+
 from unlabel.nn import losses, masking, patches, positions, transformer
 from unlabel.nn.masking import Mask
-
 from unlabel_vision import views
 from unlabel_vision.encoders.vit import ViT
 
@@ -28,11 +28,23 @@ class PixelDecoder(nn.Module):
         order: which half of the position table comes first, see `unlabel.nn.positions.sincos`.
     """
 
-    def __init__(self, encoder_dim: int, grid: int, patch_size: int, dim: int, depth: int, heads: int, order: positions.Order = "xy"):
+    positions: Tensor
+
+    def __init__(
+        self,
+        encoder_dim: int,
+        grid: int,
+        patch_size: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        order: positions.Order = "xy",
+    ):
         super().__init__()
+        table = positions.sincos(dim, (grid, grid), order=order, class_row=True)
         self.embed = nn.Linear(encoder_dim, dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.register_buffer("positions", positions.sincos(dim, (grid, grid), order=order, class_row=True), persistent=False)
+        self.register_buffer("positions", table, persistent=False)
         self.transformer = transformer.Transformer(dim, depth, heads)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.predict = nn.Linear(dim, patch_size**2 * 3)
@@ -89,17 +101,20 @@ def pixel_loss(images: Tensor, prediction: Tensor, mask: Tensor, patch_size: int
 
 
 def pictures(
-    images: Tensor, prediction: Tensor, mask: Tensor, patch_size: int, norm_pix: bool, count: int = 8
+    images: Tensor, prediction: Tensor, mask: Tensor, patch_size: int, norm_pix: bool
 ) -> dict[str, np.ndarray]:
     """Input, masked input and reconstruction side by side, one image a row.
 
     With `norm_pix` the prediction is in units of each patch's own spread; it is put back with the
     *target's* mean and spread, so colours look better than the network alone could make them.
 
+    Args:
+        images, prediction, mask, patch_size, norm_pix: as in `pixel_loss`; a handful of images.
+
     Returns:
         ``{"reconstruction": uint8 picture}``.
     """
-    images, prediction, mask = images[:count].float(), prediction[:count].float(), mask[:count]
+    images, prediction = images.float(), prediction.float()
     target = patches.patchify(images, patch_size)
     if norm_pix:
         normalised = patches.normalize_patches(target)

@@ -23,8 +23,8 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from unlabel import seeds
 from unlabel.errors import UsageError
@@ -54,10 +54,10 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _CACHED = 16 * 224 * 224
-"""Pixels that are augmented together on a CPU: their working memory stays in the cache, which is worth a factor of two."""
+"""Pixels that are augmented together on a CPU: what fits into its cache takes half the time."""
 
 _LUMA = (0.299, 0.587, 0.114)
-_YIQ = (_LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
+_YIQ = (_LUMA, (0.59590059, -0.27455667, -0.32134392), (0.21153661, -0.52273617, 0.31119955))
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -114,7 +114,7 @@ def resize(
 ) -> np.ndarray:
     """Cut a part out of an image and resample it with antialiasing; enlarging is fine.
 
-    The arithmetic is PIL's to one grey level (fixed-point filters on uint8), at a fifth of its time.
+    The arithmetic is PIL's (fixed-point filters on uint8) to two grey levels at worst, in a fifth of the time.
 
     Args:
         image: uint8, (H, W, 3).
@@ -132,7 +132,7 @@ def resize(
     if (height, width) == size:
         pixels = pixels.clone(memory_format=torch.channels_last)
     else:
-        pixels = F.interpolate(pixels, size, mode=interpolation, antialias=True)
+        pixels = functional.interpolate(pixels, size, mode=interpolation, antialias=True)
     return (pixels.flip(3) if flip else pixels)[0].permute(1, 2, 0).numpy()
 
 
@@ -341,15 +341,26 @@ def blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
         radius: taps on either side.
 
     Returns:
-        Like `images`, planar.
+        Like `images`, planar; nothing can be differentiated through it.
     """
-    count, channels, height, width = images.shape
-    weights = gaussian_kernel(sigma, radius).repeat_interleave(channels, dim=0)[:, None]  # (N C, 1, taps)
-    padded = F.pad(images, (radius, radius, radius, radius), mode="reflect")
-    planes = padded.reshape(1, count * channels, height + 2 * radius, width + 2 * radius)
-    planes = F.conv2d(planes, weights[:, :, :, None], groups=count * channels)
-    planes = F.conv2d(planes, weights[:, :, None, :], groups=count * channels)
-    return planes.view(count, channels, height, width)
+    weights = gaussian_kernel(sigma, radius)[:, :, None, None, None]
+    padded = functional.pad(images, (radius, radius, radius, radius), mode="reflect")
+    return _correlate(_correlate(padded, weights, 2), weights, 3)
+
+
+def _correlate(padded: Tensor, weights: Tensor, dim: int) -> Tensor:
+    """Weigh and sum shifted copies along one axis: (N, taps, 1, 1, 1) weights that are the same from both ends.
+
+    A grouped convolution is up to twice as fast on a CPU, or four times slower, as the number of images goes.
+    """
+    radius = weights.shape[1] // 2
+    length = padded.shape[dim] - 2 * radius
+    total = padded.narrow(dim, radius, length) * weights[:, radius]
+    pair = torch.empty_like(total)  # one buffer for all taps: fresh memory would cost more than the sum
+    for tap in range(radius):
+        torch.add(padded.narrow(dim, tap, length), padded.narrow(dim, 2 * radius - tap, length), out=pair)
+        total.addcmul_(pair, weights[:, tap])
+    return total
 
 
 def solarize(images: Tensor, threshold: float | Tensor = 0.5, total: float | Tensor = 1.0) -> Tensor:

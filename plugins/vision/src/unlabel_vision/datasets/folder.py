@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -20,9 +20,9 @@ from unlabel_vision import images
 from unlabel_vision.datasets import layout, sources
 from unlabel_vision.datasets.stored import Stored
 
-__all__ = ["Folder", "missing", "scan"]
+__all__ = ["Folder", "missing", "numbered", "scan"]
 
-_SIDECARS = frozenset(".txt .json .jsonl .xml .csv .tsv .md .html .yaml .yml .pdf .log .py .ipynb .lst".split())
+_SIDECARS = {".csv", ".html", ".json", ".jsonl", ".log", ".md", ".pdf", ".tsv", ".txt", ".xml", ".yaml", ".yml"}
 _LOOKED_AT = 1000  # files by which a folder is recognised
 
 
@@ -185,7 +185,8 @@ def _is_image(path: str) -> bool:
 def _walk(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """(relative path, entry) of the files below `root`, folder by folder, nearest first."""
     entered: set[tuple[int, int]] = set()
-    folders, links = [""], []
+    folders: list[str] = [""]
+    links: list[str] = []
     while folders or links:
         prefix = folders.pop(0) if folders else links.pop(0)
         folder = os.path.join(root, prefix)
@@ -274,16 +275,16 @@ def _npz(paths: list[Path]) -> Found:
         dropped = sum(table.count for table in tables) - sum(table.count for table in used)
         notes = (f"{dropped} images without a part or without labels are left out",) if dropped else ()
         tables = used
-    labels, classes = _numbered([table.labels for table in tables], classes)
+    labels, classes = numbered([table.labels for table in tables], classes)
     parts = np.repeat([table.part or 0 for table in tables], [table.count for table in tables]).astype(np.uint8)
     formats = {".npz": sum(table.count for table in tables)}
-    return Found("npz", sources.Arrays(tables), labels, classes, parts if divided else None, formats, notes=notes)
+    return Found("npz", sources.Arrays(tables), labels, classes, parts if np.any(parts > 0) and divided else None, formats, notes=notes)
 
 
-def _numbered(
-    found: list[np.ndarray | None], names: tuple[str, ...] | None
+def numbered(
+    found: Sequence[np.ndarray | None], names: tuple[str, ...] | None
 ) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
-    """Labels as int64 class numbers with the classes' names; None and None unless every table has labels of two kinds."""
+    """Labels as int64 class numbers with the classes' names; None and None unless all have labels, of two kinds."""
     given = [labels for labels in found if labels is not None]
     if len(given) < len(found):
         return None, None

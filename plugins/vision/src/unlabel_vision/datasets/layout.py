@@ -85,7 +85,7 @@ def read(names: Sequence[str]) -> Layout:
     of_kept = folder_of[keep]
     return Layout(
         keep,
-        None if parts is None else parts[of_kept].astype(np.uint8),
+        None if parts is None or not np.any(parts > 0) else parts[of_kept].astype(np.uint8),
         None if labels is None else labels[of_kept],
         classes,
         (*notes, *more),
@@ -100,9 +100,7 @@ def _wrapping(folders: list[tuple[str, ...]]) -> int:
     return depth
 
 
-def _parts(
-    folders: list[tuple[str, ...]], counts: np.ndarray, depth: int
-) -> tuple[np.ndarray | None, tuple[str, ...]]:
+def _parts(folders: list[tuple[str, ...]], counts: np.ndarray, depth: int) -> tuple[np.ndarray | None, tuple[str, ...]]:
     """The part of each folder (-1: in none), or None if the folders at `depth` are not parts."""
     found = [part_of(folder[depth]) if len(folder) > depth else None for folder in folders]
     parts = np.array([-1 if part is None else part for part in found])

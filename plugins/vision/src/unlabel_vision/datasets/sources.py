@@ -23,7 +23,19 @@ import numpy as np
 from unlabel.errors import BadSample, UsageError
 from unlabel_vision.datasets import layout
 
-__all__ = ["Arrays", "Files", "Handles", "Names", "Table", "ZipMembers", "is_hidden", "printable", "tables", "zip_members"]
+__all__ = [
+    "Arrays",
+    "Files",
+    "Handles",
+    "Names",
+    "Table",
+    "ZipMembers",
+    "channels_last",
+    "is_hidden",
+    "printable",
+    "tables",
+    "zip_members",
+]
 
 
 class Names:
@@ -194,9 +206,13 @@ class Table:
             self.opened = open_array(self.path, self.array)
         if self.offsets is not None:
             return self.opened[self.offsets[index] : self.offsets[index + 1]].tobytes()
-        image: np.ndarray = self.opened[index]
-        channels_first = image.ndim == 3 and image.shape[0] in (1, 3) and image.shape[2] not in (1, 3)
-        return np.moveaxis(image, 0, 2) if channels_first else image
+        return channels_last(self.opened[index])
+
+
+def channels_last(image: np.ndarray) -> np.ndarray:
+    """(1 or 3, H, W) as (H, W, 1 or 3); anything else as it is."""
+    first = image.ndim == 3 and image.shape[0] in (1, 3) and image.shape[2] not in (1, 3)
+    return np.moveaxis(image, 0, 2) if first else image
 
 
 class Arrays:
@@ -257,7 +273,7 @@ def open_array(path: Path, name: str) -> np.ndarray:
 
 
 def _roles(names: Sequence[str], roles: Sequence[str]) -> dict[int | None, str]:
-    """Part -> array whose name is one of `roles`, alone or with the part's name: ``images``, ``train_images``, ``x_test``."""
+    """Part -> array whose name is one of `roles`, alone or with a part's name: ``images``, ``x_test``."""
     found: dict[int | None, str] = {}
     for role in reversed(roles):
         for name in names:
@@ -296,7 +312,7 @@ def tables(path: Path) -> tuple[list[Table], tuple[str, ...] | None]:
 
 
 def _is_images(shape: tuple[int, ...]) -> bool:
-    return 0 not in shape and (len(shape) == 3 or len(shape) == 4 and (shape[3] in (1, 3) or shape[1] in (1, 3)))
+    return 0 not in shape and (len(shape) == 3 or (len(shape) == 4 and not {1, 3}.isdisjoint((shape[1], shape[3]))))
 
 
 def _of_pixels(path: Path, name: str, held: tuple[tuple[int, ...], np.dtype[Any]], part: int | None) -> Table:

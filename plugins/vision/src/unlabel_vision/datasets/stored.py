@@ -14,7 +14,7 @@ from unlabel.task import Sample
 from unlabel_vision import images
 from unlabel_vision.datasets import layout
 
-__all__ = ["Stored"]
+__all__ = ["Stored", "check_size", "pixels", "summary"]
 
 _SAMPLED = 64  # headers read for the summary of sizes
 
@@ -63,14 +63,15 @@ class Stored(Dataset):
         """The image as it is stored: the bytes of its file, or uint8 pixels (H, W), (H, W, 1) or (H, W, 3)."""
         raise NotImplementedError(f"{type(self).__name__} must define read(index)")
 
-    def __getitem__(self, index: int) -> Sample:
-        stored = self.read(index)
+    def decode(self, stored: bytes | np.ndarray) -> np.ndarray:
+        """What `read` returned as uint8 RGB (H, W, 3); BadSample if that cannot be."""
         if isinstance(stored, bytes):
-            image = images.decode(stored, shortest=self.shortest, max_pixels=self.max_pixels)
-        else:
-            image = pixels(stored)
-        if min(image.shape[:2]) < self.min_size:
-            raise BadSample(f"{image.shape[1]} x {image.shape[0]} pixels, smaller than min_size={self.min_size}")
+            return images.decode(stored, shortest=self.shortest, max_pixels=self.max_pixels)
+        return pixels(stored)
+
+    def __getitem__(self, index: int) -> Sample:
+        image = self.decode(self.read(index))
+        check_size(image.shape[1], image.shape[0], self.min_size)
         return {"image": image} if self.labels is None else {"image": image, "label": int(self.labels[index])}
 
     def split(self, name: str) -> Dataset | None:
@@ -104,15 +105,23 @@ class Stored(Dataset):
         }
 
 
+def check_size(width: int, height: int, min_size: int) -> None:
+    """Raise BadSample if the short side is below `min_size`."""
+    if min(width, height) < min_size:
+        raise BadSample(f"{width} x {height} pixels, smaller than min_size={min_size}")
+
+
 def pixels(stored: np.ndarray) -> np.ndarray:
-    """uint8 (H, W), (H, W, 1) or (H, W, 3) as a writable, contiguous (H, W, 3)."""
+    """uint8 (H, W), (H, W, 1) or (H, W, 3) as a writable, contiguous (H, W, 3); BadSample for other shapes."""
     if stored.ndim == 2:
         stored = stored[..., None]
+    if stored.ndim != 3 or stored.shape[2] not in (1, 3):
+        raise BadSample(f"an array of shape {stored.shape}, not (H, W), (H, W, 1) or (H, W, 3)")
     return np.array(np.broadcast_to(stored, (*stored.shape[:2], 3)), order="C")
 
 
 def sizes(dataset: Stored) -> dict[str, Any]:
-    """Smallest, median and largest width and height among up to 64 images spread over the set; unusable ones are skipped."""
+    """`summary` of up to 64 images spread over the set; unusable ones are skipped."""
     found = []
     for index in np.unique(np.linspace(0, len(dataset) - 1, _SAMPLED).astype(int)).tolist():
         try:

@@ -8,15 +8,14 @@ changed in size or time is listed anew.
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import itertools
 import json
 import os
 import re
 import tarfile
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -25,12 +24,10 @@ import numpy as np
 
 from unlabel.errors import UsageError
 from unlabel_vision import images
-from unlabel_vision.datasets import folder, layout, sources
+from unlabel_vision.datasets import cache, folder, layout, sources
 from unlabel_vision.datasets.stored import Stored
 
-__all__ = ["WebDataset", "cache_folder", "expand", "index_shard"]
-
-_VERSION = 1  # of the cached lists
+__all__ = ["WebDataset", "expand", "index_shard"]
 
 
 class WebDataset(Stored):
@@ -65,8 +62,7 @@ class WebDataset(Stored):
         found = [index_shard(Path(shard)) for shard in self.shards]
         counts = [len(shard.offsets) for shard in found]
         if not sum(counts):
-            held = Counter(ending for shard in found for ending in shard.others)
-            listing = ", ".join(f".{ending}" for ending, _ in held.most_common(5)) or "nothing"
+            listing = ", ".join(list(_sum(shard.others for shard in found))[:5]) or "nothing"
             raise UsageError(f"no images in the {len(found)} tar files of {path}: they hold {listing}")
 
         labels, classes = _classes([label for shard in found for label in shard.labels])
@@ -89,7 +85,7 @@ class WebDataset(Stored):
         names = [name for shard in found for name in shard.names]
         self.names, self.handles = sources.Names(names), sources.Handles()
         self.formats = dict(Counter(os.path.splitext(name)[1].lower() for name in names).most_common())
-        self.ignored = dict(Counter(f".{ending}" for shard in found for ending in shard.others).most_common())
+        self.ignored = _sum(shard.others for shard in found)
         self.notes = () if labels is not None else _why_unlabelled(found)
 
     def __len__(self) -> int:
@@ -123,7 +119,9 @@ def expand(path: str | Path) -> list[Path]:
     if len(shards) > 1 or "{" in text:
         absent = [str(shard) for shard in shards if not shard.is_file()]
         if absent:
-            raise UsageError(f"{len(absent)} of the {len(shards)} shards of {text} do not exist; the first: {absent[0]}")
+            raise UsageError(
+                f"{len(absent)} of the {len(shards)} shards of {text} do not exist; the first: {absent[0]}"
+            )
         return shards
     where = shards[0]
     if not where.exists():
@@ -160,26 +158,19 @@ class Shard:
         names: of the members.
         offsets, lengths: int64, (N,): where their bytes lie.
         labels: as text, ``""`` where there is none.
-        others: endings of the members that are no image.
+        others: endings of the members that are no image, with their number.
     """
 
     names: list[str]
     offsets: np.ndarray
     lengths: np.ndarray
     labels: list[str]
-    others: list[str]
-
-
-def cache_folder() -> Path:
-    """Where lists of shards are kept: ``unlabel/webdataset`` in ``XDG_CACHE_HOME`` or ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unlabel" / "webdataset"
+    others: dict[str, int]
 
 
 def index_shard(path: Path) -> Shard:
     """List a shard, or look up its list if the shard has not changed since; UsageError if it is no intact tar."""
-    status = path.stat()
-    identity = f"{_VERSION}:{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
-    cached = cache_folder() / f"{hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]}.json"
+    cached = cache.place("webdataset", path, ".json")
     try:
         content = json.loads(cached.read_bytes())
         return Shard(
@@ -196,21 +187,16 @@ def index_shard(path: Path) -> Shard:
 
 
 def _keep(shard: Shard, cached: Path) -> None:
-    """Write the list beside its place and rename it; a cache that cannot be written is done without."""
+    """Write the list for the next time; a cache that cannot be written is done without."""
     content = vars(shard) | {"offsets": shard.offsets.tolist(), "lengths": shard.lengths.tolist()}
-    try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=cached.parent, delete=False) as file:
-            json.dump(content, file)
-        os.replace(file.name, cached)
-    except OSError:
-        return
+    with contextlib.suppress(OSError), cache.written(cached) as temporary:
+        temporary.write_text(json.dumps(content))
 
 
 def _list(path: Path) -> Shard:
     found: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, str] = {}
-    others: list[str] = []
+    others: Counter[str] = Counter()
     with open(path, "rb") as file:
         for name, offset, length in _members(path, file):
             stem, _, ending = os.path.basename(name).partition(".")
@@ -218,7 +204,7 @@ def _list(path: Path) -> Shard:
             if _is_image(name):
                 found.setdefault(key, (name, offset, length))  # the first image of a sample counts
                 continue
-            others.append(ending.lower())
+            others[f".{ending.lower()}"] += 1
             if ending.lower() in ("cls", "json"):
                 label = _label(ending.lower(), os.pread(file.fileno(), length, offset))
                 if label:
@@ -229,8 +215,16 @@ def _list(path: Path) -> Shard:
         np.array(offsets, np.int64),
         np.array(lengths, np.int64),
         [labels.get(key, "") for key in found],
-        others,
+        dict(others),
     )
+
+
+def _sum(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """Counts of several shards together, commonest first."""
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return dict(total.most_common())
 
 
 def _members(path: Path, file: BinaryIO) -> Iterator[tuple[str, int, int]]:
@@ -244,7 +238,7 @@ def _members(path: Path, file: BinaryIO) -> Iterator[tuple[str, int, int]]:
             for member in archive:
                 if member.isreg() and not any(map(sources.is_hidden, member.name.split("/"))):
                     yield member.name, member.offset_data, member.size
-                archive.members.clear()  # or a million of them would be kept
+                archive.members.clear()  # type: ignore[attr-defined]  # or a million of them would be kept
             end = archive.offset
     except tarfile.TarError as error:
         raise UsageError(f"{path} is not an intact tar file ({error}); was it copied completely?") from error

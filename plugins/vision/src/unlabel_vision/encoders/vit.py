@@ -12,11 +12,12 @@ from typing import Any, Literal
 
 import timm
 import torch
+from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+
 from unlabel.errors import UsageError
 from unlabel.nn import masking, positions
-
 from unlabel_vision.encoders.timm import Snippet, describe_input, example_images, published
 
 __all__ = ["ViT", "require_tokens", "vit"]
@@ -29,16 +30,20 @@ class ViT(nn.Module):
         model: timm's VisionTransformer with one class token and no head (``num_classes=0``).
         name: timm name the model was created by; with `options`, how to create it again.
         options: keywords given to ``timm.create_model``.
-        pool: representation: the class token, or the mean over patches (before the final norm's class token).
+        pool: representation, after the final norm: the class token, or the mean over the patches.
 
     Attributes:
         dim: width. image_size, patch_size: pixels. grid: patches per side. layers: number of blocks.
     """
 
-    def __init__(self, model: VisionTransformer, name: str, options: dict[str, Any], pool: Literal["token", "avg"] = "token"):
+    def __init__(
+        self, model: VisionTransformer, name: str, options: dict[str, Any], pool: Literal["token", "avg"] = "token"
+    ):
         super().__init__()
         self.model = model
-        self.snippet = Snippet(name, {**options, "global_pool": pool} if pool != "token" else dict(options))
+        # timm's own mean-pooling model would drop the final norm and put another one behind the mean.
+        mean = {"global_pool": "avg", "fc_norm": False} if pool == "avg" else {}
+        self.snippet = Snippet(name, {**options, **mean})
         self.pool = pool
         self.dim: int = model.embed_dim
         self.image_size: int = model.patch_embed.img_size[0]
@@ -146,7 +151,11 @@ def vit(
     Raises:
         UsageError: the sizes do not fit each other.
     """
-    if image_size % patch_size or image_size < patch_size:
+    sizes = {"image_size": image_size, "patch_size": patch_size, "dim": dim, "depth": depth, "heads": heads}
+    for name, value in sizes.items():
+        if value < 1:
+            raise UsageError(f"encoder.{name}={value} is too small: expected at least 1")
+    if image_size % patch_size:
         nearest = max(1, round(image_size / patch_size)) * patch_size
         raise UsageError(f"encoder.image_size={image_size} is not a multiple of patch_size={patch_size}; {nearest} is")
     if dim % heads or dim % 4:
@@ -157,9 +166,15 @@ def vit(
 
 
 def maskable(model: nn.Module) -> bool:
-    """Whether a timm model is one that `ViT` can run on a subset of its patches."""
+    """Whether a timm model is one that `ViT` can run on a subset of its patches.
+
+    A convolutional stem in place of the patch projection is not: its tokens see pixels of other patches.
+    """
     return (
         isinstance(model, VisionTransformer)
+        and type(model.patch_embed) is PatchEmbed
+        and model.patch_embed.grid_size[0] == model.patch_embed.grid_size[1]
+        and model.cls_token is not None
         and model.num_prefix_tokens == 1
         and model.pos_embed is not None
         and model.pos_embed.shape[1] == model.patch_embed.num_patches + 1

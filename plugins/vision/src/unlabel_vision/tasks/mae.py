@@ -13,10 +13,10 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+
 from unlabel import Recipe, Ref, Stage, Task, seeds
 from unlabel.nn import masking
 from unlabel.task import Batch, Transform
-
 from unlabel_vision import masked_autoencoder, views
 from unlabel_vision.encoders.vit import ViT, require_tokens
 from unlabel_vision.masked_autoencoder import PixelDecoder
@@ -102,9 +102,9 @@ class MAE(Task):
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
-        """Input, masked input and reconstruction."""
-        images = views.to_float(batch["image"])
-        mask = masking.from_noise(seeds.uniform(batch["key"], (self.encoder.grid**2,)), self.mask_ratio)
+        """Input, masked input and reconstruction of up to eight images."""
+        images = views.to_float(batch["image"][:8])
+        mask = masking.from_noise(seeds.uniform(batch["key"][:8], (self.encoder.grid**2,)), self.mask_ratio)
         prediction = masked_autoencoder.predict(self.encoder, self.decoder, images, mask)
         return masked_autoencoder.pictures(images, prediction, mask.mask, self.encoder.patch_size, self.norm_pix)
 

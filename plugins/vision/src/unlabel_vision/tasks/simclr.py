@@ -13,10 +13,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
 from unlabel import Recipe, Ref, Stage, Task, engine
 from unlabel.nn import batchnorm, heads, losses
 from unlabel.task import Batch, Transform
-
 from unlabel_vision import views
 
 __all__ = ["SimCLR", "paper", "quick", "tiny"]
@@ -64,12 +64,15 @@ class SimCLR(Task):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``{"loss"}``: `losses.nt_xent` (eq. 1), from ln(2N - 1) for equal embeddings down to 0."""
         first, second = self._augmented(batch)
+        return {"loss": self.loss_of(first, second)}
 
+    def loss_of(self, first: Tensor, second: Tensor) -> Tensor:
+        """The loss of given views: float, (N, 3, S, S) each, normalised."""
         projections = self.projector(self.encoder(torch.cat([first, second])))  # (2N, out), in one forward pass
         z1, z2 = projections.chunk(2)
 
         rank = dist.get_rank() if dist.is_initialized() else 0
-        return {"loss": losses.nt_xent(z1, z2, self.temperature, engine.gather, rank)}
+        return losses.nt_xent(z1, z2, self.temperature, engine.gather, rank)
 
     def _augmented(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Both views, each with colours of its own: float32, (N, 3, S, S)."""
@@ -130,6 +133,6 @@ def tiny() -> Recipe:
     return Recipe(
         task=Ref("vision/simclr", temperature=0.5, hidden=32, out=16, strength=0.5, blur=0.0),
         encoder=Ref("vision/resnet", depth=10, width=8, stem="small", image_size=32),
-        dataset=Ref("vision/shapes"),
+        dataset=Ref("vision/digits"),
         stages=[Stage(steps=4, batch_size=16, lr=1e-3, weight_decay=1e-4)],
     )

@@ -1,0 +1,1 @@
+"""A plugin as a stranger would write it, so that the core can be tried without any modality's."""

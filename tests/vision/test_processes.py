@@ -1,0 +1,70 @@
+"""Two processes are one: the same global batch gives the same weights, replicated or sharded."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+UPDATES = 20
+
+
+def train(task: str, out: Path, processes: int, *more: str) -> dict[str, np.ndarray]:
+    """Train from the command line, under torchrun if there are several processes; the final weights."""
+    words = [task, "--recipe", "tiny", "--steps", str(UPDATES), "--precision", "fp32", "--no-evaluate", "--workers", "0"]
+    command = ["-m", "unlabel", "train", *words, "--out", str(out), *more]
+    if processes > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(port)]
+        command = [*launcher, *command]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    answer = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, check=False)
+    assert answer.returncode == 0, answer.stderr
+    return load_file(out / f"checkpoints/step-{UPDATES:08d}/task.safetensors")
+
+
+def largest_difference(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> float:
+    """Over every entry of the state, except biases of attention keys.
+
+    A key's bias adds the same number to all of a query's scores, which the softmax ignores: its gradient is zero but
+    for rounding, and Adam scales that rounding noise up to whole steps. It cannot change any output.
+    """
+    assert left.keys() == right.keys()
+    worst = 0.0
+    for name in left:
+        difference = np.abs(left[name].astype(np.float64) - right[name])
+        if name.endswith("attn.qkv.bias"):
+            third = len(difference) // 3
+            difference = np.delete(difference, slice(third, 2 * third))
+        worst = max(worst, float(difference.max(initial=0)))
+    return worst
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["vision/mae", "vision/simclr", "vision/moco", "vision/rotation"])
+def test_two_processes_end_where_one_does(tmp_path: Path, task: str) -> None:
+    one = train(task, tmp_path / "one", 1)
+    two = train(task, tmp_path / "two", 2)
+    assert largest_difference(one, two) < 1e-5  # float32 sums in another order, over 20 updates
+
+
+@pytest.mark.slow
+def test_sharded_parameters_end_where_whole_ones_do_and_resume(tmp_path: Path) -> None:
+    one = train("vision/mae", tmp_path / "one", 1)
+    sharded = train("vision/mae", tmp_path / "two", 2, "--shard")
+    assert largest_difference(one, sharded) < 1e-5
+
+
+@pytest.mark.slow
+def test_accumulated_micro_batches_end_where_whole_batches_do(tmp_path: Path) -> None:
+    one = train("vision/mae", tmp_path / "one", 1)
+    parts = train("vision/mae", tmp_path / "parts", 1, "--set", "stages.0.accumulate=4")
+    assert largest_difference(one, parts) < 1e-5
