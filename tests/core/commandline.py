@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
 from unlabel import cli
 
 
@@ -34,5 +35,7 @@ def install(site: Path, name: str, module: str) -> None:
     """Make a module that can be imported already known as plugin `name`, as an installer would."""
     metadata = site / f"unlabel_{name}-0.1.dist-info"
     metadata.mkdir()
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: unlabel-{name}\nVersion: 0.1\nRequires-Dist: unlabel\n")
+    (metadata / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: unlabel-{name}\nVersion: 0.1\nRequires-Dist: unlabel\n"
+    )
     (metadata / "entry_points.txt").write_text(f"[unlabel]\n{name} = {module}\n")

@@ -36,7 +36,12 @@ def write(
     distribution = distribution or f"unlabel-{name}"
     metadata = folder / f"{distribution.replace('-', '_')}-0.1.dist-info"
     metadata.mkdir()
-    lines = ["Metadata-Version: 2.1", f"Name: {distribution}", "Version: 0.1", *(f"Requires-Dist: {r}" for r in requires)]
+    lines = [
+        "Metadata-Version: 2.1",
+        f"Name: {distribution}",
+        "Version: 0.1",
+        *(f"Requires-Dist: {r}" for r in requires),
+    ]
     (metadata / "METADATA").write_text("\n".join(lines) + "\n")
     (metadata / "entry_points.txt").write_text(f"[unlabel]\n{name} = {name}_plugin.plugin\n")
 

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import unlabel
+from commandline import unlabel
 from distributions import HOOKS, offering, write
-from unlabel import cli
+
+from unlabel import __version__
 from unlabel.errors import UsageError
 from unlabel.plugins import Catalog, Plugin
 
@@ -42,16 +43,10 @@ def problem(catalog: Catalog, name: str) -> str:
     return found
 
 
-def run(*words: str) -> int:
-    """The exit code of a command line, run in this process."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setattr(sys, "argv", ["unlabel", *words])
-        cli.main()
-    return stopped.value.code
-
-
 def good(site: Path, name: str = "sonar") -> None:
-    write(site, name, offering("tasks", {f"{name}/echo": f"{name}_plugin.echo:Echo"}), modules={"echo": "class Echo: ..."})
+    write(
+        site, name, offering("tasks", {f"{name}/echo": f"{name}_plugin.echo:Echo"}), modules={"echo": "class Echo: ..."}
+    )
 
 
 def test_an_installed_plugin_offers_its_names_without_importing_what_they_name(site: Path) -> None:
@@ -73,7 +68,12 @@ def test_the_core_offers_its_own_through_the_same_hooks(site: Path) -> None:
 
 @pytest.mark.parametrize("hook", ["tasks", "encoders", "datasets", "evaluations", "commands", "observers"])
 def test_every_hook_reaches_the_catalog(site: Path, hook: str) -> None:
-    write(site, "sonar", offering(hook, {"sonar/thing": "sonar_plugin.things:Thing"}), modules={"things": "class Thing: ..."})
+    write(
+        site,
+        "sonar",
+        offering(hook, {"sonar/thing": "sonar_plugin.things:Thing"}),
+        modules={"things": "class Thing: ..."},
+    )
 
     assert Catalog.installed().load(hook, "sonar/thing").__name__ == "Thing"
 
@@ -85,12 +85,27 @@ BROKEN = {
     "garbled": ("def tasks(:", "SyntaxError"),
     "misspelt": (offering("taskss", {"misspelt/a": "m:A"}), "there is no hook 'taskss'; did you mean tasks"),
     "curious": (HOOKS + "@hookimpl\ndef tasks(catalog): return {}", "catalog"),
-    "listing": (HOOKS + "@hookimpl\ndef tasks(): return ['listing/a']", "hook tasks() must return a dictionary of name -> 'module:attribute', got list"),
-    "forgetful": (HOOKS + "@hookimpl\ndef tasks(): {'forgetful/a': 'm:A'}", "hook tasks() must return a dictionary of name -> 'module:attribute', got NoneType"),
-    "eager": (HOOKS + "@hookimpl\ndef tasks(): return {'eager/a': dict}", "expected 'name': 'package.module:attribute'"),
-    "dotted": (HOOKS + "@hookimpl\ndef tasks(): return {'dotted/a': 'm.A'}", "expected 'name': 'package.module:attribute'"),
+    "listing": (
+        HOOKS + "@hookimpl\ndef tasks(): return ['listing/a']",
+        "hook tasks() must return a dictionary of name -> 'module:attribute', got list",
+    ),
+    "forgetful": (
+        HOOKS + "@hookimpl\ndef tasks(): {'forgetful/a': 'm:A'}",
+        "hook tasks() must return a dictionary of name -> 'module:attribute', got NoneType",
+    ),
+    "eager": (
+        HOOKS + "@hookimpl\ndef tasks(): return {'eager/a': dict}",
+        "expected 'name': 'package.module:attribute'",
+    ),
+    "dotted": (
+        HOOKS + "@hookimpl\ndef tasks(): return {'dotted/a': 'm.A'}",
+        "expected 'name': 'package.module:attribute'",
+    ),
     "spaced": (offering("tasks", {"spaced/a b": "m:A"}), "hook tasks() offers 'spaced/a b'"),
-    "unmarked": ("def tasks(): return {'unmarked/a': 'm:A'}", "offers nothing: does unmarked_plugin.plugin mark its functions with @hookimpl?"),
+    "unmarked": (
+        "def tasks(): return {'unmarked/a': 'm:A'}",
+        "offers nothing: does unmarked_plugin.plugin mark its functions with @hookimpl?",
+    ),
     "failing": (HOOKS + "@hookimpl\ndef tasks(): return 1 / 0", "ZeroDivisionError: division by zero"),
 }
 
@@ -109,21 +124,19 @@ def test_a_broken_plugin_is_set_aside_with_the_reason_and_the_others_work(site: 
     assert plugin(catalog, "sonar").problems == []
 
 
-def test_the_user_reads_which_plugin_is_broken_and_why(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_user_reads_which_plugin_is_broken_and_why(site: Path) -> None:
     good(site)
     write(site, "raises", BROKEN["raises"][0])
 
-    assert run("plugins") == 0
-    text = capsys.readouterr().out
+    text = unlabel("plugins").out
     assert "raises  unlabel-raises 0.1: nothing\n  problem: RuntimeError: no licence found\n" in text
 
-    assert run("list", "tasks") == 0
-    found = capsys.readouterr()
+    found = unlabel("list", "tasks")
+    assert found.code == 0
     assert "sonar/echo" in found.out
     assert "warning: plugin raises (unlabel-raises): RuntimeError: no licence found" in found.err
 
-    assert run("train", "raises/thing") == 2
-    assert "(with problems: raises; see `unlabel plugins`)" in capsys.readouterr().err
+    assert "(with problems: raises; see `unlabel plugins`)" in unlabel("train", "raises/thing").err
 
 
 @pytest.mark.parametrize(
@@ -132,7 +145,7 @@ def test_the_user_reads_which_plugin_is_broken_and_why(site: Path, capsys: pytes
         ("unlabel<0.1", False),
         ("Unlabel >=9 , <10", False),
         ("unlabel[onnx]>=9", False),
-        (f"unlabel=={unlabel.__version__}", True),
+        (f"unlabel=={__version__}", True),
         ("unlabel-vision-like-names>=9", True),
         ('unlabel>=9; extra == "later"', True),
         ('unlabel>=9; python_version < "3"', True),
@@ -147,7 +160,7 @@ def test_a_plugin_for_another_version_of_the_core_is_not_loaded(site: Path, requ
     assert ("sonar/a" in catalog.names("tasks")) == fits
     assert "other/echo" in catalog.names("tasks")
     if not fits:
-        assert f"but unlabel {unlabel.__version__} is installed: upgrade one of them" in problem(catalog, "sonar")
+        assert f"but unlabel {__version__} is installed: upgrade one of them" in problem(catalog, "sonar")
         assert "sonar_plugin" not in sys.modules
 
 
@@ -182,7 +195,9 @@ def test_a_name_that_belongs_to_neither_claimant_is_used_from_neither(site: Path
     catalog = Catalog.installed()
 
     assert "shared/a" not in catalog.names("tasks")
-    with pytest.raises(UsageError, match=r"claimed by unlabel-left \(left\) and unlabel-right \(right\): uninstall one"):
+    with pytest.raises(
+        UsageError, match=r"claimed by unlabel-left \(left\) and unlabel-right \(right\): uninstall one"
+    ):
         catalog.find("tasks", "shared/a")
 
 
@@ -192,7 +207,9 @@ def test_two_distributions_of_one_plugin_name_are_both_named(site: Path) -> None
     write(second, "sonar", offering("tasks", {"sonar/echo": "m:A"}), distribution="sonar-fork")
     sys.path.append(str(second))
     try:
-        with pytest.raises(UsageError, match=r"unlabel-sonar \(sonar\) and sonar-fork \(sonar\)|sonar-fork.* and unlabel-sonar"):
+        with pytest.raises(
+            UsageError, match=r"unlabel-sonar \(sonar\) and sonar-fork \(sonar\)|sonar-fork.* and unlabel-sonar"
+        ):
             Catalog.installed().find("tasks", "sonar/echo")
     finally:
         sys.path.remove(str(second))
@@ -208,37 +225,39 @@ def test_no_plugin_can_shadow_a_built_in(site: Path, name: str) -> None:
     assert "'knn' is claimed by unlabel (core) and unlabel-" in problem(catalog, name)
 
 
-def test_no_plugin_can_shadow_a_command(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_plugin_can_shadow_a_command(site: Path) -> None:
     names = {"list": "ping_plugin.commands:ping", "ping": "ping_plugin.commands:ping"}
     commands = "def ping(times: int = 1) -> None:\n    print('pong ' * times)\n"
     write(site, "ping", offering("commands", names), modules={"commands": commands})
 
-    assert run("list", "evaluations") == 0
-    assert "knn" in capsys.readouterr().out
-    assert run("plugins") == 0
-    assert "problem: command 'list' is the core's; not used from here" in capsys.readouterr().out
+    assert "knn" in unlabel("list", "evaluations").out
+    assert "problem: command 'list' is the core's; not used from here" in unlabel("plugins").out
 
 
-def test_a_plugin_adds_a_subcommand_with_its_own_options(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plugin_adds_a_subcommand_with_its_own_options(site: Path) -> None:
     commands = "def ping(times: int = 1) -> None:\n    print('pong ' * times)\n"
     write(site, "ping", offering("commands", {"ping": "ping_plugin.commands:ping"}), modules={"commands": commands})
 
-    assert run("ping", "--times", "3") == 0
-    assert capsys.readouterr().out == "pong pong pong \n"
-    assert run("ping", "--times", "many") == 2
+    assert unlabel("ping", "--times", 3) == (0, "pong pong pong \n", "")
+    assert unlabel("ping", "--times", "many").code == 2
 
 
-def test_what_a_plugin_prints_does_not_spoil_the_output(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_plugin_prints_does_not_spoil_the_output(site: Path) -> None:
     noise = "print('Welcome to sonar 3000!')\n"
-    write(site, "sonar", noise + offering("tasks", {"sonar/echo": "sonar_plugin.echo:Echo"}), modules={"echo": noise + "class Echo: ..."})
+    write(
+        site,
+        "sonar",
+        noise + offering("encoders", {"sonar/echo": "sonar_plugin.echo:Echo"}),
+        modules={"echo": noise + "class Echo: ..."},
+    )
 
-    assert run("list", "tasks", "--json") == 0
-    found = capsys.readouterr()
-    assert "sonar/echo" in {entry["name"] for entry in json.loads(found.out)["tasks"]}
+    found = unlabel("list", "encoders", "--json")
+    assert "sonar/echo" in {entry["name"] for entry in json.loads(found.out)["encoders"]}
     assert "warning: plugin sonar (unlabel-sonar): prints while being imported: 'Welcome to sonar 3000!'" in found.err
 
-    Catalog.installed().load("tasks", "sonar/echo")
-    assert capsys.readouterr().out == ""
+    shown = unlabel("show", "sonar/echo", "--json")
+    assert json.loads(shown.out)["name"] == "sonar/echo"
+    assert shown.err == "Welcome to sonar 3000!\n"
 
 
 def test_the_variable_restricts_which_plugins_are_loaded(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,12 +311,19 @@ def test_a_damaged_distribution_hides_no_other(site: Path) -> None:
 
 
 def test_a_task_that_cannot_be_imported_names_its_plugin(site: Path) -> None:
-    write(site, "sonar", offering("tasks", {"sonar/a": "sonar_plugin.bad:A", "sonar/b": "sonar_plugin.plugin:B"}), modules={"bad": "1 / 0"})
+    write(
+        site,
+        "sonar",
+        offering("tasks", {"sonar/a": "sonar_plugin.bad:A", "sonar/b": "sonar_plugin.plugin:B"}),
+        modules={"bad": "1 / 0"},
+    )
     catalog = Catalog.installed()
 
-    with pytest.raises(UsageError, match="sonar/a of plugin 'sonar' cannot be loaded .*ZeroDivisionError: division by zero"):
+    with pytest.raises(
+        UsageError, match=r"sonar/a of plugin 'sonar' cannot be loaded .*ZeroDivisionError: division by zero"
+    ):
         catalog.load("tasks", "sonar/a")
-    with pytest.raises(UsageError, match="sonar/b of plugin 'sonar' cannot be loaded .* has no attribute 'B'"):
+    with pytest.raises(UsageError, match=r"sonar/b of plugin 'sonar' cannot be loaded .* has no attribute 'B'"):
         catalog.load("tasks", "sonar/b")
 
 
@@ -311,7 +337,9 @@ def test_a_wrong_name_is_answered_with_the_nearest_and_the_right_kind(site: Path
         catalog.find("tasks", "knn")
     with pytest.raises(UsageError, match="no observer is called 'carrier pigeon'; there are tensorboard, wandb"):
         catalog.find("observers", "carrier pigeon")
-    with pytest.raises(UsageError, match="no installed plugin offers tasks: install one, e.g. `pip install unlabel-radar`"):
+    with pytest.raises(
+        UsageError, match=r"no installed plugin offers tasks: install one, e.g. `pip install unlabel-radar`"
+    ):
         Catalog([]).find("tasks", "radar/x")
 
 

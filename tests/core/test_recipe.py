@@ -13,15 +13,18 @@ import pytest
 import torch
 import yaml
 from distributions import HOOKS, write
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+
 from unlabel import recipe, run
 from unlabel.errors import UsageError
 from unlabel.plugins import Catalog
 from unlabel.recipe import Group, Recipe, Ref, Stage
 
-PLUGIN = HOOKS + """
+PLUGIN = (
+    HOOKS
+    + """
 @hookimpl
 def tasks(): return {"sonar/echo": "sonar_plugin.echo:Echo"}
 @hookimpl
@@ -29,6 +32,7 @@ def encoders(): return {"sonar/conv": "sonar_plugin.echo:Conv", "sonar/library":
 @hookimpl
 def datasets(): return {"sonar/pings": "sonar_plugin.echo:Pings", "sonar/files": "sonar_plugin.echo:Files"}
 """
+)
 MODULE = """
 from typing import Literal
 from torch import nn
@@ -36,7 +40,8 @@ from unlabel import Recipe, Ref, Stage
 
 class Echo:
     def __init__(self, encoder, *, ratio: float = 0.75, hidden: int = 8, mode: Literal["sum", "mean"] = "sum",
-                 scale: tuple[float, float] = (0.2, 1.0), limit: int | None = None, flip: bool = False, on: str = "a"): ...
+                 scale: tuple[float, float] = (0.2, 1.0), limit: int | None = None, flip: bool = False,
+                 on: str = "a"): ...
 class Conv:
     def __init__(self, *, dim: int = 4): ...
 def library(*, name: str, size: int = 8) -> nn.Module: ...
@@ -70,13 +75,22 @@ def tiny(catalog: Catalog) -> Recipe:
 # Round trips
 
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=6,
 )
-refs = st.builds(lambda name, options: Ref(name).having(**options), st.text(min_size=1, max_size=5), st.dictionaries(st.text(max_size=8) | st.sampled_from(["name", "options"]), plain, max_size=3))
+refs = st.builds(
+    lambda name, options: Ref(name).having(**options),
+    st.text(min_size=1, max_size=5),
+    st.dictionaries(st.text(max_size=8) | st.sampled_from(["name", "options"]), plain, max_size=3),
+)
 
 
+@settings(deadline=None)  # a busy machine is slow now and then
 @given(refs)
 def test_a_ref_survives_json_whatever_its_keywords_are_called(ref: Ref) -> None:
     assert Ref.model_validate(json.loads(ref.model_dump_json())) == ref
@@ -103,9 +117,17 @@ stages = st.builds(
     weights=st.dictionaries(st.text(max_size=4), st.floats(0, 5), max_size=2),
     options=st.dictionaries(st.text(max_size=4), plain, max_size=2),
 )
-recipes = st.builds(Recipe, task=refs, encoder=refs, dataset=refs, stages=st.lists(stages, min_size=1, max_size=2), seed=st.integers(0, 2**40))
+recipes = st.builds(
+    Recipe,
+    task=refs,
+    encoder=refs,
+    dataset=refs,
+    stages=st.lists(stages, min_size=1, max_size=2),
+    seed=st.integers(0, 2**40),
+)
 
 
+@settings(deadline=None)  # a busy machine is slow now and then
 @given(recipes)
 def test_a_recipe_survives_json_and_yaml(chosen: Recipe) -> None:
     assert recipe.parse(json.loads(chosen.to_json()), "file") == chosen
@@ -122,7 +144,9 @@ def test_files_in_both_formats_are_read(tiny: Recipe, tmp_path: Path) -> None:
     assert recipe.load(tmp_path / "a.json") == recipe.load(tmp_path / "b.yaml") == tiny
 
 
-def test_a_recipe_file_is_chosen_by_its_path_and_must_be_for_the_task(tiny: Recipe, catalog: Catalog, tmp_path: Path) -> None:
+def test_a_recipe_file_is_chosen_by_its_path_and_must_be_for_the_task(
+    tiny: Recipe, catalog: Catalog, tmp_path: Path
+) -> None:
     path = tmp_path / "mine.json"
     path.write_text(tiny.changed(["seed=7"], catalog).to_json())
 
@@ -130,7 +154,7 @@ def test_a_recipe_file_is_chosen_by_its_path_and_must_be_for_the_task(tiny: Reci
     path.write_text(path.read_text().replace("sonar/echo", "sonar/other"))
     with pytest.raises(UsageError, match="is for task 'sonar/other', not for 'sonar/echo'"):
         run.compose("sonar/echo", catalog, name=str(path))
-    with pytest.raises(UsageError, match="no recipe 'tinny': expected tiny or a .json/.yaml file; did you mean tiny"):
+    with pytest.raises(UsageError, match=r"no recipe 'tinny': expected tiny or a .json/.yaml file; did you mean tiny"):
         run.compose("sonar/echo", catalog, name="tinny")
 
 
@@ -143,7 +167,10 @@ def test_a_recipe_file_is_chosen_by_its_path_and_must_be_for_the_task(tiny: Reci
         ("task: a\nencoder: a\ndataset: b\nstages: []", "stages: List should have at least 1 item"),
         ("task: a\nencoder: a\ndataset: b\nstages: [{steps: 1}]\nsead: 3", "sead: no such field; did you mean seed"),
         ("task: a\nencoder: a\ndataset: b\nstages: [{steps: 1}]\nlr: 3", "lr: no such field; did you mean stages.0.lr"),
-        ("task: a\nencoder: a\ndataset: b\nstages: [{steps: 1, groups: [{patern: x}]}]", r"stages.0.groups.0.(pattern: Field required|patern: no such field)"),
+        (
+            "task: a\nencoder: a\ndataset: b\nstages: [{steps: 1, groups: [{patern: x}]}]",
+            r"stages.0.groups.0.(pattern: Field required|patern: no such field)",
+        ),
         ("task: [", "is not YAML of plain values"),
         ("task: !!python/object/apply:os.system ['touch executed']", "is not YAML of plain values.*python/object"),
         ("!!python/object/new:os.system ['touch executed']", "is not YAML of plain values.*python/object"),
@@ -177,7 +204,8 @@ def test_an_unreadable_file_is_a_usage_error(tmp_path: Path) -> None:
 
 def test_a_change_reaches_its_field_with_its_type(tiny: Recipe, catalog: Catalog) -> None:
     changes = [
-        "stages.0.lr=3e-4", "stages.1.batch_size=32", "stages.1.betas=[0.5, 0.9]", "stages.0.groups=[{pattern: '*.bias', freeze: true}]",
+        "stages.0.lr=3e-4", "stages.1.batch_size=32", "stages.1.betas=[0.5, 0.9]",
+        "stages.0.groups=[{pattern: '*.bias', freeze: true}]",
         "stages.0.weights.loss_a=2", "seed=3", "init=some/run", "execution.compile=true",
         "task.ratio=0.5", "task.mode=mean", "task.scale=[0.1, 1]", "task.limit=3", "task.flip=true", "encoder.dim=16",
         "evaluations=[knn, {name: linear_probe}]",
@@ -186,8 +214,20 @@ def test_a_change_reaches_its_field_with_its_type(tiny: Recipe, catalog: Catalog
 
     assert (changed.stages[0].lr, changed.stages[1].batch_size, changed.stages[1].betas) == (3e-4, 32, (0.5, 0.9))
     assert changed.stages[0].groups == [Group(pattern="*.bias", freeze=True)]
-    assert (changed.stages[0].weights, changed.seed, changed.init, changed.execution.compile) == ({"loss_a": 2.0}, 3, "some/run", True)
-    assert changed.task.options == {"hidden": 4, "ratio": 0.5, "mode": "mean", "scale": (0.1, 1.0), "limit": 3, "flip": True}
+    assert (changed.stages[0].weights, changed.seed, changed.init, changed.execution.compile) == (
+        {"loss_a": 2.0},
+        3,
+        "some/run",
+        True,
+    )
+    assert changed.task.options == {
+        "hidden": 4,
+        "ratio": 0.5,
+        "mode": "mean",
+        "scale": (0.1, 1.0),
+        "limit": 3,
+        "flip": True,
+    }
     assert changed.encoder.options == {"dim": 16}
     assert changed.evaluations == [Ref("knn"), Ref("linear_probe")]
     assert tiny.stages[0].lr == 1.5e-4, "the original is unchanged"
@@ -260,6 +300,7 @@ def test_an_encoder_is_chosen_with_its_model(tiny: Recipe, catalog: Catalog) -> 
 # Lengths
 
 
+@settings(deadline=None)  # a busy machine is slow now and then
 @given(
     samples=st.integers(1, 10**6),
     batch=st.integers(1, 512),
@@ -271,7 +312,10 @@ def test_resolved_lengths_cover_the_epochs_and_are_consistent(
     samples: int, batch: int, epochs: float, warmup: float | None, horizon: float | None
 ) -> None:
     stage = Stage(
-        epochs=epochs, batch_size=batch, warmup_epochs=warmup, horizon_epochs=None if horizon is None else horizon * epochs
+        epochs=epochs,
+        batch_size=batch,
+        warmup_epochs=warmup,
+        horizon_epochs=None if horizon is None else horizon * epochs,
     ).resolved(samples)
 
     assert stage.steps is not None
@@ -302,29 +346,33 @@ def test_another_length_holds_for_every_stage_and_drops_the_old_horizon(tiny: Re
     horizon = tiny.changed(["stages.0.horizon=9"], catalog)
 
     shorter = horizon.lasting(steps=2, batch_size=4)
-    assert [(stage.steps, stage.epochs, stage.horizon, stage.batch_size) for stage in shorter.stages] == [(2, None, None, 4)] * 2
+    assert [(stage.steps, stage.epochs, stage.horizon, stage.batch_size) for stage in shorter.stages] == [
+        (2, None, None, 4)
+    ] * 2
     longer = horizon.lasting(epochs=0.5)
     assert [(stage.steps, stage.epochs) for stage in longer.stages] == [(None, 0.5)] * 2
     assert horizon.lasting() == horizon
     with pytest.raises(UsageError, match="--steps or --epochs, not both"):
         tiny.lasting(steps=1, epochs=1)
     for nonsense in (0, -1, math.nan, math.inf):
-        with pytest.raises(UsageError, match="--epochs: stages.0.epochs"):
+        with pytest.raises(UsageError, match=r"--epochs: stages.0.epochs"):
             tiny.lasting(epochs=nonsense)
 
 
 # Keywords and factories
 
 
-def component(*, count: int = 1, mode: Literal["a", "b"] = "a", kind: torch.dtype = torch.float32, net: nn.Module | None = None) -> None:
+def component(
+    *, count: int = 1, mode: Literal["a", "b"] = "a", kind: torch.dtype = torch.float32, net: nn.Module | None = None
+) -> None:
     """Has every kind of keyword."""
 
 
 def test_keywords_are_converted_to_the_annotated_type() -> None:
     assert recipe.keywords(Ref("x", count="3", mode="b"), component, "task") == {"count": 3, "mode": "b"}
-    with pytest.raises(UsageError, match="task.kind: should be an instance of dtype, not 'float16'"):
+    with pytest.raises(UsageError, match=r"task.kind: should be an instance of dtype, not 'float16'"):
         recipe.keywords(Ref("x", kind="float16"), component, "task")
-    with pytest.raises(UsageError, match="task.net: should be an instance of Module"):
+    with pytest.raises(UsageError, match=r"task.net: should be an instance of Module"):
         recipe.keywords(Ref("x", net=3), component, "task")
 
 
@@ -347,11 +395,17 @@ class Net(nn.Module):
     pass
 
 
-@pytest.mark.parametrize("name", ["os:system", "subprocess:Popen", "torch.hub:load", "builtins:exec", "test_recipe:silent"])
-def test_a_factory_that_only_stands_in_a_file_must_make_a_network(name: str, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "name", ["os:system", "subprocess:Popen", "torch.hub:load", "builtins:exec", "test_recipe:silent"]
+)
+def test_a_factory_that_only_stands_in_a_file_must_make_a_network(
+    name: str, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "test_recipe", sys.modules[__name__])
 
-    with pytest.raises(UsageError, match=f"encoder '{name}' stands in a file .* confirm it by giving --encoder {name}"):
+    with pytest.raises(
+        UsageError, match=rf"encoder '{name}' stands in a file .* confirm it by giving --encoder {name}"
+    ):
         recipe.factory(Ref(name), "encoders", Catalog([]))
 
     trusting = Catalog([])
@@ -360,7 +414,9 @@ def test_a_factory_that_only_stands_in_a_file_must_make_a_network(name: str, cat
 
 
 @pytest.mark.parametrize("name", ["annotated", "Net"])
-def test_a_network_or_a_function_annotated_to_make_one_needs_no_confirmation(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_or_a_function_annotated_to_make_one_needs_no_confirmation(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "test_recipe", sys.modules[__name__])
 
     assert isinstance(recipe.factory(Ref(f"test_recipe:{name}"), "encoders", Catalog([]))(), nn.Module)

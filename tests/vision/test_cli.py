@@ -44,7 +44,7 @@ WRONG = {
     "--data notes": r"notes is none of vision/folder, .*: the folder holds .txt \(1\)",
     "--data notes/todo.txt": "it is a .txt file of 1 kB",
     "--data vision/folders": "did you mean vision/folder",
-    "--encoder vision/resnet": "vision/mae .* which TimmEncoder cannot do; what fits: --encoder vision/vit, or a timm ViT",
+    "--encoder vision/resnet": "vision/mae .* which TimmEncoder cannot do; what fits: --encoder vision/vit, or a timm",
     "--encoder vision/timm:test_convnext": "vision/mae .* cannot do; what fits",
     "--encoder vision/timm:resnet5": "timm has no model 'resnet5'; did you mean resnet",
     "--encoder vision/timm": "vision/timm needs encoder.name: give it with --encoder vision/timm:VALUE",
@@ -69,17 +69,23 @@ def test_wrong_options_are_explained_before_anything_is_written(words: str, here
     assert not (here / "new").exists()
 
 
-def test_a_folder_of_images_is_trained_on_and_found_again_from_elsewhere(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_images_is_trained_on_and_found_again_from_elsewhere(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answer = train()
     assert answer.code == 0
     assert "data    vision/folder: 20 training samples" in answer.err
     assert f"unlabel embed new --data {here}/photos --out features.npz" in answer.err
 
     monkeypatch.chdir(here / "void")
-    assert unlabel("embed", here / "new", "--data", here / "photos", "--out", "features.npz").out.startswith("24 samples, 32 numbers")
+    assert unlabel("embed", here / "new", "--data", here / "photos", "--out", "features.npz").out.startswith(
+        "24 samples, 32 numbers"
+    )
     with np.load("features.npz") as found:
         assert all(Path(name).is_file() for name in found["names"])
-        assert all((label == 0) == ("cats" in name) for name, label in zip(found["names"], found["labels"], strict=True))
+        assert all(
+            (label == 0) == ("cats" in name) for name, label in zip(found["names"], found["labels"], strict=True)
+        )
 
 
 def test_unreadable_images_are_set_aside_named_and_left_out_of_the_features(here: Path) -> None:
@@ -108,7 +114,9 @@ def test_too_many_unreadable_images_stop_the_run_with_a_way_on(here: Path) -> No
     answer = train("--steps", 6)
 
     assert answer.code == 1
-    assert re.search(r"error: \d of 20 samples cannot be used, more than --max-bad 0.01 allows; the last: .*: empty file", answer.err)
+    assert re.search(
+        r"error: \d of 20 samples cannot be used, more than --max-bad 0.01 allows; the last: .*: empty file", answer.err
+    )
     assert answer.err.endswith("continue with: unlabel resume new\n")
 
 

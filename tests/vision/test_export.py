@@ -13,11 +13,11 @@ import torch
 from commandline import Answer, unlabel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from unlabel_vision.encoders.resnet import resnet
-from unlabel_vision.encoders.vit import vit
 
 from unlabel import Catalog, Recipe, RunError, UsageError, export, load_encoder, run
 from unlabel.recipe import Ref, Stage
+from unlabel_vision.encoders.resnet import resnet
+from unlabel_vision.encoders.vit import vit
 
 ENCODERS = {
     "vit": ("vision/mae", ()),
@@ -100,7 +100,8 @@ def test_the_command_checks_in_a_process_of_its_own_what_it_wrote(runs: dict[str
 
     assert answer.code == 0
     found = re.fullmatch(
-        r".*new: README.md, encoder.json, encoder.safetensors; loaded back as its README says, largest difference (\S+)\n",
+        r".*new: README.md, encoder.json, encoder.safetensors; "
+        r"loaded back as its README says, largest difference (\S+)\n",
         answer.out,
     )
     assert found is not None
@@ -168,7 +169,7 @@ def test_a_damaged_export_is_refused(exported: dict[str, Path], tmp_path: Path) 
         load_encoder(copy(json=b"{}"))
     with pytest.raises(UsageError, match="encoder 'os:system' stands in a file"):
         load_encoder(copy(json=b'{"encoder": {"name": "os:system"}}'))
-    with pytest.raises(RunError, match="does not fit vision/vit: .* tensors loaded"):
+    with pytest.raises(RunError, match=r"does not fit vision/vit: .* tensors loaded"):
         load_encoder(copy(json=b'{"encoder": {"name": "vision/vit", "dim": 64, "heads": 4}}'))
     with pytest.raises(UsageError, match="neither a run nor a safetensors export"):
         load_encoder(tmp_path / "nowhere")
@@ -179,14 +180,26 @@ def test_a_damaged_export_is_refused(exported: dict[str, Path], tmp_path: Path) 
 
 def started(source: object, tmp_path: Path, task: str = "vision/mae") -> tuple[nn.Module, str]:
     """The encoder of a run that started at `source` and learnt nothing, and what was said about the names."""
-    still = ("--set", "stages.0.lr=0", "--set", "stages.0.weight_decay=0", "--steps", 1, "--batch-size", 4, "--no-evaluate")
+    still = (
+        "--set",
+        "stages.0.lr=0",
+        "--set",
+        "stages.0.weight_decay=0",
+        "--steps",
+        1,
+        "--batch-size",
+        4,
+        "--no-evaluate",
+    )
     answer = unlabel("train", task, "--recipe", "tiny", "--init", source, "--out", tmp_path / "started", *still)
     assert answer.code == 0, answer.err
     [line] = [line for line in answer.err.splitlines() if line.startswith("init ")]
     return load_encoder(tmp_path / "started"), line.removeprefix("init ").strip()
 
 
-def test_first_weights_from_a_run_or_its_export_are_its_weights(runs: dict[str, Path], exported: dict[str, Path], tmp_path: Path) -> None:
+def test_first_weights_from_a_run_or_its_export_are_its_weights(
+    runs: dict[str, Path], exported: dict[str, Path], tmp_path: Path
+) -> None:
     expected = features(load_encoder(runs["vit"]))
 
     for number, source in enumerate([runs["vit"], exported["vit"], exported["vit"] / "encoder.safetensors"]):
@@ -198,7 +211,9 @@ def test_first_weights_from_a_run_or_its_export_are_its_weights(runs: dict[str, 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "encoder.", "model.", "module.encoder_q.", "backbone.0."])
 @pytest.mark.parametrize("key", [None, "state_dict", "model"])
-def test_first_weights_from_torch_files_of_other_programs(prefix: str, key: str | None, exported: dict[str, Path], tmp_path: Path) -> None:
+def test_first_weights_from_torch_files_of_other_programs(
+    prefix: str, key: str | None, exported: dict[str, Path], tmp_path: Path
+) -> None:
     weights = load_file(exported["vit"] / "encoder.safetensors")
     content: dict[str, object] = {prefix + name: value for name, value in weights.items()}
     content["head.weight"] = torch.zeros(2, 2)
@@ -234,7 +249,8 @@ def test_weights_that_fit_in_part_are_reported(exported: dict[str, Path], tmp_pa
     report = export.initialise(_Holder(encoder), str(tmp_path / "part.safetensors"), Catalog([]))
 
     assert report["summary"] == (
-        "28 of 30 tensors loaded; 1 missing (norm.weight); 1 unexpected (fc_norm.weight); 1 of another shape (norm.bias)"
+        "28 of 30 tensors loaded; 1 missing (norm.weight); 1 unexpected (fc_norm.weight); "
+        "1 of another shape (norm.bias)"
     )
     assert torch.equal(encoder.model.norm.bias, before)
     assert torch.equal(encoder.model.cls_token, weights["cls_token"])
@@ -242,7 +258,11 @@ def test_weights_that_fit_in_part_are_reported(exported: dict[str, Path], tmp_pa
 
 def test_weights_of_another_architecture_are_refused(exported: dict[str, Path]) -> None:
     with pytest.raises(UsageError, match=r"none of its \d+ names \(.*, \.\.\.\) fits ViT"):
-        export.initialise(_Holder(vit(image_size=32, dim=32, depth=1, heads=4)), str(exported["small"] / "encoder.safetensors"), Catalog([]))
+        export.initialise(
+            _Holder(vit(image_size=32, dim=32, depth=1, heads=4)),
+            str(exported["small"] / "encoder.safetensors"),
+            Catalog([]),
+        )
 
 
 def test_a_position_table_of_another_size_is_fitted(exported: dict[str, Path]) -> None:
@@ -261,7 +281,9 @@ class _Trap:
 
 @pytest.mark.parametrize("writer", ["torch", "pickle"])
 @pytest.mark.parametrize("ending", ["pt", "pth", "bin"])
-def test_a_file_that_would_run_code_is_refused_and_not_run(writer: str, ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_would_run_code_is_refused_and_not_run(
+    writer: str, ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / f"trap.{ending}"
     if writer == "torch":
@@ -269,7 +291,7 @@ def test_a_file_that_would_run_code_is_refused_and_not_run(writer: str, ending: 
     else:
         path.write_bytes(pickle.dumps({"model": _Trap()}))
 
-    with pytest.raises(UsageError, match="holds more than weights, or is damaged .*; it was not run"):
+    with pytest.raises(UsageError, match=r"holds more than weights, or is damaged .*; it was not run"):
         export.initialise(_Holder(vit(image_size=32, dim=32, depth=1, heads=4)), str(path), Catalog([]))
 
     assert not (tmp_path / "executed").exists()
@@ -298,10 +320,15 @@ def test_a_wrong_source_is_explained(source: str, reason: str, tmp_path: Path, m
 
 def test_a_recipe_with_a_library_model_survives_its_file(tmp_path: Path) -> None:
     chosen = Recipe(
-        task=Ref("vision/simclr"), encoder=Ref("vision/timm", name="test_resnet"), dataset=Ref("vision/digits"), stages=[Stage(steps=1)]
+        task=Ref("vision/simclr"),
+        encoder=Ref("vision/timm", name="test_resnet"),
+        dataset=Ref("vision/digits"),
+        stages=[Stage(steps=1)],
     )
     (tmp_path / "mine.json").write_text(chosen.to_json())
 
-    found = run.compose("vision/simclr", Catalog.installed(), name=str(tmp_path / "mine.json"), settings=["encoder.image_size=64"])
+    found = run.compose(
+        "vision/simclr", Catalog.installed(), name=str(tmp_path / "mine.json"), settings=["encoder.image_size=64"]
+    )
 
     assert found.encoder == Ref("vision/timm", name="test_resnet", image_size=64)

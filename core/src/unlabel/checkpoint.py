@@ -273,14 +273,17 @@ def _gathered_shards(task: Task, optimizers: dict[str, Optimizer]) -> tuple[dict
 
 
 def _load_sharded(moments: dict[str, Tensor], task: Task, optimizers: dict[str, Optimizer]) -> None:
-    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+    from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
 
+    names = {parameter: name for name, parameter in task.named_parameters()}
     for label, optimizer in optimizers.items():
-        whole = get_optimizer_state_dict(task, optimizer, options=_whole())
         state: dict[str, dict[str, Tensor]] = {}
         for key, value in moments.items():
             owner, rest = key.split("/", 1)
             if owner == label:
-                name, field_name = rest.rsplit("/", 1)
-                state.setdefault(name, {})[field_name] = value
-        set_optimizer_state_dict(task, optimizer, {**whole, "state": state}, options=_whole())
+                name, _, entry = rest.rpartition("/")
+                state.setdefault(name, {})[entry] = value
+        groups = [
+            {**group, "params": [names[parameter] for parameter in group["params"]]} for group in optimizer.param_groups
+        ]
+        set_optimizer_state_dict(task, optimizer, {"state": state, "param_groups": groups}, options=_whole())  # type: ignore[dict-item]

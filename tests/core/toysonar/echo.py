@@ -9,10 +9,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from unlabel import Recipe, Ref, Stage, Task, UsageError, seeds
-from unlabel.recipe import Execution
 
 from toysonar.pings import LENGTH
+from unlabel import Recipe, Ref, Stage, Task, UsageError, seeds
+from unlabel.recipe import Execution
 
 
 class Echo(Task):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+
 from unlabel import BadSample, Dataset, UsageError, seeds
 from unlabel.data import Subset, holdout
 

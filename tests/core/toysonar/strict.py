@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from unlabel import Recipe, Ref, Task, UsageError
 
 from toysonar import echo
+from unlabel import Recipe, Ref, Task, UsageError
 
 
 class Deep(nn.Sequential):
@@ -23,7 +23,9 @@ class Strict(Task):
     def __init__(self, encoder: Deep):
         super().__init__()
         if not isinstance(encoder, Deep):
-            raise UsageError(f"toy/strict reads the second layer, which {type(encoder).__name__} lacks; use --encoder toy/deep")
+            raise UsageError(
+                f"toy/strict reads the second layer, which {type(encoder).__name__} lacks; use --encoder toy/deep"
+            )
         self.encoder = encoder
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
