@@ -14,10 +14,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import machine
 import skimage.data
 from PIL import Image
 
+import machine
 from unlabel import data, loop, seeds
 from unlabel.engine import Engine
 from unlabel.recipe import Execution, Recipe, Ref, Stage
@@ -26,16 +26,25 @@ from unlabel_vision import images
 from unlabel_vision.datasets.folder import Folder
 from unlabel_vision.encoders.vit import vit
 from unlabel_vision.tasks.mae import MAE
+
 from trainer_overhead import Clock  # isort: skip  # a neighbour of this script, not a package
 
 
 def write_folder(folder: Path, count: int) -> None:
     """Random cut-outs of real photographs."""
-    photos = [skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea(), skimage.data.rocket(), skimage.data.retina()]
+    photos = [
+        skimage.data.astronaut(),
+        skimage.data.coffee(),
+        skimage.data.chelsea(),
+        skimage.data.rocket(),
+        skimage.data.retina(),
+    ]
     for number in range(count):
         draw = seeds.generator(5, number)
         photo = photos[number % len(photos)]
-        top, left = (int(draw.integers(0, side - extent + 1)) for side, extent in zip(photo.shape, (256, 320), strict=False))
+        top, left = (
+            int(draw.integers(0, side - extent + 1)) for side, extent in zip(photo.shape, (256, 320), strict=False)
+        )
         Image.fromarray(photo[top : top + 256, left : left + 320]).save(folder / f"{number:05d}.jpg", quality=85)
 
 
@@ -103,7 +112,10 @@ def main() -> None:
         for precision in ("fp32", "bf16"):
             size, steps = options.batch_size, options.steps
             pairs = [
-                (from_folder(folder, precision, size, steps, options.workers), model_alone(folder, precision, size, steps))
+                (
+                    from_folder(folder, precision, size, steps, options.workers),
+                    model_alone(folder, precision, size, steps),
+                )
                 for _ in range(options.rounds)
             ]
             rows.append(

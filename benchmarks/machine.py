@@ -36,10 +36,19 @@ def mean_and_spread(values: Sequence[float]) -> str:
 def write(name: str, title: str, command: str, rows: list[dict[str, object]], notes: str = "") -> None:
     """Print a table and keep it as Markdown and JSON under ``benchmarks/results``."""
     columns = list(rows[0])
-    lines = [f"# {title}", "", f"`{command}` on {machine()}.", "", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    lines = [
+        f"# {title}",
+        "",
+        f"`{command}` on {machine()}.",
+        "",
+        "| " + " | ".join(columns) + " |",
+        "|---" * len(columns) + "|",
+    ]
     lines += ["| " + " | ".join(str(row[column]) for column in columns) + " |" for row in rows]
     text = "\n".join([*lines, "", notes]).rstrip() + "\n"
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
-    (RESULTS / f"{name}.json").write_text(json.dumps({"machine": machine(), "command": command, "rows": rows}, indent=2) + "\n")
+    (RESULTS / f"{name}.json").write_text(
+        json.dumps({"machine": machine(), "command": command, "rows": rows}, indent=2) + "\n"
+    )
     print(text)

@@ -15,11 +15,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import machine
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+import machine
 from unlabel import loop, seeds
 from unlabel.data import Dataset, collate
 from unlabel.engine import Engine

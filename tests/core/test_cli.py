@@ -364,6 +364,13 @@ def test_overwriting_asked_for_but_impossible_leaves_the_old_run(here: Path) -> 
     assert unlabel("evaluate", "new", "knn").code == 0
 
 
+def test_several_processes_are_told_to_agree_on_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would take a name from its own clock."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    refused(unlabel("train", "toy/echo", "--recipe", "tiny"), "several processes write to one folder: say which with --out")
+
+
 def test_a_folder_that_is_no_run_is_not_overwritten(here: Path) -> None:
     refused(train("--overwrite", out="notes"), "--overwrite: notes holds no run .* left alone")
     assert (here / "notes" / "todo.txt").read_text() == "buy milk"

@@ -11,7 +11,8 @@ import torch
 from commandline import install, unlabel
 from toysonar.pings import Files
 
-from unlabel import Run, load_encoder
+import unlabel as package
+from unlabel import Run, Stage, UsageError, load_encoder
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,33 @@ def test_nothing_readable_is_a_failure(run: Path, tmp_path: Path) -> None:
     assert answer.code == 1
     assert answer.err.startswith("error: no sample of the train part could be read: ")
     assert not (tmp_path / "features.npz").exists()
+
+
+def test_training_from_python_takes_what_the_command_line_takes(run: Path, tmp_path: Path) -> None:
+    result = package.train(
+        "toy/echo",
+        data="toy/noise",
+        encoder="toy/linear",
+        steps=3,
+        batch_size=4,
+        out=tmp_path / "new",
+        evaluate=False,
+        stages__0__lr=1e-3,
+        task__ratio=0.25,
+        init=run,
+    )
+
+    assert [line["step"] for line in result.metrics if "loss" in line] == [1, 2, 3]
+    assert (result.recipe.stages[0].lr, result.recipe.task.options["ratio"]) == (1e-3, 0.25)
+    assert result.recipe.init == str(run)
+    assert result.encoder.dim == 4, "the recipe's own encoder keeps its keywords"
+
+    changed = package.train(result.recipe, encoder="toysonar.echo:linear", steps=1, out=tmp_path / "own", evaluate=False, init=None)
+    assert changed.encoder.dim == 8
+    again = package.train(changed.recipe, encoder="toy/linear", out=tmp_path / "ref", evaluate=False, stages=[Stage(steps=2, batch_size=4)])
+    assert again.metrics[-1]["total_step"] == 2
+    with pytest.raises(UsageError, match="--out .*ref already exists"):
+        package.train("toy/echo", out=tmp_path / "ref")
 
 
 def test_a_run_gives_its_encoder_recipe_and_numbers_in_python(run: Path) -> None:

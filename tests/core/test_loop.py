@@ -172,11 +172,16 @@ def test_bad_samples_are_listed_once_and_replaced_the_same_way_each_time(tmp_pat
     again = run(tmp_path / "b", recipe(max_bad=0.2, execution=Execution(workers=2)), Noises(bad=[3, 30]))
     assert equal(first, again)
     records = data.read_jsonl(tmp_path / "a/quarantine.jsonl")
-    assert sorted((r["index"], r["path"], r["reason"]) for r in records) == [(3, "noise/3", "torn"), (30, "noise/30", "torn")]
+    assert sorted((r["index"], r["path"], r["reason"]) for r in records) == [
+        (3, "noise/3", "torn"),
+        (30, "noise/30", "torn"),
+    ]
 
 
 def test_too_many_bad_samples_stop_the_run_with_the_share_and_the_file(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"of 50 samples cannot be used, more than --max-bad 0.01 allows.*quarantine.jsonl"):
+    with pytest.raises(
+        RunError, match=r"of 50 samples cannot be used, more than --max-bad 0.01 allows.*quarantine.jsonl"
+    ):
         run(tmp_path, recipe(), Noises(bad=range(0, 50, 5)))
 
 

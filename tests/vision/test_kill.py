@@ -67,7 +67,9 @@ def context() -> ForkServerContext:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
-def test_killed_twenty_times_and_resumed_ends_bit_identical(tmp_path: Path, context: ForkServerContext, workers: int) -> None:
+def test_killed_twenty_times_and_resumed_ends_bit_identical(
+    tmp_path: Path, context: ForkServerContext, workers: int
+) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     process = context.Process(target=train, args=(whole, 0, False))
     process.start()

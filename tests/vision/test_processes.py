@@ -18,7 +18,18 @@ UPDATES = 20
 
 def train(task: str, out: Path, processes: int, *more: str) -> dict[str, np.ndarray]:
     """Train from the command line; the final weights."""
-    words = [task, "--recipe", "tiny", "--steps", str(UPDATES), "--precision", "fp32", "--no-evaluate", "--workers", "0"]
+    words = [
+        task,
+        "--recipe",
+        "tiny",
+        "--steps",
+        str(UPDATES),
+        "--precision",
+        "fp32",
+        "--no-evaluate",
+        "--workers",
+        "0",
+    ]
     return run(["train", *words, "--out", str(out), *more], out, processes)
 
 

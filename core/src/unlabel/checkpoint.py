@@ -161,7 +161,7 @@ def load_task(path: Path, task: Task, engine: Engine) -> None:
     if engine.shard:
         from torch.distributed.checkpoint.state_dict import set_model_state_dict
 
-        set_model_state_dict(task, load_file(path / _TASK), options=_whole())
+        set_model_state_dict(task, dict(load_file(path / _TASK)), options=_whole())
         return
     expected = _unique(task)
     state = load_file(path / _TASK)
@@ -192,7 +192,9 @@ def load_optimizers(path: Path, task: Task, optimizers: dict[str, Optimizer], en
             for parameter in group["params"]:
                 entries = found.get(f"{label}/{names[parameter]}", {})
                 if entries:
-                    optimizer.state[parameter] = {key: _like(value, parameter, on_device) for key, value in entries.items()}
+                    optimizer.state[parameter] = {
+                        key: _like(value, parameter, on_device) for key, value in entries.items()
+                    }
 
 
 def prune(folder: Path, keep: int) -> None:
@@ -226,7 +228,9 @@ def _unique(task: Task) -> dict[str, Tensor]:
     return kept
 
 
-def _gathered(task: Task, optimizers: dict[str, Optimizer], engine: Engine) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _gathered(
+    task: Task, optimizers: dict[str, Optimizer], engine: Engine
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Whole tensors of task and optimizers on the CPU of the main process."""
     if engine.shard:
         return _gathered_shards(task, optimizers)
@@ -247,7 +251,7 @@ def _parameters(optimizer: Optimizer) -> list[torch.nn.Parameter]:
 
 
 def _like(value: Tensor, parameter: Tensor, on_device: bool) -> Tensor:
-    """An optimizer tensor in the parameter's memory layout, on its device; step counters there only for fused updates."""
+    """An optimizer tensor in the parameter's memory layout, on its device; a step counter only for fused updates."""
     if value.shape == parameter.shape and value.dim() > 0:
         return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
     return value.to(parameter.device, copy=True) if on_device else value.clone()
@@ -262,11 +266,12 @@ def _whole() -> Any:
 def _gathered_shards(task: Task, optimizers: dict[str, Optimizer]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
 
-    state = {name: tensor.contiguous() for name, tensor in get_model_state_dict(task, options=_whole()).items()}
+    whole: dict[str, Any] = get_model_state_dict(task, options=_whole())
+    state = {name: tensor.contiguous() for name, tensor in whole.items()}
     moments = {}
     for label, optimizer in optimizers.items():
-        whole = get_optimizer_state_dict(task, optimizer, options=_whole()).get("state", {})
-        for name, entries in whole.items():
+        entire: dict[str, Any] = get_optimizer_state_dict(task, optimizer, options=_whole())
+        for name, entries in entire.get("state", {}).items():
             for key, value in entries.items():
                 moments[f"{label}/{name}/{key}"] = torch.as_tensor(value).contiguous()
     return state, moments
@@ -286,4 +291,5 @@ def _load_sharded(moments: dict[str, Tensor], task: Task, optimizers: dict[str, 
         groups = [
             {**group, "params": [names[parameter] for parameter in group["params"]]} for group in optimizer.param_groups
         ]
-        set_optimizer_state_dict(task, optimizer, {"state": state, "param_groups": groups}, options=_whole())  # type: ignore[dict-item]
+        whole: Any = {"state": state, "param_groups": groups}
+        set_optimizer_state_dict(task, optimizer, whole, options=_whole())

@@ -11,7 +11,7 @@ import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -47,14 +47,14 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 Device = Annotated[str, typer.Option(metavar="D", help="auto, cpu, cuda or cuda:N.")]
 Encoder = Annotated[
-    Optional[str],  # noqa: UP045  # typer reads the annotation at run time
+    str | None,
     typer.Option(metavar="NAME", help="Encoder: a name, NAME:MODEL (PLUGIN/NAME:MODEL) or package.module:factory."),
 ]
 
 
 @app.command("list")
 def list_(
-    kind: Annotated[Optional[Kind], typer.Argument(help="Only one kind of thing.")] = None,  # noqa: UP045
+    kind: Annotated[Kind | None, typer.Argument(help="Only one kind of thing.")] = None,
     as_json: Json = False,
 ) -> None:
     """What is installed: tasks, encoders, datasets, evaluations."""
@@ -83,7 +83,9 @@ def _plugins_to_install() -> str:
     from importlib import metadata
 
     lines = metadata.requires("unlabel") or []
-    names = sorted({line.split(">")[0].split(";")[0].split("<")[0].strip() for line in lines if line.startswith("unlabel-")})
+    names = sorted(
+        {line.split(">")[0].split(";")[0].split("<")[0].strip() for line in lines if line.startswith("unlabel-")}
+    )
     return "\n".join(f"  pip install {name}" for name in names)
 
 
@@ -91,7 +93,7 @@ def _plugins_to_install() -> str:
 def plugins(as_json: Json = False) -> None:
     """Which plugins are installed, what they offer, and what is wrong with broken ones."""
     commands = _own_commands()
-    found = [
+    found: list[dict[str, Any]] = [
         {
             "name": plugin.name,
             "distribution": plugin.distribution,
@@ -99,7 +101,11 @@ def plugins(as_json: Json = False) -> None:
             "offers": {kind: sorted(o.name for o in plugin.offers if o.kind == kind) for kind in _kinds(plugin)},
             "problems": [
                 *plugin.problems,
-                *(f"command {o.name!r} is the core's; not used from here" for o in plugin.offers if o.kind == "commands" and o.name in commands),
+                *(
+                    f"command {o.name!r} is the core's; not used from here"
+                    for o in plugin.offers
+                    if o.kind == "commands" and o.name in commands
+                ),
             ],
         }
         for plugin in _installed().plugins
@@ -119,7 +125,9 @@ def _kinds(plugin: Any) -> list[str]:
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(help="Name of a task, encoder, dataset or evaluation.")], as_json: Json = False) -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="Name of a task, encoder, dataset or evaluation.")], as_json: Json = False
+) -> None:
     """Everything about one component: paper, idea, keywords, encoders, recipes."""
     from unlabel.describe import component
     from unlabel.errors import nearest
@@ -148,25 +156,44 @@ def show(name: Annotated[str, typer.Argument(help="Name of a task, encoder, data
 @app.command()
 def train(
     task: Annotated[str, typer.Argument(help="Name of a pretext task; `unlabel list tasks` names them.")],
-    data: Annotated[Optional[str], typer.Option(metavar="D", help="Dataset name, or a path: folder, archive, shards.")] = None,  # noqa: UP045
+    data: Annotated[
+        str | None, typer.Option(metavar="D", help="Dataset name, or a path: folder, archive, shards.")
+    ] = None,
     encoder: Encoder = None,
-    init: Annotated[Optional[str], typer.Option(metavar="SOURCE", help="First weights: LIBRARY:NAME, a .safetensors file or a run.")] = None,  # noqa: UP045
-    recipe: Annotated[str, typer.Option(metavar="R", help="paper, quick (minutes on a CPU), tiny, or a .json/.yaml file.")] = "quick",
-    settings: Annotated[Optional[list[str]], typer.Option("--set", metavar="K=V", help="Change a field, e.g. task.mask_ratio=0.6 or stages.0.lr=3e-4. Repeatable.")] = None,  # noqa: UP045
-    steps: Annotated[Optional[int], typer.Option(min=1, help="Updates in every stage.")] = None,  # noqa: UP045
-    epochs: Annotated[Optional[float], typer.Option(help="Passes over the data in every stage.")] = None,  # noqa: UP045
-    batch_size: Annotated[Optional[int], typer.Option(min=1, help="Samples per update, over all processes.")] = None,  # noqa: UP045
-    out: Annotated[Optional[Path], typer.Option(metavar="DIR", help="Folder of the run; default: a new one below runs/.")] = None,  # noqa: UP045
+    init: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="First weights: LIBRARY:NAME, a .safetensors file or a run.")
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option(metavar="R", help="paper, quick (minutes on a CPU), tiny, or a .json/.yaml file.")
+    ] = "quick",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="K=V", help="Change a field, e.g. task.mask_ratio=0.6 or stages.0.lr=3e-4. Repeatable."
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Updates in every stage.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the data in every stage.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples per update, over all processes.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the run; default: a new one below runs/.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is already at --out.")] = False,
-    seed: Annotated[Optional[int], typer.Option(min=0)] = None,  # noqa: UP045
-    precision: Annotated[Optional[str], typer.Option(metavar="P", help="auto, fp32, bf16 or fp16.")] = None,  # noqa: UP045
-    device: Annotated[Optional[str], typer.Option(metavar="D", help="auto, cpu, cuda or cuda:N.")] = None,  # noqa: UP045
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    precision: Annotated[str | None, typer.Option(metavar="P", help="auto, fp32, bf16 or fp16.")] = None,
+    device: Annotated[str | None, typer.Option(metavar="D", help="auto, cpu, cuda or cuda:N.")] = None,
     compile_: Annotated[bool, typer.Option("--compile", help="Compile the task's loss with torch.compile.")] = False,
-    shard: Annotated[bool, typer.Option("--shard", help="Shard parameters over processes (FSDP2); under torchrun.")] = False,
-    workers: Annotated[Optional[int], typer.Option(min=0, help="Loader processes per training process.")] = None,  # noqa: UP045
-    max_bad: Annotated[Optional[float], typer.Option(min=0, max=1, help="Share of unusable samples that is tolerated.")] = None,  # noqa: UP045
-    observe: Annotated[Optional[str], typer.Option(metavar="NAMES", help="Further loggers: tensorboard,wandb.")] = None,  # noqa: UP045
-    evaluate: Annotated[bool, typer.Option("--evaluate/--no-evaluate", help="Downstream evaluation before and after.")] = True,
+    shard: Annotated[
+        bool, typer.Option("--shard", help="Shard parameters over processes (FSDP2); under torchrun.")
+    ] = False,
+    workers: Annotated[int | None, typer.Option(min=0, help="Loader processes per training process.")] = None,
+    max_bad: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of unusable samples that is tolerated.")
+    ] = None,
+    observe: Annotated[str | None, typer.Option(metavar="NAMES", help="Further loggers: tensorboard,wandb.")] = None,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate/--no-evaluate", help="Downstream evaluation before and after.")
+    ] = True,
 ) -> None:
     """Train an encoder on a pretext task; ends with its evaluation before and after."""
     from unlabel import run
@@ -183,8 +210,17 @@ def train(
         "execution.shard": shard or None,
     }
     given = [f"{name}={json.dumps(value)}" for name, value in fields.items() if value is not None]
-    chosen = run.compose(task, catalog, name=recipe, data=data, encoder=encoder)
-    chosen = chosen.lasting(steps=steps, epochs=epochs, batch_size=batch_size).changed([*given, *(settings or [])], catalog)
+    chosen = run.compose(
+        task,
+        catalog,
+        name=recipe,
+        data=data,
+        encoder=encoder,
+        steps=steps,
+        epochs=epochs,
+        batch_size=batch_size,
+        settings=[*given, *(settings or [])],
+    )
     folder = run.new_folder(out, chosen, overwrite)
     names = [name.strip() for name in (observe or "").split(",") if name.strip()]
     with _Resumable(folder):
@@ -195,8 +231,10 @@ def train(
 def resume(
     folder: RunFolder,
     encoder: Encoder = None,
-    observe: Annotated[Optional[str], typer.Option(metavar="NAMES", help="Further loggers: tensorboard,wandb.")] = None,  # noqa: UP045
-    evaluate: Annotated[bool, typer.Option("--evaluate/--no-evaluate", help="Downstream evaluation at the end.")] = True,
+    observe: Annotated[str | None, typer.Option(metavar="NAMES", help="Further loggers: tensorboard,wandb.")] = None,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate/--no-evaluate", help="Downstream evaluation at the end.")
+    ] = True,
 ) -> None:
     """Continue a run exactly where its last good checkpoint stands."""
     from unlabel import run
@@ -211,9 +249,13 @@ def resume(
 @app.command("evaluate")
 def evaluate_(
     folder: RunFolder,
-    names: Annotated[Optional[list[str]], typer.Argument(metavar="[EVALUATION]...", help="Default: the task's own.")] = None,  # noqa: UP045
-    data: Annotated[Optional[str], typer.Option(metavar="D", help="Another dataset, by name or path.")] = None,  # noqa: UP045
-    settings: Annotated[Optional[list[str]], typer.Option("--set", metavar="K=V", help="e.g. knn.k=5. Repeatable.")] = None,  # noqa: UP045
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[EVALUATION]...", help="Default: the task's own.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(metavar="D", help="Another dataset, by name or path.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="K=V", help="e.g. knn.k=5. Repeatable.")
+    ] = None,
     encoder: Encoder = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -240,22 +282,33 @@ def embed(
     from unlabel.embed import embed as write
 
     found = write(_run(folder, encoder), data, out, device)
-    print(f"{found['samples']} samples, {found['dim']} numbers each: {out}" + (f"; {found['bad']} unreadable left out" if found["bad"] else ""))
+    print(
+        f"{found['samples']} samples, {found['dim']} numbers each: {out}"
+        + (f"; {found['bad']} unreadable left out" if found["bad"] else "")
+    )
 
 
 @app.command()
 def export(
     folder: RunFolder,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; must not exist.")],
-    format_: Annotated[str, typer.Option("--format", metavar="F", help="safetensors, onnx or torch-export.")] = "safetensors",
-    check: Annotated[bool, typer.Option("--check/--no-check", help="Load it back as its README says, and compare.")] = True,
+    format_: Annotated[
+        str, typer.Option("--format", metavar="F", help="safetensors, onnx or torch-export.")
+    ] = "safetensors",
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Load it back as its README says, and compare.")
+    ] = True,
     encoder: Encoder = None,
 ) -> None:
     """The encoder alone, in its ecosystem's naming, with a README whose snippet loads it."""
     from unlabel import export as exporting
 
     found = exporting.export(_run(folder, encoder), out, format_, check)
-    checked = "" if found["difference"] is None else f"; loaded back as its README says, largest difference {found['difference']:.2g}"
+    checked = (
+        ""
+        if found["difference"] is None
+        else f"; loaded back as its README says, largest difference {found['difference']:.2g}"
+    )
     print(f"{out}: {', '.join(found['files'])}{checked}")
 
 
@@ -263,7 +316,9 @@ def export(
 def inspect(
     path: Annotated[str, typer.Argument(metavar="PATH", help="Folder, archive or shards.")],
     as_json: Json = False,
-    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Read every sample and list the broken ones.")] = True,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Read every sample and list the broken ones.")
+    ] = True,
 ) -> None:
     """What is in a folder or archive: counts, sizes, broken files, labels, how long an epoch takes."""
     from unlabel.inspecting import inspect as look
@@ -369,7 +424,7 @@ def _add_plugin_commands() -> None:
                 app.command(offer.name)(offer.load())
 
 
-_Misuse = typer.BadParameter.__base__ or Exception
+_Misuse: type[BaseException] = typer.BadParameter.__base__ or Exception
 """What typer raises for a wrong option or value; its name has moved between versions."""
 
 

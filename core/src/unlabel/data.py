@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Dataset", "Quarantine", "Subset", "batches", "collate", "default_workers", "holdout", "micro_batch"]
 
 UNREADABLE = (BadSample, OSError, ValueError, EOFError, SyntaxError)
-"""What a dataset's ``__getitem__`` raises for a sample that cannot be used; anything else is a bug and stops the run."""
+"""What ``dataset[index]`` raises for a sample that cannot be used; anything else is a bug and stops the run."""
 
 _ATTEMPTS = 50
 
@@ -107,7 +107,7 @@ class Subset(Dataset):
 
 
 def holdout(labels: np.ndarray | None, count: int, fraction: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Split ``range(count)`` into (train, test) int64 indices, the same on every machine, class by class if labelled."""
+    """Split ``range(count)`` into (train, test) int64 indices, always the same, class by class if labelled."""
     groups = [np.arange(count)] if labels is None else [np.flatnonzero(labels == c) for c in np.unique(labels)]
     test = [g[seeds.permutation(len(g), seed, number)][: round(fraction * len(g))] for number, g in enumerate(groups)]
     held_out = np.sort(np.concatenate(test))
@@ -205,7 +205,8 @@ def micro_batch(stage: Stage, samples: int, world: int) -> int:
     """Samples per process and micro-batch; UsageError if the batch does not divide or exceeds the data."""
     if stage.batch_size > samples:
         raise UsageError(
-            f"batch size {stage.batch_size} is larger than the {samples} training samples: use --batch-size {samples} or less"
+            f"batch size {stage.batch_size} is larger than the {samples} training samples: "
+            f"use --batch-size {samples} or less"
         )
     parts = stage.accumulate * (1 if samples < world else world)
     if stage.batch_size % parts:
@@ -267,7 +268,7 @@ def _calm(worker: int) -> None:
 
 
 def default_workers(engine: Engine) -> int:
-    """Loader processes for one training process: as many as cores left to it on a GPU, one on a CPU with cores to share.
+    """Loader processes for one training process: on a GPU as many as cores are left to it, on a CPU one.
 
     On a CPU the model and the loader share the cores; one process is enough to overlap reading and
     keeps the rest for the model.
@@ -306,8 +307,8 @@ class Quarantine:
                     self.seen.add(record["index"])
         if len(self.seen) > max(1, self.limit * self.samples):
             raise RunError(
-                f"{len(self.seen)} of {self.samples} samples cannot be used, more than --max-bad {self.limit:g} allows; "
-                f"the last: {new[-1]['path']}: {new[-1]['reason']}; all are listed in {self.path}"
+                f"{len(self.seen)} of {self.samples} samples cannot be used, more than --max-bad {self.limit:g} "
+                f"allows; the last: {new[-1]['path']}: {new[-1]['reason']}; all are listed in {self.path}"
             )
 
 
@@ -320,5 +321,3 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return records
-
-

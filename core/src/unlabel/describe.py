@@ -44,7 +44,9 @@ def _docstring(text: str, name: str) -> str:
         node = ast.parse(text[start.start() : end.start() if end else len(text)]).body[0]
     except SyntaxError:
         return ""
-    return ast.get_docstring(node) or "" if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) else ""
+    return (
+        ast.get_docstring(node) or "" if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) else ""
+    )
 
 
 def _source(module: str) -> str:
@@ -84,7 +86,12 @@ def component(offer: Offer, catalog: Catalog) -> dict[str, Any]:
         for name, parameter in recipe.parameters(target, skip).items()
     ]
     document = inspect.getdoc(inspect.getmodule(target) if offer.kind == "tasks" else target) or ""
-    found = {**summary(offer), "kind": offer.kind.removesuffix("s"), "document": document, "keywords": keywords}
+    found: dict[str, Any] = {
+        **summary(offer),
+        "kind": offer.kind.removesuffix("s"),
+        "document": document,
+        "keywords": keywords,
+    }
     if offer.kind == "tasks":
         found |= {"encoders": _encoders(target, offer, catalog), "evaluations": list(target.evaluations)}
         found["recipes"] = _recipes(offer)
@@ -143,4 +150,8 @@ def _type(annotation: Any) -> str:
         return "any"
     if typing.get_origin(annotation) is typing.Literal:
         return " | ".join(repr(value) for value in typing.get_args(annotation))
-    return str(annotation).replace("typing.", "") if typing.get_origin(annotation) else getattr(annotation, "__name__", str(annotation))
+    return (
+        str(annotation).replace("typing.", "")
+        if typing.get_origin(annotation)
+        else getattr(annotation, "__name__", str(annotation))
+    )

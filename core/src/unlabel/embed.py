@@ -76,7 +76,7 @@ def _part(frozen: Frozen, split: Any) -> dict[str, np.ndarray]:
 
 
 def _npz(table: dict[str, np.ndarray], path: Path) -> None:
-    np.savez_compressed(path, **table)
+    np.savez_compressed(path, **table)  # type: ignore[arg-type]  # its stubs take the names for its own keywords
 
 
 def _parquet(table: dict[str, np.ndarray], path: Path) -> None:

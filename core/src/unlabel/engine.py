@@ -59,7 +59,7 @@ class Engine:
         self.device = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
         self.precision, self.reason = _precision(precision, self.device)
         self.compile, self.shard = compile, shard
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self.scaler = torch.amp.grad_scaler.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self._loss: Callable[[Batch], dict[str, Tensor]] | None = None
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -87,7 +87,11 @@ class Engine:
 
     def describe(self) -> str:
         """One line for the user: device, precision and why, processes."""
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"{torch.get_num_threads()} threads"
+        name = (
+            torch.cuda.get_device_name(self.device)
+            if self.device.type == "cuda"
+            else f"{torch.get_num_threads()} threads"
+        )
         processes = f", {self.world} processes" + (" (sharded)" if self.shard else "") if self.world > 1 else ""
         return f"{self.device} ({name}), {self.precision} ({self.reason}){processes}"
 
@@ -132,11 +136,14 @@ class Engine:
         """The batch with its tensors on the device."""
         if self.device.type == "cpu":
             return batch
-        return {name: value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value for name, value in batch.items()}
+        return {
+            name: value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
+            for name, value in batch.items()
+        }
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate gradients of `loss` (scaled first under fp16)."""
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     def update(self, task: Task, optimizer: Optimizer, stage: Stage) -> Tensor:
         """Average over processes, clip as the stage says, step, clear the gradients.
@@ -202,7 +209,7 @@ def average(tensors: Iterable[Tensor], world: int) -> None:
         flat = torch.cat([tensor.reshape(-1) for tensor in group])
         dist.all_reduce(flat)
         flat /= world
-        parts = flat.split([tensor.numel() for tensor in group])
+        parts = torch.split(flat, [tensor.numel() for tensor in group])
         for tensor, part in zip(group, parts, strict=True):
             tensor.copy_(part.view(tensor.shape))
 

@@ -30,10 +30,10 @@ class RunError(UnlabelError, RuntimeError):
 
 
 class BadSample(UnlabelError):
-    """One sample cannot be used (truncated file, empty clip, NaN volume); training goes on without it.
+    """One sample cannot be used (truncated file, empty recording, NaN values); training goes on without it.
 
     Args:
-        reason: why, in words a user understands, e.g. ``"truncated JPEG"``.
+        reason: why, in words a user understands, e.g. ``"truncated file"``.
     """
 
 

@@ -87,7 +87,11 @@ def export(run: Run, out: Path, kind: str = "safetensors", check: bool = True) -
     try:
         out.mkdir(parents=True, exist_ok=True)
         code = FORMATS[kind](encoder, out)
-        config = {"encoder": run.recipe.encoder.model_dump(mode="json"), "task": run.recipe.task.name, "run": run.folder.name}
+        config = {
+            "encoder": run.recipe.encoder.model_dump(mode="json"),
+            "task": run.recipe.task.name,
+            "run": run.folder.name,
+        }
         (out / "encoder.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (out / "README.md").write_text(_readme(run, encoder, code), encoding="utf-8")
     except (OSError, SafetensorError) as error:
@@ -153,7 +157,9 @@ def initialise(task: Task, source: str, catalog: Catalog) -> dict[str, Any]:
     report = _copy(weights, target)
     if not report["matched"]:
         example = ", ".join(list(weights)[:2])
-        raise UsageError(f"--init {source}: none of its {len(weights)} names ({example}, ...) fits {type(encoder).__name__}")
+        raise UsageError(
+            f"--init {source}: none of its {len(weights)} names ({example}, ...) fits {type(encoder).__name__}"
+        )
     return report
 
 
@@ -189,7 +195,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise UsageError(f"--init {path} cannot be read: {error}") from error
     except Exception as error:  # torch.load raises whatever the damaged or unsafe content makes it raise
-        raise UsageError(f"--init {path} holds more than weights, or is damaged ({type(error).__name__}); it was not run") from error
+        raise UsageError(
+            f"--init {path} holds more than weights, or is damaged ({type(error).__name__}); it was not run"
+        ) from error
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -220,7 +228,10 @@ def _copy(weights: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[s
 
 
 def _safetensors(encoder: nn.Module, out: Path) -> str:
-    save_file({name: value.detach().cpu().contiguous() for name, value in _named(encoder).items()}, out / "encoder.safetensors")
+    save_file(
+        {name: value.detach().cpu().contiguous() for name, value in _named(encoder).items()},
+        out / "encoder.safetensors",
+    )
     if isinstance(encoder, Exportable):
         return encoder.loading_code("encoder.safetensors")
     return "import unlabel\n\nmodel = unlabel.load_encoder('.')\n"
@@ -252,7 +263,7 @@ def _torch_export(encoder: nn.Module, out: Path) -> str:
 
 
 def _traced(encoder: nn.Module) -> torch.export.ExportedProgram:
-    """The encoder as a graph that takes any number of samples.
+    """The encoder as a program that takes any number of samples.
 
     The stricter of torch's two ways of tracing understands code such as ``len(x)``; the other one more libraries.
     """
@@ -269,7 +280,9 @@ def _traced(encoder: nn.Module) -> torch.export.ExportedProgram:
 
 def _example(encoder: nn.Module) -> Tensor:
     if not isinstance(encoder, Exportable):
-        raise UsageError(f"{type(encoder).__name__} offers no example input, which this format needs; use --format safetensors")
+        raise UsageError(
+            f"{type(encoder).__name__} offers no example input, which this format needs; use --format safetensors"
+        )
     return encoder.example(2)
 
 
@@ -285,7 +298,8 @@ def _readme(run: Run, encoder: nn.Module, code: str) -> str:
     results = run.evaluations.get("after", {})
     measured = "".join(f"- {name}: {json.dumps(numbers)}\n" for name, numbers in results.items()) or "- not evaluated\n"
     return (
-        f"# Encoder of run {run.folder.name}\n\nTrained with `{run.recipe.task.name}` on `{run.recipe.dataset.name}`.\n\n"
+        f"# Encoder of run {run.folder.name}\n\n"
+        f"Trained with `{run.recipe.task.name}` on `{run.recipe.dataset.name}`.\n\n"
         f"## Load\n\nIn this folder:\n\n```python\n{code}```\n\n{usage}\n\n## Measured\n\n{measured}"
     )
 

@@ -1,6 +1,6 @@
 """The six hooks a plugin may implement. Each returns a dictionary of names; none imports anything heavy.
 
-The first four map a name (``"audio/wave_order"``) to ``"package.module:attribute"``, a string, so that
+The first four map a name (``"sonar/echo_order"``) to ``"package.module:attribute"``, a string, so that
 listing what is installed imports neither torch nor the plugin's libraries.
 """
 

@@ -41,7 +41,9 @@ def open_dataset(path: str, catalog: Catalog) -> tuple[str, Dataset]:
     place = Path(path).expanduser()
     if not place.exists() and "{" not in path:
         beside = [str(entry) for entry in place.parent.iterdir()] if place.parent.is_dir() else []
-        raise UsageError(f"there is no path and no dataset called {path!r}{nearest(path, [*beside, *catalog.names('datasets')])}")
+        raise UsageError(
+            f"there is no path and no dataset called {path!r}{nearest(path, [*beside, *catalog.names('datasets')])}"
+        )
     offer = run.claimant(place, catalog.offers("datasets"))
     return offer.name, run.build_dataset(Ref(offer.name, path=str(place)), catalog)
 
@@ -55,4 +57,8 @@ def read_through(dataset: Dataset) -> dict[str, Any]:
         except data.UNREADABLE as error:
             broken.append({"path": dataset.name_of(index), "reason": data.reason(error)})
     seconds = max(1e-9, time.perf_counter() - begun)
-    return {"samples_per_second": round(len(dataset) / seconds, 1), "seconds_per_epoch_reading": round(seconds, 2), "broken": broken}
+    return {
+        "samples_per_second": round(len(dataset) / seconds, 1),
+        "seconds_per_epoch_reading": round(seconds, 2),
+        "broken": broken,
+    }

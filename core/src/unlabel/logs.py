@@ -96,7 +96,12 @@ class Metrics(Observer):
         self.file: IO[str] = path.open("a", encoding="utf-8")
 
     def log(self, progress: Progress, metrics: Mapping[str, float]) -> None:
-        place = {"stage": progress.stage, "step": progress.step, "epoch": progress.epoch, "total_step": progress.total_step}
+        place = {
+            "stage": progress.stage,
+            "step": progress.step,
+            "epoch": progress.epoch,
+            "total_step": progress.total_step,
+        }
         self.file.write(json.dumps({**place, **{name: _short(value) for name, value in metrics.items()}}) + "\n")
         self.file.flush()
 
@@ -109,7 +114,7 @@ def _short(value: float) -> float:
 
 
 class ProgressLine(Observer):
-    """The line on the terminal: stage, updates, loss, samples/s, time left. Without a terminal: a plain line now and then."""
+    """The line on the terminal: updates, loss, samples/s, time left; without a terminal, a plain line now and then."""
 
     def __init__(self, folder: Path, console: Console, every: float = 10.0):
         super().__init__(folder)
@@ -131,7 +136,9 @@ class ProgressLine(Observer):
             self.bar.start()
 
     def log(self, progress: Progress, metrics: Mapping[str, float]) -> None:
-        shown = "  ".join(f"{name} {metrics[name]:.4g}" for name in ("loss", "accuracy", "knn", "lr") if name in metrics)
+        shown = "  ".join(
+            f"{name} {metrics[name]:.4g}" for name in ("loss", "accuracy", "knn", "lr") if name in metrics
+        )
         speed = f"  {metrics['samples_per_second']:.0f} samples/s" if "samples_per_second" in metrics else ""
         if self.bar:
             self.bar.update(self.line, completed=progress.step, numbers=shown + speed)
@@ -139,7 +146,9 @@ class ProgressLine(Observer):
             self.last = time.perf_counter()
             done = progress.step - self.first
             left = (self.last - self.began) / max(1, done) * (self.total - progress.step)
-            self.console.print(f"  update {progress.step}/{self.total}  {shown}{speed}  {_clock(left)} left", highlight=False)
+            self.console.print(
+                f"  update {progress.step}/{self.total}  {shown}{speed}  {_clock(left)} left", highlight=False
+            )
 
     def event(self, progress: Progress, name: str, details: Mapping[str, Any]) -> None:
         if name == "bad_sample":
@@ -165,14 +174,14 @@ class TensorBoard(Observer):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise UsageError("--observe tensorboard needs `pip install 'unlabel[tensorboard]'`") from error
-        self.writer = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+        self.writer = SummaryWriter(str(folder / "tensorboard"))
 
     def log(self, progress: Progress, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
-            self.writer.add_scalar(name, value, progress.total_step)  # type: ignore[no-untyped-call]
+            self.writer.add_scalar(name, value, progress.total_step)
 
     def close(self) -> None:
-        self.writer.close()  # type: ignore[no-untyped-call]
+        self.writer.close()
 
 
 class WandB(Observer):
@@ -188,7 +197,14 @@ class WandB(Observer):
 
     def start(self, recipe: Recipe) -> None:
         name = self.folder.name
-        self.session = self.wandb.init(project="unlabel", name=name, id=name, resume="allow", dir=str(self.folder), config=recipe.model_dump(mode="json"))
+        self.session = self.wandb.init(
+            project="unlabel",
+            name=name,
+            id=name,
+            resume="allow",
+            dir=str(self.folder),
+            config=recipe.model_dump(mode="json"),
+        )
 
     def log(self, progress: Progress, metrics: Mapping[str, float]) -> None:
         self.session.log(dict(metrics), step=progress.total_step)

@@ -117,7 +117,9 @@ def run_stage(
         observer.stage(start.stage, stage, start.step)
 
     for step in range(start.step, steps):
-        progress = Progress(start.stage, step, horizon, step * stage.batch_size // len(dataset), start.total_step - start.step + step)
+        progress = Progress(
+            start.stage, step, horizon, step * stage.batch_size // len(dataset), start.total_step - start.step + step
+        )
         batches = _next(stream, stage.accumulate, quarantine, engine, observers, progress)
         if progress.epoch != epoch:
             epoch = progress.epoch
@@ -147,7 +149,9 @@ def run_stage(
         stop = look and engine.any(signals.received is not None)
         if last or stop or (step + 1) % save_every == 0:
             guard.look()
-            position = Position(recipe.task.name, start.stage, step + 1, progress.total_step, score, engine.scaler.state_dict())
+            position = Position(
+                recipe.task.name, start.stage, step + 1, progress.total_step, score, engine.scaler.state_dict()
+            )
             path = checkpoint.save(checkpoints, task, optimizers, engine, position)
             if engine.main:
                 checkpoint.prune(checkpoints, recipe.keep)
@@ -203,7 +207,11 @@ def _before(stages: list[Stage], number: int) -> int:
 
 
 def _path(folder: Path, position: Position) -> Path:
-    return next(path for path in reversed(checkpoint.available(folder)) if int(path.name.rpartition("-")[2]) == position.total_step)
+    return next(
+        path
+        for path in reversed(checkpoint.available(folder))
+        if int(path.name.rpartition("-")[2]) == position.total_step
+    )
 
 
 class _Guard:
@@ -244,7 +252,9 @@ class _Guard:
         path = self.folder / f"nonfinite-stage{self.number}-update{step}.safetensors"
         if self.engine.main:
             save_file({key: entry.contiguous() for key, entry in batch.items() if isinstance(entry, Tensor)}, path)
-            path.with_suffix(".json").write_text(json.dumps({"term": name, "update": step, "samples": samples}, indent=2))
+            path.with_suffix(".json").write_text(
+                json.dumps({"term": name, "update": step, "samples": samples}, indent=2)
+            )
         raise RunError(
             f"{name} is {value} at update {step} of stage {self.stage.name!r}; the last good checkpoint is kept, "
             f"and the batch ({samples[0]}, ... {len(samples)} samples) is in {path}; a lower learning rate "

@@ -55,7 +55,9 @@ class Offer:
                 return getattr(importlib.import_module(module), attribute)
         except (Exception, SystemExit) as error:
             reason = str(error) if isinstance(error, ImportError | AttributeError) else _words(error)
-            raise UsageError(f"{self.name} of plugin {self.plugin!r} cannot be loaded from {self.target}: {reason}") from error
+            raise UsageError(
+                f"{self.name} of plugin {self.plugin!r} cannot be loaded from {self.target}: {reason}"
+            ) from error
 
     def module(self) -> ModuleType:
         """The module the object lives in (a task's also holds its recipes)."""
@@ -131,10 +133,14 @@ class Catalog:
             if other != kind and (other, name) in self._offers:
                 raise UsageError(f"{name!r} is one of the {other}, not of the {kind}{nearest(name, self.names(kind))}")
         names = self.names(kind)
-        listing = f"there are {', '.join(names)}" if len(names) <= 10 else f"`unlabel list {kind}` names all {len(names)}"
+        listing = (
+            f"there are {', '.join(names)}" if len(names) <= 10 else f"`unlabel list {kind}` names all {len(names)}"
+        )
         hint = nearest(name, names) or f"; {listing}"
         if not names:
-            hint = f"; no installed plugin offers {kind}: install one, e.g. `pip install unlabel-{name.partition('/')[0]}`"
+            hint = (
+                f"; no installed plugin offers {kind}: install one, e.g. `pip install unlabel-{name.partition('/')[0]}`"
+            )
         broken = [plugin.name for plugin in self.plugins if plugin.problems]
         hint += f" (with problems: {', '.join(broken)}; see `unlabel plugins`)" if broken else ""
         raise UsageError(f"no {singular} is called {name!r}{hint}")
@@ -144,7 +150,7 @@ class Catalog:
         return self.find(kind, name).load()
 
     def _settle(self, kind: str, name: str, claims: list[tuple[Plugin, Offer]]) -> None:
-        """One claimant gets the name. Of several, the core or the plugin whose own prefix it bears keeps it; else nobody."""
+        """One claimant gets the name; of several, the core, or the plugin whose own prefix it bears, or nobody."""
         built_in = [(plugin, offer) for plugin, offer in claims if plugin.name == BUILT_IN]
         by_right = built_in or [(plugin, offer) for plugin, offer in claims if plugin.name == name.partition("/")[0]]
         winners = claims if len(claims) == 1 else by_right if len(by_right) == 1 else []
@@ -152,7 +158,9 @@ class Catalog:
             self._offers[kind, name] = offer
         owners = " and ".join(f"{plugin.distribution} ({plugin.name})" for plugin, _ in claims)
         if not winners:
-            self._refused[kind, name] = f"{kind.removesuffix('s')} {name!r} is claimed by {owners}: uninstall one of them"
+            self._refused[kind, name] = (
+                f"{kind.removesuffix('s')} {name!r} is claimed by {owners}: uninstall one of them"
+            )
         for plugin, offer in claims:
             if (plugin, offer) not in winners:
                 plugin.problems.append(f"{kind.removesuffix('s')} {name!r} is claimed by {owners}; not used from here")
@@ -224,7 +232,11 @@ def _mismatch(requires: Iterable[str]) -> str:
 
         wanted = Requirement(line)
         applies = wanted.marker is None or wanted.marker.evaluate({"extra": ""})
-        if _normal(wanted.name) == "unlabel" and applies and not wanted.specifier.contains(__version__, prereleases=True):
+        if (
+            _normal(wanted.name) == "unlabel"
+            and applies
+            and not wanted.specifier.contains(__version__, prereleases=True)
+        ):
             return f"needs unlabel{wanted.specifier}, but unlabel {__version__} is installed: upgrade one of them"
     return ""
 
@@ -249,7 +261,9 @@ def _offers(name: str, module: ModuleType) -> list[Offer]:
 
 def _table(kind: str, table: object) -> Mapping[Any, Any]:
     if not isinstance(table, Mapping):
-        raise TypeError(f"hook {kind}() must return a dictionary of name -> 'module:attribute', got {type(table).__name__}")
+        raise TypeError(
+            f"hook {kind}() must return a dictionary of name -> 'module:attribute', got {type(table).__name__}"
+        )
     return table
 
 
@@ -257,5 +271,7 @@ def _checked(kind: str, name: object, target: object, plugin: str) -> Offer:
     if not isinstance(name, str) or not isinstance(target, str) or target.count(":") != 1:
         raise TypeError(f"hook {kind}() maps {name!r} to {target!r}; expected 'name': 'package.module:attribute'")
     if not _NAME.fullmatch(name):
-        raise ValueError(f"hook {kind}() offers {name!r}; expected letters, digits, '_', '-' and '.', after one prefix: {plugin}/...")
+        raise ValueError(
+            f"hook {kind}() offers {name!r}; expected letters, digits, '_', '-' and '.', after one prefix: {plugin}/..."
+        )
     return Offer(kind, name, target, plugin)

@@ -139,8 +139,14 @@ class Stage(_Strict):
     def resolved(self, samples: int) -> Stage:
         """The same stage with every length in updates, for a training set of `samples` samples."""
         steps = self.steps or max(1, math.ceil(self._updates(self.epochs or 0, samples)))
-        horizon = self.horizon or (math.ceil(self._updates(self.horizon_epochs, samples)) if self.horizon_epochs else steps)
-        warmup = self.warmup_steps if self.warmup_steps is not None else round(self._updates(self.warmup_epochs or 0, samples))
+        horizon = self.horizon or (
+            math.ceil(self._updates(self.horizon_epochs, samples)) if self.horizon_epochs else steps
+        )
+        warmup = (
+            self.warmup_steps
+            if self.warmup_steps is not None
+            else round(self._updates(self.warmup_epochs or 0, samples))
+        )
         horizon = max(horizon, steps)  # one may be stated in updates and the other in epochs
         changes = {"steps": steps, "epochs": None, "horizon": horizon, "horizon_epochs": None}
         return self.model_copy(update={**changes, "warmup_steps": min(warmup, horizon), "warmup_epochs": None})
@@ -197,7 +203,9 @@ class Recipe(_Strict):
         """Complete and re-runnable: ``unlabel train ... --recipe FILE``."""
         return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
 
-    def lasting(self, *, steps: int | None = None, epochs: float | None = None, batch_size: int | None = None) -> Recipe:
+    def lasting(
+        self, *, steps: int | None = None, epochs: float | None = None, batch_size: int | None = None
+    ) -> Recipe:
         """A copy whose stages have another length or batch size; a warm-up in updates never exceeds the length."""
         if steps is not None and epochs is not None:
             raise UsageError("give --steps or --epochs, not both")
@@ -221,7 +229,9 @@ class Recipe(_Strict):
             _assign(data, path, value)
         recipe = parse(data, "")
         if recipe.task.name != self.task.name:
-            raise UsageError(f"the task {self.task.name} cannot be changed to {recipe.task.name} by a setting: start from its recipe")
+            raise UsageError(
+                f"the task {self.task.name} cannot be changed to {recipe.task.name} by a setting: start from its recipe"
+            )
         recipe.check(catalog)
         return recipe
 
@@ -298,7 +308,9 @@ def factory(ref: Ref, kind: str, catalog: Catalog) -> Callable[..., Any]:
         home = importlib.import_module(module)
     except Exception as error:  # the user's own code: an error in it is theirs to read, not a bug of ours
         reason = f"{type(error).__name__}: {error}"
-        raise UsageError(f"{ref.name}: {module!r} cannot be imported ({reason}); is its folder on PYTHONPATH?") from error
+        raise UsageError(
+            f"{ref.name}: {module!r} cannot be imported ({reason}); is its folder on PYTHONPATH?"
+        ) from error
     if not hasattr(home, attribute):
         raise UsageError(f"{ref.name}: module {module!r} has no {attribute!r}{nearest(attribute, dir(home))}")
     found = getattr(home, attribute)
@@ -364,11 +376,13 @@ def _way(ref: Ref, role: str, name: str) -> str:
     """How a user gives a missing keyword."""
     if (role, name) == ("dataset", "path"):
         return "give a path instead of this name"
-    return f"give it with --encoder {ref.name}:VALUE" if role == "encoder" else f"give it with --set {role}.{name}=VALUE"
+    return (
+        f"give it with --encoder {ref.name}:VALUE" if role == "encoder" else f"give it with --set {role}.{name}=VALUE"
+    )
 
 
 def _adapter(annotation: Any) -> TypeAdapter[Any]:
-    """Checks and converts to a type; to one that pydantic does not know (a torch.dtype, a network) by isinstance alone."""
+    """Checks and converts to a type; one that pydantic does not know (a torch.dtype, a network) by isinstance."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return TypeAdapter(annotation)
     return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
@@ -385,7 +399,7 @@ def parameters(target: Callable[..., Any], skip: int = 0) -> dict[str, inspect.P
     Raises:
         UsageError: something written in C, which does not say what it takes.
     """
-    hints = _hints(target.__init__ if inspect.isclass(target) else target)  # type: ignore[misc]
+    hints = _hints(target.__init__ if inspect.isclass(target) else target)
     try:
         found = list(inspect.signature(target).parameters.values())[skip:]
     except ValueError as error:
@@ -423,12 +437,12 @@ def _index(items: list[Any], part: str, path: str) -> int:
 
 
 def _explain(error: ValidationError, within: str = "") -> str:
-    """The first problem of a validation error, in one line: where, what was expected, what was given, the nearest field."""
+    """The first problem, in one line: where, what was expected, what was given, the nearest field."""
     problem = error.errors(include_url=False)[0]
     location = [part for part in problem["loc"] if not isinstance(part, str) or part.isidentifier()]
     place = ".".join(str(part) for part in ([within] if within else location))
     if problem["type"] == "extra_forbidden":
-        fields = {"stages": Stage, "execution": Execution, "groups": Group}
+        fields: dict[str, type[BaseModel]] = {"stages": Stage, "execution": Execution, "groups": Group}
         owner = next((fields[str(part)] for part in reversed(location[:-1]) if str(part) in fields), Recipe)
         return f"{place}: no such field{_nearest_field(str(location[-1]), owner)}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
@@ -439,7 +453,8 @@ def _explain(error: ValidationError, within: str = "") -> str:
 
 def _nearest_field(name: str, owner: type[BaseModel]) -> str:
     """The nearest field of `owner`, or the same field where it really lives."""
-    elsewhere = [("stages.0.", Stage), ("execution.", Execution)] if owner is Recipe else []
+    others: list[tuple[str, type[BaseModel]]] = [("stages.0.", Stage), ("execution.", Execution)]
+    elsewhere = others if owner is Recipe else []
     found = [prefix + name for prefix, model in elsewhere if name in model.model_fields]
     if found:
         return f"; did you mean {found[0]}?"

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import BaseModel
 
 from unlabel import __version__, checkpoint, export, loop, monitors, recipe, seeds
 from unlabel.data import Dataset, micro_batch, read_jsonl
@@ -39,7 +40,7 @@ from unlabel.task import Progress, Task
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Run", "build", "choose_dataset", "compose", "train"]
+__all__ = ["Run", "adapt", "build", "choose_dataset", "compose", "train"]
 
 _MONITORED = 1024
 _EVALUATED = {"train": 20000, "test": 10000}
@@ -89,7 +90,7 @@ class Run:
     @property
     def encoder(self) -> nn.Module:
         """The trained encoder, on the CPU, in evaluation mode."""
-        return self.task().encoder.eval()  # type: ignore[union-attr,operator]  # nn.Module attributes are untyped
+        return self.task().encoder.eval()  # type: ignore[union-attr]  # nn.Module attributes are untyped
 
     def task(self, engine: Engine | None = None) -> Task:
         """The task with the weights of the newest good checkpoint.
@@ -130,6 +131,10 @@ def train(
     what: Recipe | str,
     *,
     data: str | Path | None = None,
+    encoder: str | None = None,
+    steps: int | None = None,
+    epochs: float | None = None,
+    batch_size: int | None = None,
     out: str | Path | None = None,
     catalog: Catalog | None = None,
     observe: Iterable[str] = (),
@@ -143,6 +148,8 @@ def train(
     Args:
         what: a recipe, or the name of a task (its `quick` recipe).
         data: dataset name or path; default: the recipe's.
+        encoder: catalog name, ``NAME:MODEL`` or ``package.module:factory``; default: the recipe's.
+        steps, epochs, batch_size: of every stage; default: the recipe's.
         out: folder of the run; default: a new one below ``runs/``.
         catalog: what is installed; default: looked up.
         observe: names of further observers.
@@ -156,48 +163,75 @@ def train(
         RunError: training failed; the message says what was saved.
     """
     catalog = catalog or Catalog.installed()
-    settings = [f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in overrides.items()]
-    if isinstance(what, str):
-        what = compose(what, catalog, data=None if data is None else str(data), settings=settings)
-    elif data is not None or settings:
-        ref = choose_dataset(str(data), what, catalog) if data is not None else what.dataset
-        what = what.model_copy(update={"dataset": ref}).changed(settings, catalog)
-    folder = new_folder(Path(out) if out else None, what, overwrite)
-    execute(what, folder, catalog, observe=observe, evaluate=evaluate, quiet=quiet)
+    settings = [f"{name.replace('__', '.')}={json.dumps(value, default=_plain)}" for name, value in overrides.items()]
+    chosen = _named_recipe(catalog.find("tasks", what).module(), what, "quick") if isinstance(what, str) else what
+    chosen = adapt(
+        chosen,
+        catalog,
+        data=None if data is None else str(data),
+        encoder=encoder,
+        steps=steps,
+        epochs=epochs,
+        batch_size=batch_size,
+        settings=settings,
+    )
+    folder = new_folder(Path(out) if out else None, chosen, overwrite)
+    execute(chosen, folder, catalog, observe=observe, evaluate=evaluate, quiet=quiet)
     return Run(folder, catalog)
 
 
-def compose(
-    task: str,
-    catalog: Catalog,
-    *,
-    name: str = "quick",
-    data: str | None = None,
-    encoder: str | None = None,
-    settings: Iterable[str] = (),
-) -> Recipe:
+def _plain(value: Any) -> Any:
+    """Paths as text, and a Ref or Stage as what it is in a file."""
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
+
+
+def compose(task: str, catalog: Catalog, *, name: str = "quick", **changes: Any) -> Recipe:
     """The recipe of a task by name (``paper``, ``quick``, ``tiny``) or from a file, with changes applied.
 
     Args:
         task: name of the task.
         catalog: what is installed.
         name: recipe function of the task's module, or path of a JSON or YAML file.
+        changes: keywords of `adapt`.
+
+    Raises:
+        UsageError: anything unknown, with the nearest valid choice.
+    """
+    found = _named_recipe(catalog.find("tasks", task).module(), task, name)
+    if found.task.name != task:
+        raise UsageError(f"recipe {name} is for task {found.task.name!r}, not for {task!r}")
+    return adapt(found, catalog, **changes)
+
+
+def adapt(
+    chosen: Recipe,
+    catalog: Catalog,
+    *,
+    data: str | None = None,
+    encoder: str | None = None,
+    steps: int | None = None,
+    epochs: float | None = None,
+    batch_size: int | None = None,
+    settings: Iterable[str] = (),
+) -> Recipe:
+    """A recipe with changes applied, and everything in it checked.
+
+    Args:
+        chosen: the recipe; left as it is.
+        catalog: what is installed.
         data: dataset name or path instead of the recipe's.
         encoder: catalog name, ``NAME:MODEL`` or ``package.module:factory`` instead of the recipe's.
+        steps, epochs, batch_size: of every stage.
         settings: ``path=value`` assignments.
 
     Raises:
         UsageError: anything unknown, with the nearest valid choice.
     """
-    offer = catalog.find("tasks", task)
-    found = _named_recipe(offer.module(), task, name)
-    if found.task.name != task:
-        raise UsageError(f"recipe {name} is for task {found.task.name!r}, not for {task!r}")
-    if encoder is not None and encoder != found.encoder.name:  # its own encoder by name keeps the recipe's keywords
-        found = found.model_copy(update={"encoder": _encoder_ref(encoder, catalog)})
+    if encoder is not None and encoder != chosen.encoder.name:  # its own encoder by name keeps the recipe's keywords
+        chosen = chosen.model_copy(update={"encoder": _encoder_ref(encoder, catalog)})
     if data is not None:
-        found = found.model_copy(update={"dataset": choose_dataset(data, found, catalog)})
-    return found.changed(settings, catalog)
+        chosen = chosen.model_copy(update={"dataset": choose_dataset(data, chosen, catalog)})
+    return chosen.lasting(steps=steps, epochs=epochs, batch_size=batch_size).changed(settings, catalog)
 
 
 def _named_recipe(module: Any, task: str, name: str) -> Recipe:
@@ -207,7 +241,10 @@ def _named_recipe(module: Any, task: str, name: str) -> Recipe:
         return found
     if Path(name).suffix in (".json", ".yaml", ".yml") or Path(name).exists():
         return recipe.load(Path(name))
-    raise UsageError(f"{task} has no recipe {name!r}: expected {', '.join(functions)} or a .json/.yaml file{nearest(name, functions)}")
+    raise UsageError(
+        f"{task} has no recipe {name!r}: expected {', '.join(functions)} or a .json/.yaml file"
+        f"{nearest(name, functions)}"
+    )
 
 
 def _encoder_ref(encoder: str, catalog: Catalog) -> Ref:
@@ -216,7 +253,10 @@ def _encoder_ref(encoder: str, catalog: Catalog) -> Ref:
     if colon and (name in catalog.names("encoders") or "/" in name):
         wanted = recipe.required(catalog.load("encoders", name))
         if len(wanted) != 1:
-            raise UsageError(f"--encoder {encoder}: {name} takes no model after a colon; its keywords are set with --set encoder.KEYWORD=VALUE")
+            raise UsageError(
+                f"--encoder {encoder}: {name} takes no model after a colon; "
+                "its keywords are set with --set encoder.KEYWORD=VALUE"
+            )
         return Ref(name, **{wanted[0]: model})
     if colon:
         catalog.trusted.add(encoder)
@@ -243,7 +283,9 @@ def choose_dataset(data: str, chosen: Recipe, catalog: Catalog) -> Ref:
         kept = chosen.dataset.options if chosen.dataset.name == name else {}
         return Ref(name, **{**kept, "path": str(path.absolute())})  # a run may be resumed from another folder
     beside = [str(entry) for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    raise UsageError(f"--data {data}: there is no such path, and no dataset of that name{nearest(data, [*names, *beside])}")
+    raise UsageError(
+        f"--data {data}: there is no such path, and no dataset of that name{nearest(data, [*names, *beside])}"
+    )
 
 
 def claimant(path: Path, candidates: Iterable[Offer]) -> Offer:
@@ -263,7 +305,9 @@ def claimant(path: Path, candidates: Iterable[Offer]) -> Offer:
             return offer
         if "path" in recipe.parameters(kind):
             asked.append(offer.name)
-    raise UsageError("; ".join([f"{path} is none of {', '.join(asked) or 'any dataset'}: {_content(path)}", *unloadable]))
+    raise UsageError(
+        "; ".join([f"{path} is none of {', '.join(asked) or 'any dataset'}: {_content(path)}", *unloadable])
+    )
 
 
 def _content(path: Path) -> str:
@@ -312,6 +356,8 @@ def new_folder(out: Path | None, chosen: Recipe, overwrite: bool) -> Path:
     Raises:
         UsageError: the folder is taken and `overwrite` is not given, or it is not a run at all.
     """
+    if out is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("several processes write to one folder: say which with --out DIR")
     if out is None:
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         out = Path("runs") / f"{chosen.task.name.replace('/', '-')}-{stamp}"
@@ -395,7 +441,9 @@ def _execute(
     found = checkpoint.newest(folder / "checkpoints", chosen.task.name)
     for problem in found[2] if found else []:
         say(f"damaged checkpoint skipped: {problem}")
-    complete = found is not None and found[1].total_step >= sum(s.resolved(len(samples)).steps or 0 for s in chosen.stages)
+    complete = found is not None and found[1].total_step >= sum(
+        s.resolved(len(samples)).steps or 0 for s in chosen.stages
+    )
     if found:
         say(f"{'complete' if complete else 'continuing'} after update {found[1].total_step} ({found[0]})")
     observers: list[Observer] = []
@@ -413,7 +461,9 @@ def _execute(
     def monitor() -> dict[str, float]:
         begun = time.perf_counter()
         numbers = monitors.online(Frozen(task, dataset, engine, seed=chosen.seed, limit={"train": _MONITORED}))
-        return numbers | ({"score": numbers["knn"]} if "knn" in numbers else {}) | {"seconds": time.perf_counter() - begun}
+        return (
+            numbers | ({"score": numbers["knn"]} if "knn" in numbers else {}) | {"seconds": time.perf_counter() - begun}
+        )
 
     begun = time.perf_counter()
     try:
@@ -513,7 +563,10 @@ def _evaluations(
         path, value = recipe.assigned(assignment)
         name, _, keyword = path.rpartition(".")
         if name not in by_name:
-            raise UsageError(f"--set {assignment}: expected EVALUATION.KEYWORD=VALUE with one of {', '.join(by_name)}{nearest(name, by_name)}")
+            raise UsageError(
+                f"--set {assignment}: expected EVALUATION.KEYWORD=VALUE with one of {', '.join(by_name)}"
+                f"{nearest(name, by_name)}"
+            )
         by_name[name].options[keyword] = value
     for ref in by_name.values():
         ref.options = recipe.keywords(ref, catalog.load("evaluations", ref.name), ref.name, skip=1)
@@ -560,14 +613,18 @@ class _HealthObserver(Observer):
 def _environment() -> dict[str, Any]:
     """What a result depends on besides the recipe: versions, hardware, command, code revision."""
     versions = {}
-    for distribution in {entry.dist for entry in metadata.entry_points(group="unlabel") if entry.dist} | {metadata.distribution("unlabel")}:
+    for distribution in {entry.dist for entry in metadata.entry_points(group="unlabel") if entry.dist} | {
+        metadata.distribution("unlabel")
+    }:
         names = [re.split(r"[^\w.-]", line)[0] for line in distribution.requires or () if "extra ==" not in line]
         for name in [distribution.name, *names]:
             try:
                 versions[name] = metadata.version(name)
             except metadata.PackageNotFoundError:
                 continue
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
     return {
         "unlabel": __version__,
         "python": platform.python_version(),
@@ -584,11 +641,14 @@ def _environment() -> dict[str, Any]:
 
 
 def processor() -> str:
+    """Name of this machine's processor, as its maker calls it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
 
 
 def _git() -> str | None:

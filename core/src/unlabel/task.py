@@ -129,5 +129,5 @@ class Task(nn.Module):
         """Called at the first step of an epoch, and again when resuming inside it."""
 
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
-        """What the task sees and does, for the report: name -> uint8 image (H, W, 3)."""
+        """What the task sees and does, for the report: name -> uint8 (H, W, 3), red, green, blue."""
         return {}

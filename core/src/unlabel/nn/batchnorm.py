@@ -88,7 +88,7 @@ class _OnCPU(torch.autograd.Function):
     """torch's kernels with better sums, for one process and (N, C, H, W) stored channels last.
 
     One long run of float32 is off by 1e-5 after 1e5 values, enough for a run on one process and one on
-    two to drift apart visibly. Here each column of pixels is summed by itself: W times as many, shorter runs.
+    two to drift apart visibly. Here each column is summed by itself: W times as many, shorter runs.
     """
 
     @staticmethod

@@ -39,7 +39,8 @@ def inspect(path: str | Path, *, verify: bool = True) -> dict[str, Any]:
         JSON-able: what the dataset's ``info()`` says, and ``bytes`` (of all files); ``contents`` (format by content
         -> count); ``modes`` (stored colour mode -> count); ``sizes`` of all images; ``rotated`` (turned by EXIF, PNG
         not counted); ``animated``; ``broken`` (list of ``{"path", "reason"}``); ``duplicates`` (files whose bytes
-        equal an earlier one's) with a few ``duplicate_examples`` and, for divided sets, ``duplicates_across_splits``;
+        equal an earlier one's) with a few ``duplicate_examples`` and, for divided sets, ``duplicates_across_splits``
+        (contents found in more than one part);
         ``verified``; and if verified ``images_per_second`` (decoded by one core).
 
     Raises:
@@ -80,7 +81,15 @@ def opened(path: Path) -> Stored:
 
 @dataclass(frozen=True)
 class Finding:
-    """One image: size of its file in bytes, a digest of it, its header, why it is unusable, and CPU seconds to decode."""
+    """What one image turned out to be.
+
+    Attributes:
+        size: of its file in bytes, 0 if it cannot be read.
+        digest: of its content.
+        header: None if the file is no image.
+        reason: why it is unusable, or None.
+        seconds: CPU time spent on decoding.
+    """
 
     size: int
     digest: bytes
@@ -132,15 +141,15 @@ def _counted(values: Iterator[str]) -> dict[str, int]:
 
 
 def _duplicates(dataset: Stored, findings: list[Finding]) -> dict[str, Any]:
-    first: dict[bytes, int] = {}
-    pairs = []
+    places: dict[bytes, list[int]] = {}
     for index, finding in enumerate(findings):
-        if finding.size and first.setdefault(finding.digest, index) != index:
-            pairs.append((first[finding.digest], index))
+        if finding.size:
+            places.setdefault(finding.digest, []).append(index)
+    repeated = [indices for indices in places.values() if len(indices) > 1]
     report: dict[str, Any] = {
-        "duplicates": len(pairs),
-        "duplicate_examples": [[dataset.name_of(a), dataset.name_of(b)] for a, b in pairs[:_EXAMPLES]],
+        "duplicates": sum(len(indices) - 1 for indices in repeated),
+        "duplicate_examples": [[dataset.name_of(index) for index in indices[:2]] for indices in repeated[:_EXAMPLES]],
     }
     if dataset.parts is not None:
-        report["duplicates_across_splits"] = sum(dataset.parts[a] != dataset.parts[b] for a, b in pairs)
+        report["duplicates_across_splits"] = sum(len(set(dataset.parts[indices])) > 1 for indices in repeated)
     return report

@@ -29,6 +29,7 @@ class Digits(Dataset):
         holdout: share of each class held out for testing.
     """
 
+    labels: np.ndarray
     classes = tuple("0123456789")
 
     def __init__(self, *, image_size: int = 32, holdout: float = 0.2):

@@ -278,7 +278,15 @@ def _npz(paths: list[Path]) -> Found:
     labels, classes = numbered([table.labels for table in tables], classes)
     parts = np.repeat([table.part or 0 for table in tables], [table.count for table in tables]).astype(np.uint8)
     formats = {".npz": sum(table.count for table in tables)}
-    return Found("npz", sources.Arrays(tables), labels, classes, parts if np.any(parts > 0) and divided else None, formats, notes=notes)
+    return Found(
+        "npz",
+        sources.Arrays(tables),
+        labels,
+        classes,
+        parts if np.any(parts > 0) and divided else None,
+        formats,
+        notes=notes,
+    )
 
 
 def numbered(

@@ -203,7 +203,7 @@ def _open(path: Path) -> pyarrow.Table:
     try:
         reader = arrow.ipc.open_stream(mapped) if stream else arrow.ipc.open_file(mapped)
         return reader.read_all()
-    except arrow.ArrowInvalid as error:
+    except (arrow.ArrowInvalid, OSError) as error:
         raise UsageError(f"{path} is not an intact Arrow file ({error}); was it copied completely?") from error
 
 

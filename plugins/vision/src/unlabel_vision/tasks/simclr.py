@@ -134,5 +134,5 @@ def tiny() -> Recipe:
         task=Ref("vision/simclr", temperature=0.5, hidden=32, out=16, strength=0.5, blur=0.0),
         encoder=Ref("vision/resnet", depth=10, width=8, stem="small", image_size=32),
         dataset=Ref("vision/digits"),
-        stages=[Stage(steps=4, batch_size=16, lr=1e-3, weight_decay=1e-4)],
+        stages=[Stage(steps=4, batch_size=16, optimizer="lars", lr=0.3, lr_batch_size=256, weight_decay=1e-6)],
     )
