@@ -364,11 +364,12 @@ def test_overwriting_asked_for_but_impossible_leaves_the_old_run(here: Path) -> 
     assert unlabel("evaluate", "new", "knn").code == 0
 
 
-def test_several_processes_are_told_to_agree_on_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each would take a name from its own clock."""
-    monkeypatch.setenv("WORLD_SIZE", "2")
+def test_a_mistake_that_only_the_first_update_shows_leaves_no_folder(here: Path) -> None:
+    answer = train("--set", "stages.0.weights={lost: 2}")
 
-    refused(unlabel("train", "toy/echo", "--recipe", "tiny"), "several processes write to one folder: say which with --out")
+    assert answer.code == 2
+    assert answer.err.splitlines()[-1] == "error: weight 'lost' belongs to no loss of this task; did you mean loss?"
+    assert not (here / "new").exists()
 
 
 def test_a_folder_that_is_no_run_is_not_overwritten(here: Path) -> None:

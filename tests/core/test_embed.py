@@ -117,11 +117,19 @@ def test_training_from_python_takes_what_the_command_line_takes(run: Path, tmp_p
     assert result.recipe.init == str(run)
     assert result.encoder.dim == 4, "the recipe's own encoder keeps its keywords"
 
-    changed = package.train(result.recipe, encoder="toysonar.echo:linear", steps=1, out=tmp_path / "own", evaluate=False, init=None)
+    changed = package.train(
+        result.recipe, encoder="toysonar.echo:linear", steps=1, out=tmp_path / "own", evaluate=False, init=None
+    )
     assert changed.encoder.dim == 8
-    again = package.train(changed.recipe, encoder="toy/linear", out=tmp_path / "ref", evaluate=False, stages=[Stage(steps=2, batch_size=4)])
+    again = package.train(
+        changed.recipe,
+        encoder="toy/linear",
+        out=tmp_path / "ref",
+        evaluate=False,
+        stages=[Stage(steps=2, batch_size=4)],
+    )
     assert again.metrics[-1]["total_step"] == 2
-    with pytest.raises(UsageError, match="--out .*ref already exists"):
+    with pytest.raises(UsageError, match=r"--out .*ref already exists"):
         package.train("toy/echo", out=tmp_path / "ref")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -238,7 +239,9 @@ def test_a_plugin_adds_a_subcommand_with_its_own_options(site: Path) -> None:
     commands = "def ping(times: int = 1) -> None:\n    print('pong ' * times)\n"
     write(site, "ping", offering("commands", {"ping": "ping_plugin.commands:ping"}), modules={"commands": commands})
 
-    assert unlabel("ping", "--times", 3) == (0, "pong pong pong \n", "")
+    for _ in range(2):
+        assert unlabel("ping", "--times", 3) == (0, "pong pong pong \n", "")
+        assert unlabel("plugins").out.count("problem") == 0
     assert unlabel("ping", "--times", "many").code == 2
 
 
@@ -272,6 +275,20 @@ def test_the_variable_restricts_which_plugins_are_loaded(site: Path, monkeypatch
 
     monkeypatch.setenv("UNLABEL_PLUGINS", "")
     assert [plugin.name for plugin in Catalog.installed().plugins] == ["core"]
+
+
+def test_the_core_alone_says_what_to_install(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNLABEL_PLUGINS", "")
+
+    answer = unlabel("list")
+
+    assert answer.code == 0
+    assert "tasks  (none)" in answer.out
+    assert re.search(r"No plugin is installed.*\n  pip install unlabel-\w+\n$", answer.out, re.DOTALL)
+    assert (
+        "no installed plugin offers tasks: install one, e.g. `pip install unlabel-sonar`"
+        in unlabel("train", "sonar/echo").err
+    )
 
 
 def test_the_variable_names_installed_plugins_only(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:

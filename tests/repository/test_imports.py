@@ -73,7 +73,7 @@ def test_every_module_can_be_imported_first() -> None:
     """No two modules need each other to be imported already."""
     code = (
         "import importlib, pkgutil, unlabel\n"
-        "names = {module.name for module in pkgutil.walk_packages(unlabel.__path__, 'unlabel.')} - {'unlabel.__main__'}\n"
+        "names = {found.name for found in pkgutil.walk_packages(unlabel.__path__, 'unlabel.')} - {'unlabel.__main__'}\n"
         "for first in names:\n"
         "    for name in [name for name in sys.modules if name.partition('.')[0] == 'unlabel']:\n"
         "        del sys.modules[name]\n"

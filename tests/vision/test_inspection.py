@@ -84,8 +84,9 @@ def test_headers_alone_do_not_decode(tmp_path):
     truncated = {str(path) for path, kind in written.items() if kind == "truncated"}
     assert truncated.isdisjoint(entry["path"] for entry in found["broken"])
     assert len(found["broken"]) == 3
-    assert "images_per_second" not in found
-    assert inspection.inspect(tmp_path)["images_per_second"] > 10
+    assert "samples_per_second" not in found
+    speed = inspection.inspect(tmp_path)["samples_per_second"]
+    assert 10 < speed < 1e6
 
 
 def test_threads_see_what_one_after_another_sees(tmp_path):
@@ -128,6 +129,13 @@ def test_archives_shards_and_arrays_are_inspected_too(tmp_path):
 def test_report_can_be_written_as_json(tmp_path):
     corrupt.write_images(tmp_path, good=8, bad=4, seed=0)
     assert json.loads(json.dumps(inspection.inspect(tmp_path)))["verified"] is True
+
+
+def test_the_command_gets_the_whole_report(tmp_path):
+    corrupt.write_images(tmp_path, good=8, bad=4, seed=0)
+    dataset = Folder(tmp_path)
+    assert len(dataset.inspect()["broken"]) == 4
+    assert dataset.inspect(verify=False) == dataset.info()
 
 
 def test_what_cannot_be_inspected_is_explained(tmp_path):

@@ -412,7 +412,8 @@ def _print_facts(facts: dict[str, Any], indent: str = "") -> None:
 
 
 def _own_commands() -> set[str]:
-    return {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    ours = [(entry.name, entry.callback) for entry in app.registered_commands]
+    return {name or made.__name__ for name, made in ours if made is not None and made.__module__ == __name__}
 
 
 def _add_plugin_commands() -> None:
@@ -441,7 +442,7 @@ def main() -> NoReturn:
         _fail(error, debug)
     if code == 130:
         print("error: interrupted", file=sys.stderr)
-    raise SystemExit(code if isinstance(code, int) else 0)
+    raise SystemExit(code if type(code) is int else 0)
 
 
 def _misused(error: Any) -> NoReturn:

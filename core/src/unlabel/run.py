@@ -356,8 +356,6 @@ def new_folder(out: Path | None, chosen: Recipe, overwrite: bool) -> Path:
     Raises:
         UsageError: the folder is taken and `overwrite` is not given, or it is not a run at all.
     """
-    if out is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError("several processes write to one folder: say which with --out DIR")
     if out is None:
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         out = Path("runs") / f"{chosen.task.name.replace('/', '-')}-{stamp}"
@@ -386,13 +384,15 @@ def execute(
 ) -> None:
     """Run a recipe in a folder, or go on with it: build, train, evaluate, say how it went.
 
-    Everything that can be wrong with the recipe is found before the folder is touched.
+    What can be wrong with the recipe is found before the folder is touched; what only the first update
+    shows (a weight for a loss that the task does not have) leaves none behind.
     """
     if chosen.init and (source := Path(chosen.init).expanduser()).exists():
         chosen = chosen.model_copy(update={"init": str(source.absolute())})  # as for data: from anywhere
     say = _silent if quiet or int(os.environ.get("RANK", "0")) else _console_print
     engine = Engine.of(chosen.execution)
     folder = Path(engine.agree(str(folder)))  # a name made from the time may differ between processes
+    prepared = False
     try:
         dataset = build_dataset(chosen.dataset, catalog)
         samples = dataset.split("train")
@@ -406,9 +406,14 @@ def execute(
         observers = [catalog.load("observers", name) for name in observe]
         if engine.main and not resuming:
             _prepare_folder(folder, chosen)
+            prepared = True
         engine.barrier()
         _announce(say, chosen, task, samples, engine, report)
         _execute(chosen, folder, catalog, engine, task, dataset, samples, observers, evaluate, quiet, say)
+    except UsageError:
+        if prepared and not checkpoint.available(folder / "checkpoints"):
+            shutil.rmtree(folder)  # it would only be in the way of the next try
+        raise
     finally:
         engine.close()
 

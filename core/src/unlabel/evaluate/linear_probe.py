@@ -65,33 +65,45 @@ def logistic(
         classes: number of classes.
         strength: C, the inverse of the regularisation; above 0.
         start: where to start from, a result for another strength; by default zero.
-        tolerance: largest entry of the gradient to stop at (or after 1000 iterations). The objective curves by at
-            least ``1 / (strength * N)``, so weights are then within that multiple of it.
+        tolerance: largest entry of the gradient to stop at (or after 1000 iterations), in variables in which the
+            objective curves by about 1 in every direction; so weights are exact to about ``sqrt(C N)`` times that.
 
     Returns:
         float64, (classes, D + 1): weight, and the bias as last column.
     """
-    solution = features.new_zeros(classes, features.shape[1] + 1) if start is None else start.clone()
+    # Features are correlated, and gradient methods crawl along the flat directions: a thousand steps instead of
+    # thirty. At equal probabilities the curvature is (1/K)(1 - 1/K) X'X / N + 1 / (C N) for every class; its Cholesky
+    # factor L gives variables u = w L in which it is 1. The optimum is the same.
+    flat = 1 / (strength * len(features))
+    curvature = (1 / classes) * (1 - 1 / classes) * (features.T @ features) / len(features)
+    factor = torch.linalg.cholesky(curvature + flat * torch.eye(len(curvature), dtype=features.dtype, device=features.device))
+    rows = torch.linalg.solve_triangular(factor, features.T, upper=False).T  # X L^-T
+    solution = features.new_zeros(classes, features.shape[1] + 1)
+    if start is not None:
+        solution.copy_(torch.cat([start[:, :-1] @ factor, start[:, -1:]], dim=1))
     solution.requires_grad_()
     optimizer = torch.optim.LBFGS(
         [solution],
         max_iter=1000,
         max_eval=2000,
         tolerance_grad=tolerance,
-        tolerance_change=1e-12,
+        tolerance_change=1e-14,
         history_size=20,
         line_search_fn="strong_wolfe",
     )
 
+    def weights() -> Tensor:
+        return torch.linalg.solve_triangular(factor, solution[:, :-1], upper=False, left=False)  # u L^-1
+
     def objective() -> Tensor:
         optimizer.zero_grad()
-        penalty = solution[:, :-1].square().sum() / (2 * strength * len(features))
-        value = F.cross_entropy(_scores(features, solution), labels) + penalty
+        value = F.cross_entropy(_scores(rows, solution), labels) + weights().square().sum() * flat / 2
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
     optimizer.step(objective)  # type: ignore[no-untyped-call]
-    return solution.detach()
+    with torch.no_grad():
+        return torch.cat([weights(), solution[:, -1:]], dim=1)
 
 
 def _scores(features: Tensor, solution: Tensor) -> Tensor:
@@ -119,7 +131,7 @@ def choose(features: Tensor, labels: Tensor, classes: int, grid: Sequence[float]
     rows, held_out = standardise(features[train], features[validation])
     solution, best, best_accuracy = None, strengths[0], -1.0
     for strength in strengths:  # each starts from the one before: most of the way is done
-        solution = logistic(rows, labels[train], classes, strength, start=solution, tolerance=1e-5)
+        solution = logistic(rows, labels[train], classes, strength, start=solution, tolerance=1e-6)
         score = metrics.accuracy(_scores(held_out, solution).argmax(dim=1), labels[validation])
         if score > best_accuracy:
             best, best_accuracy = strength, score

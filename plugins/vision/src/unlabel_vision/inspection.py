@@ -22,17 +22,26 @@ from unlabel_vision.datasets.hf import HuggingFace
 from unlabel_vision.datasets.stored import Stored
 from unlabel_vision.datasets.webdataset import WebDataset
 
-__all__ = ["examine", "inspect", "opened"]
+__all__ = ["examine", "inspect", "opened", "report"]
 
 _CHUNK = 64
 _EXAMPLES = 10
 
 
 def inspect(path: str | Path, *, verify: bool = True) -> dict[str, Any]:
-    """Read a whole set of images and say what is in it.
+    """`report` of whatever images are at `path`: a folder, archive, shards, or Arrow or Parquet files.
+
+    Raises:
+        UsageError: there are no images.
+    """
+    return report(opened(Path(path).expanduser()), verify=verify)
+
+
+def report(dataset: Stored, *, verify: bool = True) -> dict[str, Any]:
+    """Read every file of a set of images and say what is in it.
 
     Args:
-        path: folder, archive, shards or files that `Folder`, `WebDataset` or `HuggingFace` understand.
+        dataset: the images.
         verify: decode every image, which finds what is broken and measures the speed; otherwise read headers only.
 
     Returns:
@@ -40,13 +49,9 @@ def inspect(path: str | Path, *, verify: bool = True) -> dict[str, Any]:
         -> count); ``modes`` (stored colour mode -> count); ``sizes`` of all images; ``rotated`` (turned by EXIF, PNG
         not counted); ``animated``; ``broken`` (list of ``{"path", "reason"}``); ``duplicates`` (files whose bytes
         equal an earlier one's) with a few ``duplicate_examples`` and, for divided sets, ``duplicates_across_splits``
-        (contents found in more than one part);
-        ``verified``; and if verified ``images_per_second`` (decoded by one core).
-
-    Raises:
-        UsageError: there are no images at `path`.
+        (contents found in more than one part); ``verified``; and if verified ``samples_per_second`` (decoded by one
+        core) and ``seconds_per_epoch_reading`` (by one core).
     """
-    dataset = opened(Path(path).expanduser())
     dataset.prepare()
     findings = list(_examined(dataset, verify))
     usable = [finding for finding in findings if finding.reason is None]
@@ -67,8 +72,14 @@ def inspect(path: str | Path, *, verify: bool = True) -> dict[str, Any]:
         ],
         **_duplicates(dataset, findings),
         "verified": verify,
-        **({"images_per_second": round(len(usable) / seconds, 1)} if verify and seconds else {}),
+        **_speed(len(usable), seconds),
     }
+
+
+def _speed(count: int, seconds: float) -> dict[str, float]:
+    if not count or not seconds:
+        return {}
+    return {"samples_per_second": round(count / seconds, 1), "seconds_per_epoch_reading": round(seconds, 2)}
 
 
 def opened(path: Path) -> Stored:

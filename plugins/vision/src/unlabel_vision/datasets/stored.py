@@ -104,6 +104,12 @@ class Stored(Dataset):
             "sizes": sizes(self),
         }
 
+    def inspect(self, verify: bool = True) -> dict[str, Any]:
+        """`info`, and with `verify` what reading every file shows: see `unlabel_vision.inspection.report`."""
+        from unlabel_vision import inspection  # it imports the kinds of datasets, which import this file
+
+        return inspection.report(self) if verify else self.info()
+
 
 def check_size(width: int, height: int, min_size: int) -> None:
     """Raise BadSample if the short side is below `min_size`."""
