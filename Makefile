@@ -7,7 +7,7 @@ TESTS := $(if $(PLUGIN),tests/$(PLUGIN),tests)
 
 .venv: constraints.txt core/pyproject.toml plugins/vision/pyproject.toml
 	python3 -m venv .venv
-	.venv/bin/pip install -q -c constraints.txt -e "./core[test]" -e "./plugins/vision[hf]" ruff mypy types-PyYAML
+	.venv/bin/pip install -q -c constraints.txt -e "./core[test]" -e "./plugins/vision[test]" ruff mypy types-PyYAML
 	touch .venv
 
 fast: .venv  ## tests under a minute

@@ -27,22 +27,17 @@ CASES: dict[str, tuple[str, str, list[str]]] = {
     "MAE, ViT 128x4, CIFAR-10": (
         "vision/mae",
         CIFAR,
-        ["--epochs", "30", "--batch-size", "256", "--set", "stages.0.lr=1.5e-3"],
+        ["--epochs", "10", "--batch-size", "128", "--set", "stages.0.lr=1.5e-3"],
     ),
     "SimCLR, ResNet-10 width 16, CIFAR-10": (
         "vision/simclr",
         CIFAR,
-        ["--epochs", "25", "--batch-size", "256", "--set", "stages.0.lr=2e-3"],
+        ["--epochs", "8", "--batch-size", "256", "--set", "stages.0.lr=2e-3"],
     ),
     "MAE, ViT 128x4 at 128 px, clothing": (
         "vision/mae",
         CLOTHING,
         [*VIT_128, "--epochs", "60", "--batch-size", "64", "--set", "stages.0.lr=1e-3"],
-    ),
-    "SimCLR, ResNet-10 width 16 at 128 px, clothing": (
-        "vision/simclr",
-        CLOTHING,
-        ["--set", "encoder.image_size=128", "--epochs", "25", "--batch-size", "64"],
     ),
 }
 

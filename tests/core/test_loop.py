@@ -166,6 +166,13 @@ def test_not_finite_loss_stops_and_names_term_update_and_samples(tmp_path: Path)
         assert all(torch.isfinite(value).all() for value in task.state_dict().values())
 
 
+def test_weights_ruined_by_an_update_of_finite_loss_are_never_saved(tmp_path: Path) -> None:
+    ruinous = recipe().stages[0].model_copy(update={"lr": 1e42, "warmup_steps": 0})
+    with pytest.raises(RunError, match=r"is nan at update 0"):
+        run(tmp_path, recipe(stages=[ruinous], save_every=1))
+    assert not checkpoint.available(tmp_path / "checkpoints")
+
+
 def test_bad_samples_are_listed_once_and_replaced_the_same_way_each_time(tmp_path: Path) -> None:
     chosen = recipe(max_bad=0.2)
     first = run(tmp_path / "a", chosen, Noises(bad=[3, 30]))

@@ -246,12 +246,14 @@ def test_cut_files_are_called_truncated(format, fraction):
 @given(st.data())
 def test_any_damage_gives_an_image_or_a_reason(data):
     format = data.draw(st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"]))
-    file = bytearray(corrupt.encode(Image.fromarray(blocks(8)), format))
+    frames = {"save_all": True, "append_images": [Image.fromarray(blocks(8)[::-1].copy())]}
+    file = bytearray(corrupt.encode(Image.fromarray(blocks(8)), format, **(frames if format == "GIF" else {})))
     for _ in range(data.draw(st.integers(1, 8))):
         file[data.draw(st.integers(0, len(file) - 1))] = data.draw(st.integers(0, 255))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
+            images.header(bytes(file), max_pixels=10**6)
             decoded = images.decode(bytes(file), max_pixels=10**6)
         except BadSample as bad:
             reason = str(bad)

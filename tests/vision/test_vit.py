@@ -188,7 +188,7 @@ def test_encoders_that_need_all_patches_are_refused_with_what_fits():
 
 
 def test_a_vit_may_come_from_timm_by_name():
-    named = timm_encoder(name="test_vit", image_size=32)
+    named = timm_encoder(name="vit_tiny_patch16_224", image_size=32)
     assert require_tokens(named, "vision/mae") is named
 
 
@@ -198,6 +198,7 @@ def test_a_vit_may_come_from_timm_by_name():
         "vit_tiny_r_s16_p8_224",  # a convolutional stem: tokens of visible patches would see removed ones
         "deit_tiny_distilled_patch16_224",  # two tokens before the patches
         "test_vit3",  # none
+        "test_vit",  # patches as a grid, for images of any size
     ],
 )
 def test_transformers_of_another_kind_are_no_vit(name):

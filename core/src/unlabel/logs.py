@@ -6,6 +6,7 @@ and read from the device once per interval, so logging costs no synchronisation 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 import time
@@ -31,6 +32,10 @@ class Observer:
 
     def __init__(self, folder: Path):
         self.folder = folder
+
+    @classmethod
+    def check(cls) -> None:
+        """Raise UsageError if a library it needs is missing; called before anything is written."""
 
     def start(self, recipe: Recipe) -> None:
         """The run begins or resumes."""
@@ -168,12 +173,15 @@ def _clock(seconds: float) -> str:
 class TensorBoard(Observer):
     """TensorBoard event files in the run's folder (extra ``tensorboard``)."""
 
+    @classmethod
+    def check(cls) -> None:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise UsageError("--observe tensorboard needs `pip install 'unlabel[tensorboard]'`")
+
     def __init__(self, folder: Path):
         super().__init__(folder)
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UsageError("--observe tensorboard needs `pip install 'unlabel[tensorboard]'`") from error
+        from torch.utils.tensorboard import SummaryWriter
+
         self.writer = SummaryWriter(str(folder / "tensorboard"))
 
     def log(self, progress: Progress, metrics: Mapping[str, float]) -> None:
@@ -187,12 +195,15 @@ class TensorBoard(Observer):
 class WandB(Observer):
     """Weights & Biases (extra ``wandb``); the only observer that may use the network, and only when asked for."""
 
+    @classmethod
+    def check(cls) -> None:
+        if importlib.util.find_spec("wandb") is None:
+            raise UsageError("--observe wandb needs `pip install 'unlabel[wandb]'`")
+
     def __init__(self, folder: Path):
         super().__init__(folder)
-        try:
-            import wandb
-        except ImportError as error:
-            raise UsageError("--observe wandb needs `pip install 'unlabel[wandb]'`") from error
+        import wandb
+
         self.wandb = wandb
 
     def start(self, recipe: Recipe) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -149,6 +150,7 @@ def run_stage(
         stop = look and engine.any(signals.received is not None)
         if last or stop or (step + 1) % save_every == 0:
             guard.look()
+            guard.check_weights(step)
             position = Position(
                 recipe.task.name, start.stage, step + 1, progress.total_step, score, engine.scaler.state_dict()
             )
@@ -242,6 +244,12 @@ class _Guard:
                     self._stop(step, name, float(value))
         self.pending.clear()
 
+    def check_weights(self, step: int) -> None:
+        """Before saving: an update may have ruined weights although its own loss was still finite."""
+        for name, tensor in self.task.named_parameters():
+            if not torch.isfinite(tensor).all():
+                self._stop(step, name, math.nan)
+
     def _stop(self, step: int, name: str, value: float) -> None:
         start = step * self.stage.accumulate
         transform = self.task.transform()
@@ -282,6 +290,6 @@ class _Signals:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        if self.received is not None and number == signal.SIGINT:  # launchers repeat SIGTERM; a person means it
             raise KeyboardInterrupt
-        self.received = number
+        self.received = self.received or number

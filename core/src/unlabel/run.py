@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["Run", "adapt", "build", "choose_dataset", "compose", "train"]
 
 _MONITORED = 1024
-_EVALUATED = {"train": 20000, "test": 10000}
+_EVALUATED = {"train": 10000, "test": 5000}
 
 
 @dataclass
@@ -404,6 +404,8 @@ def execute(
         task, report = build(_without_init(chosen) if started else chosen, catalog, engine)
         _check_optimizers(chosen, task, len(samples))
         observers = [catalog.load("observers", name) for name in observe]
+        for kind in observers:
+            kind.check()
         if engine.main and not resuming:
             _prepare_folder(folder, chosen)
             prepared = True

@@ -245,6 +245,13 @@ def _orientation(image: ImageFile.ImageFile) -> int:
     return value if value in _UPRIGHT else 1
 
 
+def _animated(image: ImageFile.ImageFile) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))  # Pillow's readers of still formats lack it
+    except Exception:  # what follows the first frame is damaged: nobody will look at it
+        return False
+
+
 def to_uint8(values: np.ndarray) -> np.ndarray:
     """Scale deep grey values to 8 bits without clipping.
 
@@ -301,8 +308,7 @@ def header(source: bytes | str | Path, *, max_pixels: int = MAX_PIXELS) -> Heade
         width, height = image.size
         if orientation >= 5 and format != "TIFF":  # Pillow turns TIFFs itself
             width, height = height, width
-        animated = bool(getattr(image, "is_animated", False))  # Pillow's readers of still formats lack it
-        return Header(format, image.mode, width, height, orientation, animated)
+        return Header(format, image.mode, width, height, orientation, _animated(image))
 
 
 def decode(source: bytes | str | Path, *, shortest: int | None = None, max_pixels: int = MAX_PIXELS) -> np.ndarray:

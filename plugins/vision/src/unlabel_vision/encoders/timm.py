@@ -8,6 +8,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from unlabel.errors import RunError, UsageError, nearest
 
@@ -135,6 +136,10 @@ def timm_encoder(*, name: str, image_size: int | None = None) -> nn.Module:
         model = timm.create_model(name, **options)
     except AssertionError as error:
         raise UsageError(f"timm model {name!r} cannot take images of {image_size} pixels: {error}") from error
-    if maskable(model) and model.global_pool in ("token", "avg"):
-        return ViT(model, name, options, "token") if model.global_pool == "token" else TimmEncoder(model, Snippet(name, options), size)
+    patch = model.patch_embed.patch_size[0] if isinstance(model, VisionTransformer) else 1
+    if size % patch:
+        near = max(1, round(size / patch)) * patch
+        raise UsageError(f"encoder.image_size={size}: {name} cuts patches of {patch} pixels; {near} is a multiple")
+    if maskable(model) and model.global_pool == "token":
+        return ViT(model, name, options)
     return TimmEncoder(model, Snippet(name, options), size)

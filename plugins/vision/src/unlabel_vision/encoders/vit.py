@@ -174,6 +174,7 @@ def maskable(model: nn.Module) -> bool:
         isinstance(model, VisionTransformer)
         and type(model.patch_embed) is PatchEmbed
         and model.patch_embed.grid_size[0] == model.patch_embed.grid_size[1]
+        and not model.dynamic_img_size  # its patches come as a grid, not as a sequence
         and model.cls_token is not None
         and model.num_prefix_tokens == 1
         and model.pos_embed is not None
