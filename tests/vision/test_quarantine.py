@@ -1,4 +1,4 @@
-"""Two hundred files that are broken, or only look it, among two thousand images: training ends, and lists the right ones."""
+"""Two hundred broken files among two thousand that are fine or only look broken: training ends, and lists the right ones."""
 
 from __future__ import annotations
 

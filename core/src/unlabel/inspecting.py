@@ -27,7 +27,10 @@ def inspect(path: str, catalog: Catalog, verify: bool = True) -> dict[str, Any]:
         UsageError: no such path, or no dataset knows what to do with it.
     """
     name, dataset = open_dataset(path, catalog)
-    return {"dataset": name, **dataset.inspect(verify)}
+    found = {"dataset": name, **dataset.inspect(verify)}
+    if "samples_per_second" in found:
+        found["seconds_per_epoch_reading"] = round(found["samples"] / max(1e-9, found["samples_per_second"]), 2)
+    return found
 
 
 def open_dataset(path: str, catalog: Catalog) -> tuple[str, Dataset]:
@@ -59,6 +62,5 @@ def read_through(dataset: Dataset) -> dict[str, Any]:
     seconds = max(1e-9, time.perf_counter() - begun)
     return {
         "samples_per_second": round(len(dataset) / seconds, 1),
-        "seconds_per_epoch_reading": round(seconds, 2),
         "broken": broken,
     }

@@ -76,7 +76,9 @@ def logistic(
     # factor L gives variables u = w L in which it is 1. The optimum is the same.
     flat = 1 / (strength * len(features))
     curvature = (1 / classes) * (1 - 1 / classes) * (features.T @ features) / len(features)
-    factor = torch.linalg.cholesky(curvature + flat * torch.eye(len(curvature), dtype=features.dtype, device=features.device))
+    factor = torch.linalg.cholesky(
+        curvature + flat * torch.eye(len(curvature), dtype=features.dtype, device=features.device)
+    )
     rows = torch.linalg.solve_triangular(factor, features.T, upper=False).T  # X L^-T
     solution = features.new_zeros(classes, features.shape[1] + 1)
     if start is not None:
@@ -93,7 +95,8 @@ def logistic(
     )
 
     def weights() -> Tensor:
-        return torch.linalg.solve_triangular(factor, solution[:, :-1], upper=False, left=False)  # u L^-1
+        solved: Tensor = torch.linalg.solve_triangular(factor, solution[:, :-1], upper=False, left=False)  # u L^-1
+        return solved
 
     def objective() -> Tensor:
         optimizer.zero_grad()

@@ -16,6 +16,9 @@ from unlabel_vision.encoders.vit import ViT
 
 __all__ = ["PixelDecoder", "initialise", "pictures", "pixel_loss", "predict"]
 
+HEALTHY = {"feature_std": (0.05, 2.0)}
+"""Class tokens of masked autoencoders share a large mean: a spread that elsewhere means collapse is ordinary here."""
+
 
 class PixelDecoder(nn.Module):
     """Light transformer that sees the encoded patches and mask tokens, and predicts every patch's pixels.

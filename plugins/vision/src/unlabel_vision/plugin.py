@@ -29,9 +29,9 @@ def encoders() -> dict[str, str]:
 @hookimpl
 def datasets() -> dict[str, str]:
     return {
+        "vision/photos": "unlabel_vision.datasets.photos:Photos",
         "vision/shapes": "unlabel_vision.datasets.shapes:Shapes",
         "vision/digits": "unlabel_vision.datasets.digits:Digits",
-        "vision/photos": "unlabel_vision.datasets.photos:Photos",
         "vision/folder": "unlabel_vision.datasets.folder:Folder",
         "vision/webdataset": "unlabel_vision.datasets.webdataset:WebDataset",
         "vision/hf": "unlabel_vision.datasets.hf:HuggingFace",

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import timm
 from torch import nn
-from unlabel.errors import UsageError
 
+from unlabel.errors import UsageError
 from unlabel_vision.encoders.timm import Snippet, TimmEncoder
 
 __all__ = ["resnet"]
@@ -40,12 +40,18 @@ def resnet(
     if width < 2 or width % 2:
         raise UsageError(f"encoder.width={width} must be a positive even number; 64 is the usual one")
     if stem == "standard" and width != 64:
-        raise UsageError(f"encoder.width={width} with the standard stem: timm's has 64 channels; use encoder.stem=small")
+        raise UsageError(
+            f"encoder.width={width} with the standard stem: timm's has 64 channels; use encoder.stem=small"
+        )
     name = "resnet50" if depth == 50 else "resnet18"
     options: dict[str, Any] = {"layers": _LAYERS[depth], "num_classes": 0}
     changes: tuple[str, ...] = ()
     if stem == "small":
-        options |= {"channels": tuple(width * 2**stage for stage in range(4)), "stem_type": "deep", "stem_width": width // 2}
+        options |= {
+            "channels": tuple(width * 2**stage for stage in range(4)),
+            "stem_type": "deep",
+            "stem_width": width // 2,
+        }
         changes = (
             f"model.conv1 = torch.nn.Conv2d(3, {width}, 3, stride=1, padding=1, bias=False)",
             "model.maxpool = torch.nn.Identity()",

@@ -10,8 +10,8 @@ import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from unlabel.errors import RunError, UsageError, nearest
 
+from unlabel.errors import RunError, UsageError, nearest
 from unlabel_vision import views
 
 __all__ = ["Snippet", "TimmEncoder", "timm_encoder"]
@@ -34,7 +34,9 @@ class Snippet:
         """Python that leaves ``model`` with the weights of `file` loaded."""
         options = "".join(f", {key}={value!r}" for key, value in self.options.items())
         if not self.changes:
-            return f"import timm\n\nmodel = timm.create_model({self.name!r}{options}, checkpoint_path={file!r}).eval()\n"
+            return (
+                f"import timm\n\nmodel = timm.create_model({self.name!r}{options}, checkpoint_path={file!r}).eval()\n"
+            )
         lines = ["import timm", "import torch", "from safetensors.torch import load_file", ""]
         lines += [f"model = timm.create_model({self.name!r}{options})", *self.changes]
         return "\n".join([*lines, f"model.load_state_dict(load_file({file!r}))", "model.eval()", ""])
@@ -106,7 +108,9 @@ def published(scheme: str, name: str) -> dict[str, Tensor]:
     if scheme != "timm":
         raise UsageError(f"--init {scheme}:{name}: published weights are known as timm:NAME")
     if not timm.is_model(name.partition(".")[0]):
-        raise UsageError(f"--init timm:{name}: timm has no such model{nearest(name, timm.list_models(pretrained=True))}")
+        raise UsageError(
+            f"--init timm:{name}: timm has no such model{nearest(name, timm.list_models(pretrained=True))}"
+        )
     try:
         return dict(timm.create_model(name, pretrained=True).state_dict())
     except Exception as error:  # the hub's client raises many kinds: no network, no such file, no weights

@@ -219,7 +219,7 @@ def paper() -> Recipe:
 
 
 def quick() -> Recipe:
-    """Tiles of 12 pixels and a small ResNet, minutes on two CPU cores; figures in the README.
+    """Tiles of 12 pixels and a small ResNet, minutes on two CPU cores.
 
     ``unlabel train vision/jigsaw --recipe quick``
     """

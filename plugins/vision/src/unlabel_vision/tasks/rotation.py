@@ -110,7 +110,7 @@ def paper() -> Recipe:
 
 
 def quick() -> Recipe:
-    """A small ResNet on 32-pixel crops of photographs, minutes on two CPU cores; figures in the README.
+    """A small ResNet on 32-pixel crops of photographs, minutes on two CPU cores.
 
     Images need an upright: in vision/shapes nothing has one, and accuracy stays at chance.
 

@@ -116,7 +116,7 @@ def paper() -> Recipe:
 
 
 def quick() -> Recipe:
-    """A small ResNet on 32-pixel images, minutes on two CPU cores; figures in the README.
+    """A small ResNet on 32-pixel images, minutes on two CPU cores.
 
     ``unlabel train vision/simclr --recipe quick``
     """
