@@ -40,7 +40,7 @@ from unlabel.task import Progress, Task
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Run", "adapt", "build", "choose_dataset", "compose", "train"]
+__all__ = ["Run", "adapt", "build", "choose_dataset", "compose", "print_results", "train"]
 
 _MONITORED = 1024
 _EVALUATED = {"train": 10000, "test": 5000}
@@ -533,7 +533,7 @@ def _conclude(
             results["note"] = "no labelled held-out samples, so no downstream evaluation"
     path = folder / "evaluations.json"
     path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    _table(say, results)
+    print_results(say, results)
     run, data = shlex.quote(str(folder)), str(chosen.dataset.options.get("path", chosen.dataset.name))
     say(f"\nrun      {folder}")
     say(f"again    unlabel evaluate {run}")
@@ -541,7 +541,7 @@ def _conclude(
     say(f"features unlabel embed {run} --data {shlex.quote(data)} --out features.npz")
 
 
-def _table(say: Any, results: dict[str, Any]) -> None:
+def print_results(say: Any, results: dict[str, Any]) -> None:
     """The result table: evaluations before and after, time and speed, and the verdict."""
     from rich.table import Table
     from rich.text import Text
