@@ -1,4 +1,4 @@
-"""Two hundred broken files among two thousand that are fine or only look broken: training ends, and lists the right ones."""
+"""Two hundred broken or odd files among two thousand images: training ends, and lists the broken ones alone."""
 
 from __future__ import annotations
 
