@@ -40,7 +40,7 @@ CASES: dict[str, tuple[str, str, list[str]]] = {
     "MAE, ViT 128x4 at 128 px, clothing": (
         "vision/mae",
         CLOTHING,
-        [*VIT_128, "--epochs", "60", "--batch-size", "64", "--set", "stages.0.lr=1e-3"],
+        [*VIT_128, "--epochs", "20", "--batch-size", "64", "--set", "stages.0.lr=1e-3"],
     ),
 }
 
