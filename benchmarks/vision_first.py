@@ -59,7 +59,9 @@ def run(name: str, seed: int, runs: Path, root: Path) -> Run:
 def row(name: str, done: list[Run]) -> dict[str, object]:
     """Means and spreads over the seeds, and the worst gain of any seed."""
     results = [one.evaluations for one in done]
-    found: dict[str, object] = {"run": name, "seeds": len(done)}
+    settings = [one.recipe.model_dump_json(exclude={"seed"}) for one in done]
+    mixed = " (settings differ between seeds)" if len(set(settings)) > 1 else ""
+    found: dict[str, object] = {"run": name + mixed, "seeds": len(done)}
     for evaluation in ("linear_probe", "knn"):
         before = [result["before"][evaluation]["accuracy"] for result in results]
         after = [result["after"][evaluation]["accuracy"] for result in results]
