@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -53,6 +53,9 @@ class Dataset:
     labels: np.ndarray | None = None
     classes: tuple[str, ...] | None = None
 
+    together: ClassVar[bool] = False
+    """Whether an evaluation encodes all samples of a split in one batch, because one costs as much as all."""
+
     def __len__(self) -> int:
         raise NotImplementedError(f"{type(self).__name__} must define __len__()")
 
@@ -81,6 +84,26 @@ class Dataset:
     def prepare(self) -> None:
         """Offline precomputation: idempotent, cached by content."""
 
+    def collate(self, samples: list[Sample]) -> Batch:
+        """Make a batch of read (and transformed) samples; by default every field is stacked, see `collate`."""
+        return collate(samples)
+
+    def table(self) -> Batch | None:
+        """Every sample at once, or None: field -> tensor, (len(self), ...), never the labels.
+
+        With a table, batches are gathered by index on the device: nothing is read or transformed sample by sample.
+        It is used where the task has no `transform`, so a task that augments does so in `loss`, from the batch's
+        ``"key"``. For small samples (tracks, points, nodes), whose reading would cost more than the model.
+        """
+        return None
+
+    def context(self) -> Batch:
+        """What all samples share (the edges between them, a codebook): in every batch, by reference; read-only.
+
+        Tensors are moved to the device once. Names must differ from the samples' fields.
+        """
+        return {}
+
     @classmethod
     def claims(cls, path: Path) -> bool:
         """Whether a path given to ``--data`` is of this kind; the constructor then gets it as `path`."""
@@ -95,6 +118,7 @@ class Subset(Dataset):
         self.indices = np.asarray(indices, dtype=np.int64)
         self.labels = None if dataset.labels is None else dataset.labels[self.indices]
         self.classes = dataset.classes
+        self.together = dataset.together  # type: ignore[misc]  # of its class, which is not ours
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -104,6 +128,16 @@ class Subset(Dataset):
 
     def name_of(self, index: int) -> str:
         return self.dataset.name_of(int(self.indices[index]))
+
+    def collate(self, samples: list[Sample]) -> Batch:
+        return self.dataset.collate(samples)
+
+    def table(self) -> Batch | None:
+        whole = self.dataset.table()
+        return None if whole is None else {name: column[self.indices] for name, column in whole.items()}
+
+    def context(self) -> Batch:
+        return self.dataset.context()
 
 
 def holdout(labels: np.ndarray | None, count: int, fraction: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -149,7 +183,7 @@ class Reader(torch.utils.data.Dataset[Any]):
             samples = [self._sample(epoch, index, bad) for epoch, index in positions]
         except UnlabelError as error:
             return error
-        batch = collate(samples)
+        batch = self.dataset.collate(samples)
         batch["index"] = torch.tensor([index for _, index in positions])
         batch["key"] = torch.tensor([seeds.key(self.seed, epoch, index) for epoch, index in positions])
         return batch, bad
@@ -187,34 +221,39 @@ class Positions(Sampler[list[tuple[int, int]]]):
         self.rank, self.world = (0, 1) if whole else (rank, world)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for epochs, indices in self.arrays():
+            yield list(zip(epochs.tolist(), indices.tolist(), strict=True))
+
+    def arrays(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The same as two int64 arrays, (size,): epochs and indices."""
         order, of_epoch = np.empty(0, dtype=np.int64), -1
         number = self.start
         while True:
             first = (number * self.world + self.rank) * self.size
-            pairs = []
-            for position in range(first, first + self.size):
-                epoch, place = divmod(position, self.count)
+            epochs, places = np.divmod(np.arange(first, first + self.size), self.count)
+            indices = np.empty(self.size, dtype=np.int64)
+            for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
                 if epoch != of_epoch:
                     order, of_epoch = seeds.permutation(self.count, self.seed, epoch), epoch
-                pairs.append((epoch, int(order[place])))
-            yield pairs
+                indices[epochs == epoch] = order[places[epochs == epoch]]
+            yield epochs, indices
             number += 1
 
 
 def micro_batch(stage: Stage, samples: int, world: int) -> int:
     """Samples per process and micro-batch; UsageError if the batch does not divide or exceeds the data."""
-    if stage.batch_size > samples:
+    size = samples if stage.batch_size == "all" else stage.batch_size
+    if size > samples:
         raise UsageError(
-            f"batch size {stage.batch_size} is larger than the {samples} training samples: "
-            f"use --batch-size {samples} or less"
+            f"batch size {size} is larger than the {samples} training samples: use --batch-size {samples} or less"
         )
     parts = stage.accumulate * (1 if samples < world else world)
-    if stage.batch_size % parts:
+    if size % parts:
         raise UsageError(
-            f"batch size {stage.batch_size} does not divide by {world} processes x {stage.accumulate} micro-batches: "
-            f"use --batch-size {max(1, stage.batch_size // parts) * parts}"
+            f"batch size {size} does not divide by {world} processes x {stage.accumulate} micro-batches: "
+            f"use --batch-size {max(1, size // parts) * parts}"
         )
-    return stage.batch_size // parts
+    return size // parts
 
 
 def batches(
@@ -239,9 +278,15 @@ def batches(
         workers: loader processes; 0 reads in this process.
     """
     size = micro_batch(stage, len(dataset), engine.world)
+    positions = Positions(len(dataset), size, seed, engine.rank, engine.world, start)
+    shared = engine.to_device(dataset.context())
+    table = dataset.table() if transform is None else None
+    if table is not None:
+        yield from _gathered(engine.to_device(table), shared, positions, engine)
+        return
     loader: DataLoader[Any] = DataLoader(
         Reader(dataset, transform, seed),
-        batch_sampler=Positions(len(dataset), size, seed, engine.rank, engine.world, start),
+        batch_sampler=positions,
         collate_fn=_as_is,
         num_workers=workers,
         pin_memory=engine.device.type == "cuda",
@@ -253,7 +298,19 @@ def batches(
     for item in loader:
         if isinstance(item, UnlabelError):
             raise item
-        yield item
+        batch, bad = item
+        yield {**batch, **shared}, bad
+
+
+def _gathered(
+    table: Batch, shared: Batch, positions: Positions, engine: Engine
+) -> Iterator[tuple[Batch, list[dict[str, Any]]]]:
+    """Batches out of a table that is on the device."""
+    for epochs, indices in positions.arrays():
+        keys = seeds.keys(positions.seed, torch.from_numpy(epochs), torch.from_numpy(indices))
+        places = engine.to_device({"index": torch.from_numpy(indices), "key": keys})
+        batch = {name: column[places["index"]] for name, column in table.items()}
+        yield {**batch, **shared, **places}, []
 
 
 def _as_is(batch: Any) -> Any:

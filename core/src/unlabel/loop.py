@@ -119,7 +119,7 @@ def run_stage(
 
     for step in range(start.step, steps):
         progress = Progress(
-            start.stage, step, horizon, step * stage.batch_size // len(dataset), start.total_step - start.step + step
+            start.stage, step, horizon, step * stage.size // len(dataset), start.total_step - start.step + step
         )
         batches = _next(stream, stage.accumulate, quarantine, engine, observers, progress)
         if progress.epoch != epoch:
@@ -133,7 +133,7 @@ def run_stage(
         task.after_update(progress)
 
         guard.add(step, metrics)
-        interval.add(metrics, stage.batch_size)
+        interval.add(metrics, stage.size)
         last = step + 1 == steps
         if last or (step + 1) % recipe.log_every == 0:
             guard.look()
@@ -259,7 +259,8 @@ class _Guard:
         samples = [self.dataset.name_of(index) for index in batch["index"].tolist()]
         path = self.folder / f"nonfinite-stage{self.number}-update{step}.safetensors"
         if self.engine.main:
-            save_file({key: entry.contiguous() for key, entry in batch.items() if isinstance(entry, Tensor)}, path)
+            own = [key for key in batch if isinstance(batch[key], Tensor) and key not in self.dataset.context()]
+            save_file({key: batch[key].contiguous() for key in own}, path)
             path.with_suffix(".json").write_text(
                 json.dumps({"term": name, "update": step, "samples": samples}, indent=2)
             )

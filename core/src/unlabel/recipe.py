@@ -14,7 +14,7 @@ import math
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_serializer, model_validator
@@ -97,7 +97,9 @@ class Stage(_Strict):
     epochs: float | None = Field(None, gt=0, description="passes over the training data, instead of `steps`")
     horizon: int | None = Field(None, ge=1, description="updates the schedule is computed for; default: `steps`")
     horizon_epochs: float | None = Field(None, gt=0, description="the same in epochs")
-    batch_size: int = Field(256, ge=1, description="samples per update, over all processes and micro-batches")
+    batch_size: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
+        256, description="samples per update, over all processes and micro-batches; 'all': every training sample"
+    )
     accumulate: int = Field(1, ge=1, description="micro-batches per update")
     optimizer: str = Field("adamw", description="adamw, adam, sgd, lars or any class of torch.optim")
     lr: float = Field(1.5e-4, ge=0, description="peak learning rate")
@@ -138,21 +140,21 @@ class Stage(_Strict):
 
     def resolved(self, samples: int) -> Stage:
         """The same stage with every length in updates, for a training set of `samples` samples."""
-        steps = self.steps or max(1, math.ceil(self._updates(self.epochs or 0, samples)))
-        horizon = self.horizon or (
-            math.ceil(self._updates(self.horizon_epochs, samples)) if self.horizon_epochs else steps
-        )
-        warmup = (
-            self.warmup_steps
-            if self.warmup_steps is not None
-            else round(self._updates(self.warmup_epochs or 0, samples))
-        )
+        size = samples if self.batch_size == "all" else self.batch_size
+        each = samples / size  # updates of an epoch
+        steps = self.steps or max(1, math.ceil((self.epochs or 0) * each))
+        horizon = self.horizon or (math.ceil(self.horizon_epochs * each) if self.horizon_epochs else steps)
+        warmup = self.warmup_steps if self.warmup_steps is not None else round((self.warmup_epochs or 0) * each)
         horizon = max(horizon, steps)  # one may be stated in updates and the other in epochs
-        changes = {"steps": steps, "epochs": None, "horizon": horizon, "horizon_epochs": None}
+        changes = {"steps": steps, "epochs": None, "horizon": horizon, "horizon_epochs": None, "batch_size": size}
         return self.model_copy(update={**changes, "warmup_steps": min(warmup, horizon), "warmup_epochs": None})
 
-    def _updates(self, epochs: float, samples: int) -> float:
-        return epochs * samples / self.batch_size
+    @property
+    def size(self) -> int:
+        """Samples per update of a resolved stage."""
+        if self.batch_size == "all":
+            raise ValueError(f"stage {self.name!r} has no batch size before it is resolved for a dataset")
+        return self.batch_size
 
     @property
     def warmup(self) -> int:
@@ -162,7 +164,7 @@ class Stage(_Strict):
     @property
     def peak_lr(self) -> float:
         """`lr`, scaled to this batch size if `lr_batch_size` says what it was stated for."""
-        return self.lr * self.batch_size / self.lr_batch_size if self.lr_batch_size else self.lr
+        return self.lr * self.size / self.lr_batch_size if self.lr_batch_size else self.lr
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
         """The scalar to differentiate, out of a task's named terms; see `unlabel.combine.total`."""

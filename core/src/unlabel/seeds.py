@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["generator", "key", "mix", "normal", "permutation", "seed", "uniform"]
+__all__ = ["generator", "key", "keys", "mix", "normal", "permutation", "seed", "uniform"]
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -68,6 +68,12 @@ def generator(*numbers: int) -> np.random.Generator:
 def key(run: int, epoch: int, index: int) -> int:
     """The key of one sample in one epoch, in [0, 2**63); the loader puts it into every batch as `"key"`."""
     return mix(run, epoch, index, 0x5A)
+
+
+def keys(run: int, epochs: Tensor, indices: Tensor) -> Tensor:
+    """`key` of many samples at once: int64, (N,), from int64 (N,) epochs and indices, on their device."""
+    state = _scramble_tensor(epochs ^ _signed(_scramble(run & _MASK)))
+    return _shift(_scramble_tensor(_scramble_tensor(state ^ indices) ^ 0x5A), 1)
 
 
 def permutation(count: int, *numbers: int) -> np.ndarray:

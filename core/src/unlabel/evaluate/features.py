@@ -93,7 +93,7 @@ class _Reader:
         bad = [(index, reason) for index, reason in items if isinstance(reason, str)]
         if not good:
             return {}, bad
-        batch = data.collate([sample for _, sample in good])
+        batch = self.dataset.collate([sample for _, sample in good])
         batch["index"] = torch.tensor([index for index, _ in good])
         batch["key"] = torch.tensor([seeds.key(self.seed, self.epoch, index) for index, _ in good])
         return batch, bad
@@ -211,6 +211,7 @@ class Frozen:
         order: Sequence[int] | np.ndarray | None = None,
         batch_size: int | None = None,
         epoch: int = 0,
+        read: bool = False,
     ) -> Iterator[Batch]:
         """Read samples of a split, without their labels, in batches on the device.
 
@@ -218,18 +219,30 @@ class Frozen:
             split: which samples.
             transform: applied to each; what it draws depends on (seed, epoch, index) alone.
             order: which samples in which order; by default `indices`.
-            batch_size: by default the constructor's.
+            batch_size: by default the constructor's, or all of a dataset whose samples belong `together`.
             epoch: changes what the transform draws.
+            read: read the samples one by one even where the dataset has a `table`, and without its `context`.
 
         Yields:
             Batches with ``"index"`` (into the split) and ``"key"``. Unreadable samples are missing and in `bad`.
         """
         part = self.dataset(split)
+        chosen = self.indices(split) if order is None else np.asarray(order, dtype=np.int64)
+        shared = {} if read else self.engine.to_device(part.context())
+        table = None if read or transform is not None else part.table()
+        size = batch_size or (max(1, len(chosen)) if part.together and not read else self._batch_size)
+        if table is not None:
+            for start in range(0, len(chosen), size):
+                index = torch.from_numpy(chosen[start : start + size])
+                keys = seeds.keys(self.seed, torch.full_like(index, epoch), index)
+                rows = {name: column[index] for name, column in table.items()}
+                yield {**self.engine.to_device({**rows, "index": index, "key": keys}), **shared}
+            return
         reader = _Reader(part, transform, self.seed, epoch)
         loader = DataLoader(
             cast("torch.utils.data.Dataset[Any]", reader),
-            batch_size=batch_size or self._batch_size,
-            sampler=(self.indices(split) if order is None else np.asarray(order)).tolist(),
+            batch_size=size,
+            sampler=chosen.tolist(),
             num_workers=self._workers,
             collate_fn=reader.collate,
             generator=torch.Generator(),  # the loader draws a base seed; not from the run's generator
@@ -238,7 +251,7 @@ class Frozen:
             for index, reason in bad:
                 self._leave_out({"split": split, "index": index, "path": part.name_of(index), "reason": reason})
             if batch:
-                yield self.engine.to_device(batch)
+                yield {**self.engine.to_device(batch), **shared}
 
     def _leave_out(self, entry: dict[str, Any]) -> None:
         if entry not in self.bad:  # a split that is read twice has the same bad samples twice
@@ -248,11 +261,11 @@ class Frozen:
         with self.engine.autocast():
             return self._task.encode(batch).flatten(1)
 
-    def _gather(self, split: Split, function: Callable[[Batch], Tensor]) -> tuple[Tensor, Tensor]:
+    def _gather(self, split: Split, function: Callable[[Batch], Tensor], read: bool) -> tuple[Tensor, Tensor]:
         """Apply `function` to every batch of a split; stack the rows and look up their labels."""
         rows, indices = [], []
         with evaluating(self._task), torch.inference_mode():
-            for batch in self.batches(split, self._task.eval_transform()):
+            for batch in self.batches(split, self._task.eval_transform(), read=read):
                 rows.append(function(batch).to("cpu", torch.float32))
                 indices.append(batch["index"].cpu())
         if not rows:
@@ -273,7 +286,7 @@ class Frozen:
             RunError: no sample could be read, or a feature is NaN or infinite.
         """
         if ("features", split) not in self._cache:
-            features, labels = self._gather(split, self._encode)
+            features, labels = self._gather(split, self._encode, read=False)
             broken = int((~features.isfinite()).any(dim=1).sum())
             if broken:
                 raise RunError(f"the features of {broken} of {len(features)} {split} samples are NaN or infinite")
@@ -281,9 +294,9 @@ class Frozen:
         return self._cache["features", split]
 
     def raw(self, split: Split) -> tuple[Tensor, Tensor]:
-        """The evaluation-transformed inputs themselves, flattened by `flatten`; otherwise as `features`."""
+        """The evaluation-transformed samples themselves, as read, flattened by `flatten`; otherwise as `features`."""
         if ("raw", split) not in self._cache:
-            self._cache["raw", split] = self._gather(split, _raw)
+            self._cache["raw", split] = self._gather(split, _raw, read=True)
         return self._cache["raw", split]
 
     def labelled(self, split: Split, inputs: Inputs = "features") -> tuple[Tensor, Tensor]:

@@ -134,9 +134,9 @@ def _train(
     step = 0
     for epoch in range(epochs):
         order = chosen[seeds.permutation(len(chosen), frozen.seed, epoch)]
-        order = order[: len(order) // stage.batch_size * stage.batch_size]
+        order = order[: len(order) // stage.size * stage.size]
         losses = []
-        for batch in frozen.batches("train", transform, order=order, batch_size=stage.batch_size, epoch=epoch):
+        for batch in frozen.batches("train", transform, order=order, batch_size=stage.size, epoch=epoch):
             targets = labels[batch["index"].cpu()].to(engine.device)
             seeds.seed(frozen.seed, step)
             optim.set_lr({"main": optimizer}, stage, step)
