@@ -1,0 +1,173 @@
+"""The contract of a plugin: every check of every component, as tests of any pytest suite or one after the other.
+
+Finding out what there is to check imports neither torch nor the plugin's libraries, so collecting is quick; and a
+plugin that is missing or broken is a test that fails and says why, not an error while tests are collected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from unlabel.errors import UnlabelError, UsageError, nearest
+from unlabel.plugins import Catalog, Plugin
+from unlabel.testing.checks import CHECKS, PLUGIN_CHECKS, Check, NotApplicable, Violation
+
+__all__ = ["Case", "Result", "cases", "contract", "results"]
+
+Test = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One check of one component; calling it runs the check.
+
+    Attributes:
+        plugin: name of the plugin.
+        kind: the hook that offers the component; ``"plugin"`` for the plugin as a whole.
+        component: name of the component, or of the plugin.
+        check: what is checked.
+    """
+
+    plugin: str
+    kind: str
+    component: str
+    check: Check
+
+    @property
+    def id(self) -> str:
+        """What pytest calls it and ``-k`` selects: ``sonar/echo-trains``."""
+        return f"{self.component}-{self.check.name}"
+
+    def __call__(self) -> None:
+        """Run the check.
+
+        Raises:
+            Violation: the component breaks the contract; the message says how, and how to mend it.
+            NotApplicable: there is nothing to check here, and why.
+        """
+        from unlabel.testing import trials
+
+        try:
+            self.check.function(trials.of(self.plugin, self.kind, self.component))
+        except UsageError as error:  # the host's own message says what is wrong
+            raise Violation(str(error)) from error
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a check went: ``"ok"``, ``"failed"`` or ``"not applicable"``, and the reason."""
+
+    case: Case
+    outcome: str
+    reason: str = ""
+
+
+def cases(plugin: str, catalog: Catalog | None = None) -> list[Case]:
+    """Everything there is to check about a plugin, component by component; imports nothing of it but its names.
+
+    Args:
+        plugin: name of its entry point.
+        catalog: what is installed; default: looked up.
+    """
+    whole = [Case(plugin, "plugin", plugin, check) for check in PLUGIN_CHECKS]
+    try:
+        found = find(plugin, catalog or Catalog.installed())
+    except UsageError:
+        return whole[:1]  # which fails, and says so
+    return whole[: len(whole) if found.offers else 1] + [
+        Case(plugin, offer.kind, offer.name, check)
+        for offer in found.offers
+        for check in CHECKS
+        if offer.kind in check.kinds
+    ]
+
+
+def find(plugin: str, catalog: Catalog) -> Plugin:
+    """The plugin of that name; UsageError with the nearest name otherwise."""
+    known = {found.name: found for found in catalog.plugins}
+    if plugin not in known:
+        raise UsageError(f"no plugin called {plugin!r} is installed{nearest(plugin, known)}")
+    return known[plugin]
+
+
+def contract(plugin: str, *, skip: Mapping[str, str] | None = None) -> Callable[[Test], Test]:
+    """Make a test of every check of every component of a plugin; the test's argument `check` runs it.
+
+    Args:
+        plugin: name of its entry point.
+        skip: id of a check -> why it cannot be met here; shown as a skipped test with that reason. One that is
+            not found fails, so that none outlives its reason.
+
+    Returns:
+        A decorator for a test function with the argument `check`.
+    """
+    import pytest
+
+    found = {case.id: _under_pytest(case) for case in cases(plugin)}
+    for name, reason in (skip or {}).items():
+        found[name] = _skipped(reason) if name in found and reason.strip() else _stale(name, found)
+    return pytest.mark.parametrize("check", [pytest.param(run, id=name) for name, run in found.items()])
+
+
+def _under_pytest(case: Case) -> Callable[[], None]:
+    """The check in pytest's words: a violation is a failure without a traceback, since the message says it all."""
+
+    def check() -> None:
+        __tracebackhide__ = True
+        import pytest
+
+        broken = None
+        try:
+            case()
+        except NotApplicable as reason:
+            pytest.skip(f"not applicable: {reason}")
+        except Violation as violation:
+            broken = str(violation)
+        if broken is not None:  # outside of the handler, whose traceback would be shown
+            pytest.fail(f"{case.id}: {broken}", pytrace=False)
+
+    return check
+
+
+def _skipped(reason: str) -> Callable[[], None]:
+    def check() -> None:
+        import pytest
+
+        pytest.skip(reason)
+
+    return check
+
+
+def _stale(name: str, found: Mapping[str, Any]) -> Callable[[], None]:
+    def check() -> None:
+        import pytest
+
+        what = "has no reason" if name in found else f"is no check of this plugin{nearest(name, found)}"
+        pytest.fail(f"skip={{{name!r}: ...}}: {name} {what}", pytrace=False)
+
+    return check
+
+
+def results(chosen: list[Case]) -> Iterator[Result]:
+    """Run checks one after the other, whatever they raise."""
+    for case in chosen:
+        try:
+            case()
+        except NotApplicable as reason:
+            yield Result(case, "not applicable", str(reason))
+        except (Violation, UnlabelError) as error:
+            yield Result(case, "failed", str(error))
+        except (Exception, SystemExit) as error:  # whatever the plugin's code does is its failure, not the checker's
+            yield Result(case, "failed", f"{type(error).__name__}: {' '.join(str(error).split())} {_place(error)}")
+        else:
+            yield Result(case, "ok")
+
+
+def _place(error: BaseException) -> str:
+    """Where an error came from: the innermost line, file and number."""
+    import traceback
+
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
