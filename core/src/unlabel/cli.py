@@ -155,7 +155,13 @@ def show(
 
 @app.command()
 def train(
-    task: Annotated[str, typer.Argument(help="Name of a pretext task; `unlabel list tasks` names them.")],
+    task: Annotated[
+        str,
+        typer.Argument(
+            metavar="TASK[+TASK]",
+            help="Name of a pretext task (`unlabel list tasks` names them), or several on one encoder.",
+        ),
+    ],
     data: Annotated[
         str | None, typer.Option(metavar="D", help="Dataset name, or a path: folder, archive, shards.")
     ] = None,
@@ -171,6 +177,10 @@ def train(
         typer.Option(
             "--set", metavar="K=V", help="Change a field, e.g. task.mask_ratio=0.6 or stages.0.lr=3e-4. Repeatable."
         ),
+    ] = None,
+    combine: Annotated[
+        str | None,
+        typer.Option(metavar="HOW", help="Several tasks: sum of their losses, or pareto (minimum-norm gradient)."),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Updates in every stage.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the data in every stage.")] = None,
@@ -200,6 +210,7 @@ def train(
 
     catalog = _installed()
     fields = {
+        "task.combine": combine,
         "init": init,
         "seed": seed,
         "max_bad": max_bad,

@@ -7,13 +7,18 @@ worse, or zero if there is none (Désidéri 2012; Sener and Koltun, arXiv 1810.0
 from __future__ import annotations
 
 import functools
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from unlabel.errors import RunError, UsageError, nearest
 
-__all__ = ["minimum_norm", "total"]
+__all__ = ["Normalisation", "balance", "cosines", "divisors", "minimum_norm", "total"]
+
+Normalisation = Literal["l2", "loss", "loss+norm", "none"]
+"""What each task's gradient is divided by before the minimum-norm point is sought: its length, its task's loss,
+both, or nothing. Without it the task with the shortest gradient gets nearly all the weight."""
 
 
 def total(terms: dict[str, Tensor], weights: dict[str, float] | None = None) -> Tensor:
@@ -47,6 +52,57 @@ def total(terms: dict[str, Tensor], weights: dict[str, float] | None = None) -> 
             raise UsageError(f"weight {name!r} belongs to no loss of this task{hint}")
     weighted = [value * weights[name] if name in weights else value for name, value in losses.items()]
     return functools.reduce(torch.add, weighted)
+
+
+def balance(gram: Tensor, losses: Tensor, normalise: Normalisation = "l2") -> Tensor:
+    """Weights of the tasks at the minimum-norm point of their normalised gradients.
+
+    A task whose gradient is zero is made worse by no direction to first order. It would be the minimum-norm point
+    all by itself and stop the others, so it is left out of the hull; it keeps the weight 1 / T.
+
+    Args:
+        gram: float, (T, T): inner products of the tasks' gradients with respect to what they share.
+        losses: float, (T,): the tasks' losses; read only where `normalise` asks for them.
+        normalise: see `Normalisation`.
+
+    Returns:
+        float64, (T,), on the CPU: non-negative, sum 1.
+
+    Raises:
+        RunError: an inner product is not finite, or a loss to divide by is not above 0.
+    """
+    products = gram.detach().to("cpu", torch.float64)
+    weights = torch.full((len(products),), 1 / len(products), dtype=torch.float64)
+    reached = ~(products.diagonal() == 0)  # not a number counts as reached, and is refused below
+    if bool(reached.any()):
+        scale = divisors(products, losses, normalise)[reached]
+        inside = products[reached][:, reached] / torch.outer(scale, scale)
+        weights[reached] = minimum_norm(inside) * reached.double().mean()
+    return weights
+
+
+def divisors(gram: Tensor, losses: Tensor, normalise: Normalisation) -> Tensor:
+    """What each task's gradient is divided by: float64, (T,), on the CPU; arguments and errors as in `balance`."""
+    norms = gram.detach().to("cpu", torch.float64).diagonal().sqrt()
+    if normalise == "none":
+        return torch.ones_like(norms)
+    if normalise == "l2":
+        return norms
+    values = losses.detach().to("cpu", torch.float64)
+    if not bool((values > 0).all()):
+        raise RunError(
+            f"normalise={normalise!r} divides by the losses, and one of them is {values.min():.6g}, not above 0: "
+            "use normalise='l2'"
+        )
+    return values * norms if normalise == "loss+norm" else values
+
+
+def cosines(gram: Tensor) -> Tensor:
+    """Cosines between the tasks' gradients from their inner products: float64, (T, T), on the CPU; 0 for a zero one."""
+    products = gram.detach().to("cpu", torch.float64)
+    norms = products.diagonal().sqrt()
+    lengths = torch.outer(norms, norms)
+    return torch.where(lengths > 0, products / lengths.clamp(min=torch.finfo(torch.float64).tiny), 0.0)
 
 
 def minimum_norm(gram: Tensor) -> Tensor:

@@ -26,7 +26,17 @@ if TYPE_CHECKING:
     from unlabel.engine import Engine
     from unlabel.recipe import Stage
 
-__all__ = ["Dataset", "Quarantine", "Subset", "batches", "collate", "default_workers", "holdout", "micro_batch"]
+__all__ = [
+    "Dataset",
+    "Quarantine",
+    "Subset",
+    "Views",
+    "batches",
+    "collate",
+    "default_workers",
+    "holdout",
+    "micro_batch",
+]
 
 UNREADABLE = (BadSample, OSError, ValueError, EOFError, SyntaxError)
 """What ``dataset[index]`` raises for a sample that cannot be used; anything else is a bug and stops the run."""
@@ -153,6 +163,20 @@ def collate(samples: list[Sample]) -> Batch:
     return {name: _stack([sample[name] for sample in samples]) for name in samples[0]}
 
 
+class Views(dict[str, Sample]):
+    """What a transform makes of one sample that several tasks see in their own ways: name of the view -> sample.
+
+    Each view is collated by itself; in the batch, ``field`` of ``view`` is called ``view:field``.
+    """
+
+
+def _collated(dataset: Dataset, samples: list[Sample]) -> Batch:
+    if not isinstance(samples[0], Views):
+        return dataset.collate(samples)
+    parts = {view: dataset.collate([sample[view] for sample in samples]) for view in samples[0]}
+    return {f"{view}:{field}": value for view, part in parts.items() for field, value in part.items()}
+
+
 def _stack(values: list[Any]) -> torch.Tensor:
     if isinstance(values[0], np.ndarray):
         return torch.from_numpy(np.stack(values))
@@ -183,7 +207,7 @@ class Reader(torch.utils.data.Dataset[Any]):
             samples = [self._sample(epoch, index, bad) for epoch, index in positions]
         except UnlabelError as error:
             return error
-        batch = self.dataset.collate(samples)
+        batch = _collated(self.dataset, samples)
         batch["index"] = torch.tensor([index for _, index in positions])
         batch["key"] = torch.tensor([seeds.key(self.seed, epoch, index) for epoch, index in positions])
         return batch, bad

@@ -60,7 +60,7 @@ class Engine:
         self.precision, self.reason = _precision(precision, self.device)
         self.compile, self.shard = compile, shard
         self.scaler = torch.amp.grad_scaler.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        self._loss: Callable[[Batch], dict[str, Tensor]] | None = None
+        self._losses: dict[nn.Module, Callable[[Batch], dict[str, Tensor]]] = {}
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
@@ -105,7 +105,6 @@ class Engine:
                 dist.broadcast(tensor.data, src=0)
         if self.shard:
             self._shard(task)
-        self._loss = torch.compile(task.loss) if self.compile else task.loss
 
     def _shard(self, task: Task) -> None:
         """FSDP2 in place: every element of a module list by itself, the rest with the root."""
@@ -129,8 +128,12 @@ class Engine:
         return torch.autocast(self.device.type, dtype=_DTYPES[self.precision])
 
     def forward(self, task: Task, batch: Batch) -> dict[str, Tensor]:
-        """``task.loss(batch)``, compiled if asked."""
-        return self._loss(batch) if self._loss is not None else task.loss(batch)
+        """``task.loss(batch)``, compiled if asked; of this task or of a part of it."""
+        if not self.compile:
+            return task.loss(batch)
+        if task not in self._losses:
+            self._losses[task] = torch.compile(task.loss)
+        return self._losses[task](batch)
 
     def to_device(self, batch: Batch) -> Batch:
         """The batch with its tensors on the device."""

@@ -225,7 +225,11 @@ class Recipe(_Strict):
         Raises:
             UsageError: unknown field (with the nearest one), or a value of the wrong type.
         """
+        from unlabel import multitask
+
         data = self.model_dump(mode="json")
+        joined = multitask.names(self.task.name)
+        data["task"] = {**({name: {} for name in joined} if len(joined) > 1 else {}), **data["task"]}
         for assignment in assignments:
             path, value = assigned(assignment)
             _assign(data, path, value)
@@ -243,7 +247,9 @@ class Recipe(_Strict):
         Raises:
             UsageError: an unknown name or keyword (with the nearest), or a value of the wrong type.
         """
-        self.task.options = keywords(self.task, catalog.load("tasks", self.task.name), "task", skip=1)
+        from unlabel import multitask
+
+        self.task.options = multitask.check(self.task, catalog)
         self.encoder.options = keywords(self.encoder, factory(self.encoder, "encoders", catalog), "encoder")
         self.dataset.options = keywords(self.dataset, factory(self.dataset, "datasets", catalog), "dataset")
         for ref in self.evaluations or ():

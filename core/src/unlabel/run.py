@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import BaseModel
 
-from unlabel import __version__, checkpoint, export, loop, monitors, recipe, seeds
+from unlabel import __version__, checkpoint, export, loop, monitors, multitask, recipe, seeds
 from unlabel.data import Dataset, micro_batch, read_jsonl
 from unlabel.engine import Engine
 from unlabel.errors import RunError, UsageError, nearest
@@ -141,12 +141,13 @@ def train(
     overwrite: bool = False,
     evaluate: bool = True,
     quiet: bool = True,
+    combine: multitask.Combine | None = None,
     **overrides: Any,
 ) -> Run:
     """Train, and evaluate before and after.
 
     Args:
-        what: a recipe, or the name of a task (its `quick` recipe).
+        what: a recipe, or the name of a task (its `quick` recipe), or several joined by ``+``.
         data: dataset name or path; default: the recipe's.
         encoder: catalog name, ``NAME:MODEL`` or ``package.module:factory``; default: the recipe's.
         steps, epochs, batch_size: of every stage; default: the recipe's.
@@ -156,6 +157,7 @@ def train(
         overwrite: replace a run that is already at `out`.
         evaluate: whether to run the downstream evaluations.
         quiet: no progress on the terminal.
+        combine: how several tasks share the encoder, ``sum`` or ``pareto``; see `unlabel.multitask`.
         overrides: recipe fields, dots written as double underscores: ``stages__0__lr=3e-4``.
 
     Raises:
@@ -164,9 +166,11 @@ def train(
     """
     catalog = catalog or Catalog.installed()
     settings = [f"{name.replace('__', '.')}={json.dumps(value, default=_plain)}" for name, value in overrides.items()]
-    chosen = _named_recipe(catalog.find("tasks", what).module(), what, "quick") if isinstance(what, str) else what
+    settings += [f"task.combine={combine}"] if combine else []
+    if isinstance(what, str):
+        what = _task_recipe(what, catalog, "quick", encoder, None if data is None else str(data))
     chosen = adapt(
-        chosen,
+        what,
         catalog,
         data=None if data is None else str(data),
         encoder=encoder,
@@ -189,7 +193,7 @@ def compose(task: str, catalog: Catalog, *, name: str = "quick", **changes: Any)
     """The recipe of a task by name (``paper``, ``quick``, ``tiny``) or from a file, with changes applied.
 
     Args:
-        task: name of the task.
+        task: name of the task, or several joined by ``+``; see `unlabel.multitask`.
         catalog: what is installed.
         name: recipe function of the task's module, or path of a JSON or YAML file.
         changes: keywords of `adapt`.
@@ -197,7 +201,7 @@ def compose(task: str, catalog: Catalog, *, name: str = "quick", **changes: Any)
     Raises:
         UsageError: anything unknown, with the nearest valid choice.
     """
-    found = _named_recipe(catalog.find("tasks", task).module(), task, name)
+    found = _task_recipe(task, catalog, name, changes.get("encoder"), changes.get("data"))
     if found.task.name != task:
         raise UsageError(f"recipe {name} is for task {found.task.name!r}, not for {task!r}")
     return adapt(found, catalog, **changes)
@@ -232,6 +236,15 @@ def adapt(
     if data is not None:
         chosen = chosen.model_copy(update={"dataset": choose_dataset(data, chosen, catalog)})
     return chosen.lasting(steps=steps, epochs=epochs, batch_size=batch_size).changed(settings, catalog)
+
+
+def _task_recipe(task: str, catalog: Catalog, name: str, encoder: str | None, data: str | None) -> Recipe:
+    """The recipe of that name of a task, or what the recipes of several make together."""
+    parts = multitask.names(task)
+    found = {part: _named_recipe(catalog.find("tasks", part).module(), part, name) for part in parts}
+    if found[parts[0]].task.name == "+".join(parts):  # a file, which is about all of them
+        return found[parts[0]]
+    return multitask.compose(found, name, encoder=encoder, data=data)
 
 
 def _named_recipe(module: Any, task: str, name: str) -> Recipe:
@@ -338,8 +351,7 @@ def build(chosen: Recipe, catalog: Catalog, engine: Engine) -> tuple[Task, dict[
     seeds.seed(chosen.seed, 0x1417)
     make_encoder = recipe.factory(chosen.encoder, "encoders", catalog)
     encoder = make_encoder(**recipe.keywords(chosen.encoder, make_encoder, "encoder"))
-    make_task = catalog.load("tasks", chosen.task.name)
-    task: Task = make_task(encoder, **recipe.keywords(chosen.task, make_task, "task", skip=1))
+    task = multitask.build(chosen.task, encoder, catalog)
     report = export.initialise(task, chosen.init, catalog) if chosen.init else {}
     engine.prepare(task)
     return task, report
