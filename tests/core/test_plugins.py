@@ -107,15 +107,29 @@ BROKEN = {
         "def tasks(): return {'unmarked/a': 'm:A'}",
         "offers nothing: does unmarked_plugin.plugin mark its functions with @hookimpl?",
     ),
+    "quits": ("raise KeyboardInterrupt", "raised KeyboardInterrupt while being imported"),
+    "generating": ("raise GeneratorExit", "GeneratorExit"),
+    "endless": ("def f(): f()\nf()", "RecursionError: maximum recursion depth exceeded"),
+    "hanging": ("import time\ntime.sleep(3600)", "is not done after 0.2 s (interrupted at "),
+    "yielding": (
+        HOOKS + "@hookimpl\ndef tasks(): yield 'yielding/a'",
+        "hook tasks() must return a dictionary of name -> 'module:attribute', got generator",
+    ),
+    "dashing": (offering("tasks", {"dashing/-a": "m:A"}), "hook tasks() offers 'dashing/-a'"),
     "failing": (HOOKS + "@hookimpl\ndef tasks(): return 1 / 0", "ZeroDivisionError: division by zero"),
 }
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_plugin_is_set_aside_with_the_reason_and_the_others_work(site: Path, name: str) -> None:
+def test_a_broken_plugin_is_set_aside_with_the_reason_and_the_others_work(
+    site: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     good(site)
     source, reason = BROKEN[name]
     write(site, name, source)
+    if name == "hanging":
+        monkeypatch.setenv("UNLABEL_PLUGIN_SECONDS", "0.2")
+        monkeypatch.setenv("UNLABEL_PLUGINS", "hanging,sonar")
 
     catalog = Catalog.installed()
 
@@ -175,31 +189,46 @@ def test_an_unreadable_requirement_breaks_its_own_plugin_only(site: Path) -> Non
     assert "sonar/echo" in catalog.names("tasks")
 
 
-def test_of_two_claimants_the_one_whose_prefix_it_is_keeps_the_name(site: Path) -> None:
+def test_a_name_with_somebody_elses_prefix_is_not_used(site: Path) -> None:
     good(site)
-    write(site, "thief", offering("tasks", {"sonar/echo": "thief_plugin.plugin:Wrong", "thief/own": "m:A"}))
+    names = {"sonar/echo": "thief_plugin.plugin:Wrong", "thief/own": "m:A", "bare": "m:A"}
+    write(site, "thief", offering("tasks", names))
 
     catalog = Catalog.installed()
 
     assert catalog.find("tasks", "sonar/echo").plugin == "sonar"
     assert "thief/own" in catalog.names("tasks")
-    assert problem(catalog, "thief") == (
-        "task 'sonar/echo' is claimed by unlabel-sonar (sonar) and unlabel-thief (thief); not used from here"
-    )
+    assert plugin(catalog, "thief").problems == [
+        "task 'sonar/echo' does not begin with the plugin's own 'thief/'; not used",
+        "task 'bare' does not begin with the plugin's own 'thief/'; not used",
+    ]
     assert plugin(catalog, "sonar").problems == []
+
+
+def test_evaluations_commands_and_observers_may_do_without_a_prefix(site: Path) -> None:
+    for kind in ("evaluations", "commands", "observers"):
+        write(site, kind, offering(kind, {"plain": "m:A", f"{kind}/own": "m:A", "sonar/foreign": "m:A"}))
+
+    catalog = Catalog.installed()
+
+    for kind in ("evaluations", "commands", "observers"):
+        assert {"plain", f"{kind}/own"} <= set(catalog.names(kind))
+        assert problem(catalog, kind) == (
+            f"{kind[:-1]} 'sonar/foreign' does not begin with the plugin's own '{kind}/'; not used"
+        )
 
 
 def test_a_name_that_belongs_to_neither_claimant_is_used_from_neither(site: Path) -> None:
     for name in ("left", "right"):
-        write(site, name, offering("tasks", {"shared/a": "m:A"}))
+        write(site, name, offering("evaluations", {"shared": "m:A"}))
 
     catalog = Catalog.installed()
 
-    assert "shared/a" not in catalog.names("tasks")
+    assert "shared" not in catalog.names("evaluations")
     with pytest.raises(
         UsageError, match=r"claimed by unlabel-left \(left\) and unlabel-right \(right\): uninstall one"
     ):
-        catalog.find("tasks", "shared/a")
+        catalog.find("evaluations", "shared")
 
 
 def test_two_distributions_of_one_plugin_name_are_both_named(site: Path) -> None:
@@ -317,14 +346,178 @@ def test_nothing_is_loaded_because_of_a_file_in_the_current_folder(tmp_path: Pat
     assert not (here / "executed").exists()
 
 
+def test_a_folder_of_packages_may_be_the_current_one(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good(site)
+    monkeypatch.chdir(site)
+    assert "sonar/echo" not in Catalog.installed().names("tasks")
+
+    monkeypatch.setattr("site.getsitepackages", lambda: [str(site)])
+    assert "sonar/echo" in Catalog.installed().names("tasks")
+
+
+def test_a_link_to_the_current_folder_is_the_current_folder(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good(site)
+    link = site.parent / "link"
+    link.symlink_to(site)
+    monkeypatch.setattr(sys, "path", [str(link), *(place for place in sys.path if place != str(site))])
+    monkeypatch.chdir(site)
+
+    assert "sonar/echo" not in Catalog.installed().names("tasks")
+
+
+def test_the_current_folder_may_be_gone(site: Path, tmp_path: Path) -> None:
+    good(site)
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    code = "import os, sys; os.rmdir(os.getcwd()); sys.argv = ['unlabel', 'list']; import unlabel.cli as c; c.main()"
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    answer = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=gone, env=environment, capture_output=True, text=True, check=False
+    )
+
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert "sonar/echo" in answer.stdout
+
+
 def test_a_damaged_distribution_hides_no_other(site: Path) -> None:
     good(site)
-    for number, text in enumerate(["[unlabel]\nno equals sign\n", "[unlabel]\na = b = c : d : e [", "\0"]):
+    damages = [b"[unlabel]\nno equals sign\n", b"[unlabel]\na = b = c : d : e [", b"\0", b"[unlabel]\na = \xff\xfe"]
+    for number, text in enumerate(damages):
         metadata = site / f"damaged{number}-0.1.dist-info"
         metadata.mkdir()
-        (metadata / "entry_points.txt").write_text(text)
+        (metadata / "entry_points.txt").write_bytes(text)
 
-    assert "sonar/echo" in Catalog.installed().names("tasks")
+    catalog = Catalog.installed()
+
+    assert "sonar/echo" in catalog.names("tasks")
+    damaged = [found for found in catalog.plugins if found.name not in ("core", "sonar") and found.problems]
+    assert {found.distribution for found in damaged} == {"a distribution without a name"}
+
+
+def test_a_distribution_in_the_older_format_is_read(site: Path) -> None:
+    write(site, "old", offering("tasks", {"old/a": "m:A"}), requires=[])
+    modern = site / "unlabel_old-0.1.dist-info"
+    older = modern.rename(site / "unlabel_old-0.1.egg-info")
+    (older / "METADATA").rename(older / "PKG-INFO")
+    (older / "requires.txt").write_text("unlabel>=9\n")
+
+    [found] = [found for found in Catalog.installed().plugins if found.name == "old"]
+
+    assert (found.distribution, found.version) == ("unlabel-old", "0.1")
+    assert found.problems == [f"needs unlabel>=9, but unlabel {__version__} is installed: upgrade one of them"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ("sonar = nowhere.plugin", "its entry point names nowhere.plugin, and there is no module nowhere"),
+        ("sonar = sonar_plugin.nowhere", "names sonar_plugin.nowhere, and there is no module sonar_plugin.nowhere"),
+        ("sonar = sonar_plugin.plugin:hooks", "its entry point must name a module, e.g. package.plugin; got sonar"),
+        ("sonar = not a module!", "its entry point names not a module!, and there is no module not a module!"),
+        ("sonar = .relative", "TypeError: the 'package' argument is required"),
+        ("core = sonar_plugin.plugin", "no plugin may be called 'core', which is what the core's own names go by"),
+    ],
+)  # fmt: skip
+def test_an_entry_point_that_leads_nowhere_is_explained(site: Path, entry: str, reason: str) -> None:
+    good(site, "other")
+    write(site, "sonar", offering("evaluations", {"knn": "m:A"}))
+    (site / "unlabel_sonar-0.1.dist-info" / "entry_points.txt").write_text(f"[unlabel]\n{entry}\n")
+
+    catalog = Catalog.installed()
+
+    [found] = [found for found in catalog.plugins if found.distribution == "unlabel-sonar"]
+    assert reason in found.problems[0]
+    assert catalog.find("evaluations", "knn").plugin == "core"
+    assert "other/echo" in catalog.names("tasks")
+
+
+def test_an_entry_point_that_stands_twice_counts_once(site: Path) -> None:
+    good(site)
+    lines = "[unlabel]\nsonar = sonar_plugin.plugin\nsonar = sonar_plugin.other\n"
+    (site / "unlabel_sonar-0.1.dist-info" / "entry_points.txt").write_text(lines)
+
+    catalog = Catalog.installed()
+
+    assert "sonar/echo" in catalog.names("tasks")
+    assert problem(catalog, "sonar") == (
+        "entry point 'sonar' stands twice in unlabel-sonar; sonar_plugin.other is not used"
+    )
+
+
+def test_a_name_offered_twice_by_one_plugin_is_the_first_one(site: Path) -> None:
+    more = "@hookimpl(specname='tasks')\ndef more(): return {'sonar/a': 'm:B'}"
+    write(site, "sonar", offering("tasks", {"sonar/a": "m:A"}) + more)
+
+    catalog = Catalog.installed()
+
+    assert problem(catalog, "sonar").startswith("task 'sonar/a' is offered twice, as m:")
+    assert catalog.names("tasks").count("sonar/a") == 1
+
+
+def test_a_name_of_two_kinds_works_and_its_author_is_told(site: Path) -> None:
+    hooks = "@hookimpl\ndef tasks(): return {'sonar/a': 'm:A'}\n@hookimpl\ndef encoders(): return {'sonar/a': 'm:B'}"
+    write(site, "sonar", HOOKS + hooks)
+
+    catalog = Catalog.installed()
+
+    assert (catalog.find("tasks", "sonar/a").target, catalog.find("encoders", "sonar/a").target) == ("m:A", "m:B")
+    assert plugin(catalog, "sonar").problems == []
+    assert plugin(catalog, "sonar").notes == [
+        "'sonar/a' means several things: task, encoder; `unlabel show` shows the task"
+    ]
+
+
+@pytest.mark.parametrize("seconds", ["soon", "-1", "nan", "inf"])
+def test_the_time_limit_must_be_a_number(site: Path, monkeypatch: pytest.MonkeyPatch, seconds: str) -> None:
+    monkeypatch.setenv("UNLABEL_PLUGIN_SECONDS", seconds)
+    with pytest.raises(UsageError, match=f"UNLABEL_PLUGIN_SECONDS is '{seconds}'; expected seconds, e.g. 5, or 0"):
+        Catalog.installed()
+
+
+MOVED = """
+from unlabel import Moved, hookimpl
+
+@hookimpl
+def tasks():
+    return {"sonar/echo": "sonar_plugin.echo:Echo", "sonar/ping": Moved("sonar/echo", removed_in="0.2")}
+"""
+
+
+def test_an_old_name_goes_on_working_with_a_warning_that_names_the_new_one(site: Path) -> None:
+    write(site, "sonar", MOVED, modules={"echo": "class Echo: ..."})
+    catalog = Catalog.installed()
+
+    message = "task sonar/ping is now called sonar/echo; unlabel-sonar 0.2 will not know the old name"
+    with pytest.warns(FutureWarning, match=message) as caught:
+        assert catalog.find("tasks", "sonar/ping").name == "sonar/echo"
+    assert caught[0].filename == __file__
+    with pytest.warns(FutureWarning, match=message):
+        assert catalog.load("tasks", "sonar/ping").__name__ == "Echo"
+
+    assert catalog.names("tasks").count("sonar/echo") == 1
+    assert "sonar/ping" not in catalog.names("tasks")
+    assert catalog.current("tasks", "sonar/echo") == "sonar/echo"
+    assert catalog.current("tasks", "sonar/unknown") == "sonar/unknown"
+    with pytest.raises(UsageError, match="no encoder is called 'sonar/ping'"):
+        catalog.find("encoders", "sonar/ping")
+
+
+def test_an_old_name_must_lead_to_one_of_the_plugins_own(site: Path) -> None:
+    good(site, "other")
+    write(site, "sonar", MOVED.replace('Moved("sonar/echo"', 'Moved("other/echo"'))
+
+    catalog = Catalog.installed()
+
+    assert problem(catalog, "sonar") == "task 'sonar/ping' has moved to 'other/echo', which the plugin does not offer"
+    with pytest.raises(UsageError, match="no task is called 'sonar/ping'"):
+        catalog.find("tasks", "sonar/ping")
+
+
+def test_somebody_elses_name_cannot_be_moved(site: Path) -> None:
+    good(site)
+    write(site, "thief", MOVED.replace("sonar/echo", "thief/a").replace("sonar/ping", "sonar/echo"))
+
+    assert Catalog.installed().find("tasks", "sonar/echo").plugin == "sonar"
 
 
 def test_a_task_that_cannot_be_imported_names_its_plugin(site: Path) -> None:

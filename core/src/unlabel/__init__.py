@@ -16,6 +16,7 @@ _HOME = {
     "Catalog": "unlabel.plugins",
     "Dataset": "unlabel.data",
     "Frozen": "unlabel.evaluate.features",
+    "Moved": "unlabel.deprecation",
     "Observer": "unlabel.logs",
     "Progress": "unlabel.task",
     "Recipe": "unlabel.recipe",
@@ -35,6 +36,7 @@ __all__ = sorted([*_HOME, "__version__"])
 
 if TYPE_CHECKING:
     from unlabel.data import Dataset as Dataset
+    from unlabel.deprecation import Moved as Moved
     from unlabel.errors import BadSample as BadSample
     from unlabel.errors import RunError as RunError
     from unlabel.errors import UsageError as UsageError

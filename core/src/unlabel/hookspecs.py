@@ -1,7 +1,8 @@
 """The six hooks a plugin may implement. Each returns a dictionary of names; none imports anything heavy.
 
 The first four map a name (``"sonar/echo_order"``) to ``"package.module:attribute"``, a string, so that
-listing what is installed imports neither torch nor the plugin's libraries.
+listing what is installed imports neither torch nor the plugin's libraries. So do the last two. In place
+of a target, `unlabel.Moved` keeps the old name of something working for a release.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Mapping
 
 import pluggy
 
+from unlabel.deprecation import Moved
+
 __all__ = ["HOOKS", "hookimpl", "hookspec"]
 
 hookspec = pluggy.HookspecMarker("unlabel")
@@ -17,32 +20,32 @@ hookimpl = pluggy.HookimplMarker("unlabel")
 
 
 @hookspec
-def tasks() -> Mapping[str, str]:  # type: ignore[empty-body]  # pluggy specifications have no body
+def tasks() -> Mapping[str, str | Moved]:  # type: ignore[empty-body]  # pluggy specifications have no body
     """Pretext tasks: subclasses of `unlabel.Task`. Their module may define paper(), quick(), tiny() recipes."""
 
 
 @hookspec
-def encoders() -> Mapping[str, str]:  # type: ignore[empty-body]
+def encoders() -> Mapping[str, str | Moved]:  # type: ignore[empty-body]
     """Encoders: classes or functions returning a module with `.dim`."""
 
 
 @hookspec
-def datasets() -> Mapping[str, str]:  # type: ignore[empty-body]
+def datasets() -> Mapping[str, str | Moved]:  # type: ignore[empty-body]
     """Datasets: subclasses of `unlabel.Dataset`; the first named is the plugin's default."""
 
 
 @hookspec
-def evaluations() -> Mapping[str, str]:  # type: ignore[empty-body]
+def evaluations() -> Mapping[str, str | Moved]:  # type: ignore[empty-body]
     """Downstream evaluations: functions of a `unlabel.Frozen` encoder returning named numbers."""
 
 
 @hookspec
-def commands() -> Mapping[str, str]:  # type: ignore[empty-body]
+def commands() -> Mapping[str, str | Moved]:  # type: ignore[empty-body]
     """Subcommands of the command line: typed functions, as typer takes them."""
 
 
 @hookspec
-def observers() -> Mapping[str, str]:  # type: ignore[empty-body]
+def observers() -> Mapping[str, str | Moved]:  # type: ignore[empty-body]
     """Loggers: subclasses of `unlabel.Observer`, chosen with ``--observe``."""
 
 

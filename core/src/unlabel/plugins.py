@@ -2,8 +2,13 @@
 
 Plugins are found through the entry-point group ``unlabel`` of installed distributions, never because
 of a file in the current folder, and loaded one by one, each in a plugin manager of its own: one that
-raises, misspells a hook, was built for another version or claims somebody else's name is set aside
-with a reason, and the rest work. There is no global state: a Catalog is a value, made when needed.
+raises, hangs, misspells a hook, was built for another version or claims somebody else's name is set
+aside with a reason, and the rest work. There is no global state: a Catalog is a value, made when needed.
+
+A name is ``PLUGIN/NAME`` with the name of the plugin's entry point; evaluations, commands and observers
+may do without the prefix. Two variables of the shell are read: ``UNLABEL_PLUGINS=name,name`` restricts
+which plugins are loaded, ``UNLABEL_PLUGIN_SECONDS`` sets how long one may take to be imported (5; 0 for
+no limit). What no limit can interrupt, `unlabel.confine` says.
 """
 
 from __future__ import annotations
@@ -11,11 +16,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
-import io
 import os
 import re
+import site
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import Distribution, EntryPoint
 from types import ModuleType
@@ -23,7 +28,9 @@ from typing import Any
 
 import pluggy
 
-from unlabel import __version__, hookspecs
+from unlabel import __version__, deprecation, hookspecs
+from unlabel.confine import Listener, words
+from unlabel.deprecation import Moved
 from unlabel.errors import UsageError, nearest
 from unlabel.hookspecs import HOOKS
 
@@ -31,8 +38,11 @@ __all__ = ["Catalog", "Offer", "Plugin"]
 
 GROUP = "unlabel"
 BUILT_IN = "core"
+SECONDS = 5.0
 
-_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_PREFIXED = ("tasks", "encoders", "datasets")
+_HEAVY = ("torch", "numpy", "scipy", "sklearn", "pandas")
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ class Offer:
             with contextlib.redirect_stdout(sys.stderr):
                 return getattr(importlib.import_module(module), attribute)
         except (Exception, SystemExit) as error:
-            reason = str(error) if isinstance(error, ImportError | AttributeError) else _words(error)
+            reason = str(error) if isinstance(error, ImportError | AttributeError) else words(error)
             raise UsageError(
                 f"{self.name} of plugin {self.plugin!r} cannot be loaded from {self.target}: {reason}"
             ) from error
@@ -67,13 +77,25 @@ class Offer:
 
 @dataclass
 class Plugin:
-    """One installed plugin: its distribution, what it offers, and what is wrong with it, if anything."""
+    """One installed plugin: its distribution, what it offers, and what is wrong with it, if anything.
+
+    Attributes:
+        name: of its entry point.
+        distribution: what an installer calls it.
+        version: of the distribution.
+        offers: the names it offers.
+        moved: old names that still work, by kind and name.
+        problems: why it, or a name of it, cannot be used.
+        notes: what its author should know, and nobody else needs to.
+    """
 
     name: str
     distribution: str
     version: str
     offers: list[Offer] = field(default_factory=list)
+    moved: dict[tuple[str, str], Moved] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 class Catalog:
@@ -92,31 +114,49 @@ class Catalog:
         self.trusted: set[str] = set()
         self._offers: dict[tuple[str, str], Offer] = {}
         self._refused: dict[tuple[str, str], str] = {}
+        self._moved: dict[tuple[str, str], tuple[Plugin, Moved]] = {}
         for kind, name, claims in _claims(self.plugins):
             self._settle(kind, name, claims)
+        for plugin in self.plugins:
+            for old, moved in plugin.moved.items():
+                self._moved.setdefault(old, (plugin, moved))
 
     @classmethod
     def installed(cls) -> Catalog:
-        """Everything installed; the variable ``UNLABEL_PLUGINS=name,name`` restricts which plugins are loaded.
+        """Everything installed, as far as ``UNLABEL_PLUGINS`` admits it.
+
+        What a plugin prints meanwhile is kept from standard output, also what other threads print.
 
         Raises:
-            UsageError: the variable names a plugin that is not installed.
+            UsageError: ``UNLABEL_PLUGINS`` names a plugin that is not installed, or the time limit is no number.
         """
-        entries = sorted(_entries(), key=lambda pair: pair[0].name)
+        found = sorted(_found(), key=lambda entry: entry.plugin.name)
         only = os.environ.get("UNLABEL_PLUGINS")
         if only is not None:
             wanted = {name.strip() for name in only.split(",") if name.strip()} - {BUILT_IN}
-            known = {entry.name for entry, _ in entries}
+            known = {entry.plugin.name for entry in found}
             for name in sorted(wanted - known):
                 raise UsageError(f"UNLABEL_PLUGINS names {name!r}, which is not installed{nearest(name, known)}")
-            entries = [(entry, distribution) for entry, distribution in entries if entry.name in wanted]
-        core = Plugin(BUILT_IN, "unlabel", __version__)
-        _load(core, (), lambda: importlib.import_module("unlabel.builtin"))
-        return cls([core, *(_load_entry(entry, distribution) for entry, distribution in entries)])
+            found = [entry for entry in found if entry.plugin.name in wanted]
+        core = _Found(Plugin(BUILT_IN, "unlabel", __version__), "unlabel.builtin")
+        seconds = _seconds()
+        with Listener() as listener:
+            for entry in (core, *found):
+                _load(entry, listener, seconds)
+        return cls(entry.plugin for entry in (core, *found))
 
     def names(self, kind: str) -> list[str]:
-        """All usable names of a kind, sorted."""
+        """All usable names of a kind, sorted; old names of what has moved are not among them."""
         return sorted(name for (of, name) in self._offers if of == kind)
+
+    def current(self, kind: str, name: str, *, stacklevel: int = 2) -> str:
+        """The name as it is now: an old one is replaced, with a warning; any other is returned as it is."""
+        if (kind, name) in self._offers or (kind, name) not in self._moved:
+            return name
+        plugin, moved = self._moved[kind, name]
+        removed_in = f"{plugin.distribution} {moved.removed_in}"
+        deprecation.warn(f"{_one(kind)} {name}", moved.to, removed_in, stacklevel=stacklevel)
+        return moved.to
 
     def offers(self, kind: str) -> list[Offer]:
         """All usable offers of a kind, in the order of their names."""
@@ -124,11 +164,11 @@ class Catalog:
 
     def find(self, kind: str, name: str) -> Offer:
         """The offer of that kind and name; UsageError with the nearest names otherwise."""
+        name = self.current(kind, name, stacklevel=3)
         if (kind, name) in self._offers:
             return self._offers[kind, name]
         if (kind, name) in self._refused:
             raise UsageError(self._refused[kind, name])
-        singular = kind.removesuffix("s")
         for other in HOOKS:
             if other != kind and (other, name) in self._offers:
                 raise UsageError(f"{name!r} is one of the {other}, not of the {kind}{nearest(name, self.names(kind))}")
@@ -143,7 +183,7 @@ class Catalog:
             )
         broken = [plugin.name for plugin in self.plugins if plugin.problems]
         hint += f" (with problems: {', '.join(broken)}; see `unlabel plugins`)" if broken else ""
-        raise UsageError(f"no {singular} is called {name!r}{hint}")
+        raise UsageError(f"no {_one(kind)} is called {name!r}{hint}")
 
     def load(self, kind: str, name: str) -> Any:
         """The object of that kind and name: a class or a function."""
@@ -158,12 +198,10 @@ class Catalog:
             self._offers[kind, name] = offer
         owners = " and ".join(f"{plugin.distribution} ({plugin.name})" for plugin, _ in claims)
         if not winners:
-            self._refused[kind, name] = (
-                f"{kind.removesuffix('s')} {name!r} is claimed by {owners}: uninstall one of them"
-            )
+            self._refused[kind, name] = f"{_one(kind)} {name!r} is claimed by {owners}: uninstall one of them"
         for plugin, offer in claims:
             if (plugin, offer) not in winners:
-                plugin.problems.append(f"{kind.removesuffix('s')} {name!r} is claimed by {owners}; not used from here")
+                plugin.problems.append(f"{_one(kind)} {name!r} is claimed by {owners}; not used from here")
 
 
 def _claims(plugins: list[Plugin]) -> Iterable[tuple[str, str, list[tuple[Plugin, Offer]]]]:
@@ -174,89 +212,237 @@ def _claims(plugins: list[Plugin]) -> Iterable[tuple[str, str, list[tuple[Plugin
     return [(kind, name, claims) for (kind, name), claims in grouped.items()]
 
 
-def _entries() -> Iterator[tuple[EntryPoint, Distribution]]:
-    """The plugins' entry points; distributions whose metadata cannot be read are passed over."""
-    here = os.getcwd()
-    places = [place for place in sys.path if os.path.abspath(place) != here]
+@dataclass
+class _Found:
+    """A plugin that is installed and not loaded yet: where its module is, and what its distribution requires."""
+
+    plugin: Plugin
+    target: str
+    requires: tuple[str, ...] = ()
+
+
+def _found() -> Iterator[_Found]:
+    """What the metadata of installed distributions name; damaged metadata hides no other distribution."""
     seen: set[str] = set()
-    for distribution in importlib.metadata.distributions(path=places):
-        text = distribution.read_text("entry_points.txt") or ""
+    for distribution in importlib.metadata.distributions(path=_places()):
+        try:
+            text = distribution.read_text("entry_points.txt") or ""
+        except ValueError:  # not even text
+            continue
         if f"[{GROUP}]" not in text.replace(" ", ""):
             continue
-        with contextlib.suppress(Exception):  # one damaged distribution must not hide the others
-            found = list(distribution.entry_points.select(group=GROUP))
-            name = _normal(distribution.name)
-            if name not in seen:  # what comes first on the path is what an import would find
-                yield from ((entry, distribution) for entry in found)
-            seen.add(name)
+        name, version, requires = _metadata(distribution)
+        if _normal(name) in seen:  # what comes first on the path is what an import would find
+            continue
+        seen.add(_normal(name))
+        try:
+            entries = list(distribution.entry_points.select(group=GROUP))
+        except Exception as error:
+            problem = f"its entry_points.txt cannot be read ({words(error)})"
+            yield _Found(Plugin(name, name, version, problems=[problem]), "")
+            continue
+        yield from _of_entries(entries, name, version, requires)
+
+
+def _of_entries(
+    entries: list[EntryPoint], distribution: str, version: str, requires: tuple[str, ...]
+) -> Iterator[_Found]:
+    """One plugin for each name; a name that stands twice goes to the first."""
+    plugins: dict[str, Plugin] = {}
+    for entry in entries:
+        if entry.name not in plugins:
+            plugins[entry.name] = Plugin(entry.name, distribution, version)
+            yield _Found(plugins[entry.name], entry.value, requires)
+        else:
+            plugins[entry.name].problems.append(
+                f"entry point {entry.name!r} stands twice in {distribution}; {entry.value} is not used"
+            )
+
+
+def _places() -> list[str]:
+    """Where distributions are looked for: the import path without the current folder, unless packages belong there."""
+    try:
+        here = os.path.realpath(os.getcwd())
+    except FileNotFoundError:  # it has been removed
+        return sys.path
+    if here in map(os.path.realpath, [*site.getsitepackages(), site.getusersitepackages()]):
+        return sys.path
+    return [place for place in sys.path if os.path.realpath(place) != here]
+
+
+def _metadata(distribution: Distribution) -> tuple[str, str, tuple[str, ...]]:
+    """Name, version and requirements, read from the headers alone: parsing a README for each would take longer."""
+    text = requires = None
+    with contextlib.suppress(ValueError):
+        text = distribution.read_text("METADATA")
+    if text is None:  # an older format
+        with contextlib.suppress(Exception):
+            text, requires = distribution.read_text("PKG-INFO"), distribution.requires
+    header = re.split(r"\n\s*\n", text or "", maxsplit=1)[0]
+    fields = re.findall(r"^(Name|Version|Requires-Dist):[ \t]*(.*?)[ \t\r]*$", header, re.MULTILINE)
+    known = dict(fields)
+    if requires is None:
+        requires = [value for name, value in fields if name == "Requires-Dist"]
+    return known.get("Name") or "a distribution without a name", known.get("Version") or "?", tuple(requires)
 
 
 def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _load_entry(entry: EntryPoint, distribution: Distribution) -> Plugin:
-    plugin = Plugin(entry.name, distribution.name, distribution.version)
-    _load(plugin, distribution.requires or (), entry.load)
-    return plugin
+def _one(kind: str) -> str:
+    return kind.removesuffix("s")
 
 
-def _load(plugin: Plugin, requires: Iterable[str], load: Callable[[], ModuleType]) -> None:
-    """Load one plugin; whatever goes wrong becomes a problem of that plugin, with nothing offered."""
-    printed = io.StringIO()
+def _seconds() -> float:
+    text = os.environ.get("UNLABEL_PLUGIN_SECONDS", "")
     try:
-        mismatch = _mismatch(requires)
-        if mismatch:
-            plugin.problems.append(mismatch)
-            return
-        with contextlib.redirect_stdout(printed):
-            plugin.offers = _offers(plugin.name, load())
-    except SystemExit as error:
-        plugin.problems.append(f"called sys.exit({error.code}) while being imported")
-    except Exception as error:  # a stranger's import may raise anything, and must not take the host with it
-        plugin.problems.append(_words(error))
-    if printed.getvalue():
-        plugin.problems.append(f"prints while being imported: {printed.getvalue().strip()[:60]!r}")
+        seconds = float(text or SECONDS)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 1e6:
+        raise UsageError(f"UNLABEL_PLUGIN_SECONDS is {text!r}; expected seconds, e.g. 5, or 0 for no limit")
+    return seconds
 
 
-def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+def _load(found: _Found, listener: Listener, seconds: float) -> None:
+    """Load one plugin; whatever goes wrong becomes a problem of that plugin, with nothing offered."""
+    plugin, before = found.plugin, set(_HEAVY) & sys.modules.keys()
+    if not found.target:
+        return
+    if plugin.name == BUILT_IN and plugin.distribution != "unlabel":
+        plugin.problems.append(f"no plugin may be called {BUILT_IN!r}, which is what the core's own names go by")
+        return
+    outcome = listener.run(lambda: _imported(found), seconds)
+    plugin.offers, plugin.moved, problems, notes = outcome.result or ([], {}, [], [])
+    if outcome.failure:
+        limit = "; UNLABEL_PLUGIN_SECONDS sets the limit" if outcome.failure.startswith("is not done") else ""
+        problems = [outcome.failure + limit]
+    if outcome.printed:
+        problems.append(f"prints while being imported: {outcome.printed.strip()[:60]!r}")
+    if outcome.warned:
+        notes.append(f"warns while being imported: {outcome.warned[0]}")
+    if heavy := [name for name in _HEAVY if name in sys.modules and name not in before]:
+        notes.append(f"imports {' and '.join(heavy)} to be listed, which slows every command")
+    plugin.problems += problems
+    plugin.notes += notes
+
+
+_Contents = tuple[list[Offer], dict[tuple[str, str], Moved], list[str], list[str]]
+
+
+def _imported(found: _Found) -> _Contents:
+    """Import a plugin's table of contents and read it: offers, old names, problems and notes."""
+    if mismatch := _mismatch(found.requires):
+        return [], {}, [mismatch], []
+    name, _, attribute = found.target.partition(":")
+    try:
+        module: Any = importlib.import_module(name.strip())
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise ModuleNotFoundError(
+            f"its entry point names {found.target}, and there is no module {error.name}"
+        ) from None
+    if attribute or not isinstance(module, ModuleType):
+        raise TypeError(f"its entry point must name a module, e.g. package.plugin; got {found.target}")
+    return _contents(found.plugin.name, module)
 
 
 def _mismatch(requires: Iterable[str]) -> str:
     """Why these requirements do not admit this version of the core, or an empty string."""
     for line in requires:
-        if not _normal(line).startswith("unlabel"):
+        name = re.match(r"\s*([\w.-]*)", line)
+        if name is None or _normal(name.group(1)) != "unlabel":
             continue
-        from packaging.requirements import Requirement  # imported only where a plugin is installed
+        wanted = line[name.end() :].strip().strip("()")
+        admitted = _admits(wanted)
+        if admitted is None:
+            from packaging.requirements import Requirement  # takes a while to import
 
-        wanted = Requirement(line)
-        applies = wanted.marker is None or wanted.marker.evaluate({"extra": ""})
-        if (
-            _normal(wanted.name) == "unlabel"
-            and applies
-            and not wanted.specifier.contains(__version__, prereleases=True)
-        ):
-            return f"needs unlabel{wanted.specifier}, but unlabel {__version__} is installed: upgrade one of them"
+            requirement = Requirement(line)
+            wanted = str(requirement.specifier)
+            applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+            admitted = not applies or requirement.specifier.contains(__version__, prereleases=True)
+        if not admitted:
+            return f"needs unlabel{wanted}, but unlabel {__version__} is installed: upgrade one of them"
     return ""
 
 
-def _offers(name: str, module: ModuleType) -> list[Offer]:
+def _admits(wanted: str) -> bool | None:
+    """Whether ``>=1.2,<1.3`` and the like admit this version of the core; None for anything less plain."""
+    here = _numbers(__version__)
+    for clause in wanted.split(",") if wanted else ():
+        plain = re.fullmatch(r"\s*(>=|<=|>|<)\s*([\d.]+)\s*", clause)
+        there = _numbers(plain.group(2)) if plain else None
+        if plain is None or there is None or here is None:
+            return None
+        length = max(len(here), len(there))
+        left, right = (numbers + (0,) * (length - len(numbers)) for numbers in (here, there))
+        if not {">=": left >= right, "<=": left <= right, ">": left > right, "<": left < right}[plain.group(1)]:
+            return False
+    return True
+
+
+def _numbers(version: str) -> tuple[int, ...] | None:
+    return tuple(map(int, version.split("."))) if re.fullmatch(r"\d+(\.\d+)*", version) else None
+
+
+def _contents(plugin: str, module: ModuleType) -> _Contents:
     """Ask one plugin's hooks, in a manager of its own so that a misspelt hook is caught and attributed."""
     manager = pluggy.PluginManager("unlabel")
     manager.add_hookspecs(hookspecs)
-    manager.register(module, name=name)
+    manager.register(module, name=plugin)
     for hook, caller in vars(manager.hook).items():
         if hook not in HOOKS and not all(implementation.optionalhook for implementation in caller.get_hookimpls()):
             raise AttributeError(f"there is no hook {hook!r}{nearest(hook, HOOKS)}; the hooks are {', '.join(HOOKS)}")
-    offers = []
+    offers: dict[tuple[str, str], Offer] = {}
+    moved: dict[tuple[str, str], Moved] = {}
+    problems: list[str] = []
     for kind in HOOKS:
         for implementation in getattr(manager.hook, kind).get_hookimpls():
-            table = _table(kind, implementation.function())
-            offers += [_checked(kind, key, target, name) for key, target in table.items()]
-    if not offers:
+            for name, target in _table(kind, implementation.function()).items():
+                if isinstance(target, Moved):
+                    moved[kind, name] = target
+                    continue
+                offer = _checked(kind, name, target, plugin)
+                if problem := _out_of_place(offer, offers.get((kind, name))):
+                    problems.append(problem)
+                else:
+                    offers[kind, name] = offer
+    if not offers and not problems:
         raise ValueError(f"offers nothing: does {module.__name__} mark its functions with @hookimpl?")
-    return offers
+    for (kind, name), target in moved.items():
+        if (kind, target.to) not in offers:
+            problems.append(f"{_one(kind)} {name!r} has moved to {target.to!r}, which the plugin does not offer")
+    known = {old: target for old, target in moved.items() if (old[0], target.to) in offers}
+    return list(offers.values()), known, problems, _ambiguous(offers)
+
+
+def _out_of_place(offer: Offer, other: Offer | None) -> str:
+    """Why a plugin's own name cannot be used, or an empty string."""
+    what = f"{_one(offer.kind)} {offer.name!r}"
+    prefix, slash, _ = offer.name.rpartition("/")
+    if other is not None and other.target != offer.target:
+        return f"{what} is offered twice, as {other.target} and as {offer.target}; the second is not used"
+    if offer.plugin == BUILT_IN or (slash and prefix == offer.plugin):
+        return ""
+    if offer.kind in _PREFIXED or slash:
+        return f"{what} does not begin with the plugin's own {offer.plugin + '/'!r}; not used"
+    return ""
+
+
+def _ambiguous(offers: Iterable[tuple[str, str]]) -> list[str]:
+    """A name that means two things works, but `unlabel show` shows one of them."""
+    kinds: dict[str, list[str]] = {}
+    for kind, name in offers:
+        if kind not in ("commands", "observers"):
+            kinds.setdefault(name, []).append(_one(kind))
+    return [
+        f"{name!r} means several things: {', '.join(of)}; `unlabel show` shows the {of[0]}"
+        for name, of in kinds.items()
+        if len(of) > 1
+    ]
 
 
 def _table(kind: str, table: object) -> Mapping[Any, Any]:
