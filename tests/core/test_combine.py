@@ -135,3 +135,69 @@ def test_scaling_all_vectors_does_not_change_the_weights():
 def test_gradients_that_are_not_finite_are_an_error():
     with pytest.raises(RunError, match="not finite"):
         combine.minimum_norm(torch.tensor([[1.0, torch.nan], [torch.nan, 1.0]]))
+
+
+# Balancing tasks
+
+
+def _gram(rows: list[list[float]]) -> torch.Tensor:
+    vectors = torch.tensor(rows, dtype=torch.float64)
+    return vectors @ vectors.T
+
+
+@settings(max_examples=40, deadline=None)
+@given(count=st.integers(2, 6), seed=st.integers(0, 10**6), task=st.integers(0, 1), factor=st.floats(1e-3, 1e3))
+def test_weights_of_normalised_gradients_do_not_see_the_scale_of_a_loss(count, seed, task, factor):
+    vectors = np.random.default_rng(seed).normal(size=(count, 7)) + 0.2
+    losses = torch.rand(count, generator=torch.Generator().manual_seed(seed)) + 0.1
+    scaled, scaled_losses = vectors.copy(), losses.clone()
+    scaled[task] *= factor
+    scaled_losses[task] *= factor
+    grams = [torch.from_numpy(rows @ rows.T) for rows in (vectors, scaled)]
+    for kind in ("l2", "loss"):
+        before, after = combine.balance(grams[0], losses, kind), combine.balance(grams[1], scaled_losses, kind)
+        assert torch.allclose(before, after, rtol=0, atol=1e-6)
+
+
+def test_without_normalisation_the_shortest_gradient_gets_the_weight():
+    gram = _gram([[1.0, 0.0], [0.0, 10.0]])
+    losses = torch.tensor([2.0, 4.0])
+    assert torch.allclose(combine.balance(gram, losses, "none"), torch.tensor([100 / 101, 1 / 101]).double())
+    assert torch.allclose(combine.balance(gram, losses, "l2"), torch.tensor([0.5, 0.5]).double())
+    assert torch.allclose(combine.balance(gram, losses, "loss"), torch.tensor([25 / 26, 1 / 26]).double())
+    assert torch.allclose(combine.balance(gram, losses, "loss+norm"), torch.tensor([1 / 5, 4 / 5]).double())
+
+
+@pytest.mark.parametrize("kind", ["l2", "loss", "loss+norm", "none"])
+def test_the_normalised_combination_descends_on_every_task(kind):
+    for seed in range(20):
+        draw = np.random.default_rng(seed)
+        vectors = torch.from_numpy(draw.normal(size=(5, 12)) * 10.0 ** draw.integers(-2, 3, size=(5, 1)))
+        losses = torch.from_numpy(draw.uniform(0.1, 9, size=5))
+        gram = vectors @ vectors.T
+        unit = vectors / combine.divisors(gram, losses, kind)[:, None]
+        direction = combine.balance(gram, losses, kind) @ unit
+        assert (unit @ direction >= direction @ direction - 1e-9 * unit.square().sum(1).max()).all()
+
+
+def test_a_task_that_does_not_reach_what_is_shared_neither_stops_the_others_nor_starves():
+    gram = _gram([[1.0, 0.0], [0.0, 0.0], [0.0, 2.0]])
+    assert torch.allclose(combine.balance(gram, torch.ones(3)), torch.full((3,), 1 / 3).double())
+    assert combine.balance(torch.zeros(2, 2), torch.ones(2)).tolist() == [0.5, 0.5]
+    assert combine.cosines(gram).tolist() == [[1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+
+
+def test_opposed_tasks_cancel_and_a_dominated_one_gets_nothing():
+    opposed = _gram([[1.0, 0.0], [-2.0, 0.0]])
+    assert torch.allclose(combine.balance(opposed, torch.ones(2), "none"), torch.tensor([2 / 3, 1 / 3]).double())
+    assert combine.balance(opposed, torch.ones(2)).tolist() == [0.5, 0.5]
+    assert combine.cosines(opposed)[0, 1] == -1
+    dominated = combine.balance(_gram([[1.0, 0.0], [2.0, 0.1]]), torch.ones(2), "none")
+    assert dominated.tolist() == [1.0, 0.0]
+
+
+def test_dividing_by_a_loss_that_is_not_positive_is_refused():
+    with pytest.raises(RunError, match=r"one of them is -0\.25.*use normalise='l2'"):
+        combine.balance(_gram([[1.0], [2.0]]), torch.tensor([1.0, -0.25]), "loss")
+    with pytest.raises(RunError, match="not finite"):
+        combine.balance(torch.tensor([[torch.nan, 0.0], [0.0, 1.0]]), torch.ones(2))

@@ -1,0 +1,531 @@
+"""Several tasks on one encoder: what is shared is shared and nothing else; updates are those that were asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from echo import WIDTH, Echo, Linear, Noises
+from torch import Tensor, nn
+
+from unlabel import loop, multitask, run, seeds
+from unlabel.data import Reader, Views
+from unlabel.engine import Engine
+from unlabel.errors import UsageError
+from unlabel.logs import Metrics, Observer
+from unlabel.multitask import Joint
+from unlabel.plugins import Catalog, Offer, Plugin
+from unlabel.recipe import Execution, Group, Recipe, Ref, Stage
+from unlabel.task import Batch, Sample, Task, Transform
+
+CPU = Engine("cpu", "fp32")
+
+
+class Vector(nn.Module):
+    """An encoder that is its weights."""
+
+    def __init__(self, *, dim: int = 3) -> None:
+        super().__init__()
+        self.dim = dim
+        self.weight = nn.Parameter(torch.zeros(dim))
+        self.unused = nn.Parameter(torch.ones(2))
+        self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
+
+
+class Pull(Task):
+    """A loss whose gradient on the encoder is known: a direction, times a batch mean.
+
+    Args:
+        encoder: vector.
+        direction: the gradient at a batch mean of 1.
+        scale: of the whole loss.
+    """
+
+    evaluations = ("knn",)
+
+    def __init__(self, encoder: Vector, *, direction: tuple[float, ...] = (1.0, 0.0, 0.0), scale: float = 1.0) -> None:
+        super().__init__()
+        self.encoder, self.scale = encoder, scale
+        self.head = nn.Parameter(torch.ones(1))
+        self.register_buffer("direction", torch.tensor(direction))
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        along = (self.encoder.weight * self.direction).sum() * batch["x"].mean()
+        return {"loss": self.scale * (along + self.head.sum() + 5), "along": along}
+
+    def encode(self, batch: Batch) -> Tensor:
+        return batch["x"]
+
+
+class Whole(Pull):
+    """Encodes by the whole weight, and has two losses."""
+
+    evaluations = ("linear_probe", "knn")
+    gathers = False
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        return {"loss_near": super().loss(batch)["loss"], "loss_far": self.head.sum() ** 2}
+
+
+class OwnStep(Pull):
+    """Updates in its own way."""
+
+    def training_step(self, *_: object) -> dict[str, Tensor]:
+        return {}
+
+
+class OwnOptimizers(Pull):
+    """Chooses its optimizers."""
+
+    def optimizers(self, stage: Stage) -> dict[str, torch.optim.Optimizer]:
+        return {"main": torch.optim.SGD(self.parameters(), lr=0.1)}
+
+
+class Drift(Echo):
+    """A second task with everything a checkpoint must not forget, and another transform.
+
+    Args:
+        encoder: linear layer.
+        dropout: probability of dropping a hidden unit.
+        scale: of the noise in its view.
+    """
+
+    def __init__(self, encoder: nn.Module, *, dropout: float = 0.1, scale: float = 0.5) -> None:
+        super().__init__(encoder, dropout=dropout)
+        self.scale = scale
+
+    def transform(self) -> Transform:
+        return Louder(self.scale)
+
+
+class Louder:
+    """Another random transform, which changes what it is given."""
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        sample["x"] = sample["x"] + np.float32(self.scale) * rng.normal(size=WIDTH).astype(np.float32)
+        return sample
+
+
+class Raw(Echo):
+    """Sees samples as they are, and draws from their keys."""
+
+    def transform(self) -> None:
+        return None
+
+
+class Reinitialising(Echo):
+    """Gives the encoder first weights of its own."""
+
+    def __init__(self, encoder: Linear) -> None:
+        nn.init.constant_(encoder.weight, 7.0)
+        super().__init__(encoder)
+
+
+class Picky(Echo):
+    """Refuses every encoder."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        raise UsageError(f"needs an encoder with ears, not {type(encoder).__name__}")
+
+
+def catalog() -> Catalog:
+    here = "test_multitask"
+    tasks = {
+        "test/echo": "echo:Echo",
+        "test/drift": f"{here}:Drift",
+        "test/pull": f"{here}:Pull",
+        "other/pull": f"{here}:Whole",
+        "test/own_step": f"{here}:OwnStep",
+        "test/own_optimizers": f"{here}:OwnOptimizers",
+        "test/picky": f"{here}:Picky",
+        "test/reinitialising": f"{here}:Reinitialising",
+    }
+    offers = [Offer("tasks", name, target, "test") for name, target in tasks.items()]
+    offers += [
+        Offer("encoders", "test/linear", "echo:Linear", "test"),
+        Offer("encoders", "test/vector", f"{here}:Vector", "test"),
+        Offer("datasets", "test/noises", "echo:Noises", "test"),
+    ]
+    return Catalog([Plugin("test", "unlabel-test", "0", offers)])
+
+
+def pulls(*directions: tuple[float, ...], scales: tuple[float, ...] = (), **options: object) -> Joint:
+    encoder = Vector()
+    parts = {
+        f"p{number}": Pull(encoder, direction=direction, scale=scales[number] if scales else 1.0)
+        for number, direction in enumerate(directions)
+    }
+    return Joint(encoder, parts, **options)
+
+
+def step(task: Joint, stage: Stage | None = None, value: float = 1.0, batches: int = 1) -> dict[str, Tensor]:
+    """One update by plain gradient descent of rate 1, so that the weights move by minus the gradient."""
+    stage = (stage or Stage(steps=1, optimizer="sgd", lr=1.0, momentum=0.0, weight_decay=0.0)).resolved(100)
+    batch = {"x": torch.full((4, 2), value), "key": torch.arange(4)}
+    return task.training_step([batch] * batches, task.optimizers(stage), CPU, stage)
+
+
+# One update
+
+
+def test_the_sum_moves_along_the_sum_of_the_gradients():
+    task = pulls((1.0, 0.0, 2.0), (0.0, 3.0, -1.0))
+    weights = {"loss_p0": 2.0, "loss_p1": 0.5}
+    stage = Stage(steps=1, optimizer="sgd", lr=1.0, momentum=0.0, weight_decay=0.0, weights=weights)
+    metrics = step(task, stage)
+    assert task.encoder.weight.tolist() == [-2.0, -1.5, -3.5]
+    assert [task.part(name).head.item() for name in ("p0", "p1")] == [-1.0, 0.5]
+    assert metrics["loss"] == pytest.approx(2 * 6 + 0.5 * 6)
+    assert set(metrics) == {"loss", "loss_p0", "loss_p1", "p0.along", "p1.along", "gradient_norm"}
+
+
+def test_pareto_moves_along_the_gradients_times_their_weights():
+    directions = torch.tensor([[1.0, 0.2, 2.0], [0.0, 3.0, -1.0], [0.5, 0.5, 0.1]])
+    task = pulls(*map(tuple, directions.tolist()), combine="pareto")
+    metrics = step(task)
+    alpha = torch.stack([metrics[f"alpha_p{number}"] for number in range(3)])
+    unit = directions / directions.norm(dim=1, keepdim=True)
+    shortest = alpha.float() @ unit
+    assert alpha.sum().item() == pytest.approx(1)
+    assert (unit @ shortest >= shortest @ shortest - 1e-6).all()  # the weights are those of the normalised gradients
+    assert torch.allclose(-task.encoder.weight, alpha.float() @ directions, rtol=1e-6)  # the step is of the raw ones
+    heads = torch.stack([1 - task.part(f"p{number}").head[0] for number in range(3)])
+    assert torch.allclose(heads, alpha.float(), rtol=1e-6)  # a head gets its own part's gradient, times the weight
+    assert metrics["cosine_p0_p1"] == pytest.approx(float(unit[0] @ unit[1]))
+    assert task.encoder.unused.tolist() == task.encoder.frozen.tolist() == [1.0, 1.0]
+
+
+def test_opposed_tasks_stand_still_where_their_gradients_meet():
+    task = pulls((1.0, 0.0, 0.0), (-2.0, 0.0, 0.0), combine="pareto", normalise="none")
+    metrics = step(task)
+    assert metrics["alpha_p0"] == pytest.approx(2 / 3)
+    assert task.encoder.weight.abs().max() < 1e-6
+    assert metrics["cosine_p0_p1"] == pytest.approx(-1)
+    task = pulls((1.0, 0.0, 0.0), (-2.0, 0.0, 0.0), combine="pareto", update="normalised")
+    step(task)
+    assert task.encoder.weight.abs().max() < 1e-6
+
+
+def test_the_normalised_update_descends_where_the_authors_does_not():
+    """A long and a short gradient that nearly oppose each other: raw, the long one wins."""
+    long, short = (-10.0, 1.0, 0.0), (1.0, 0.1, 0.0)
+    moved = {}
+    for update in ("authors", "normalised"):
+        task = pulls(long, short, combine="pareto", update=update)
+        step(task)
+        moved[update] = [float(-task.encoder.weight.detach() @ torch.tensor(each)) for each in (long, short)]
+    assert moved["authors"][1] < 0  # the short one's loss rises
+    assert min(moved["normalised"]) > 0
+
+
+def test_the_scale_of_a_loss_does_not_change_the_weights():
+    one = step(pulls((1.0, 0.3, 0.0), (0.2, 1.0, 1.0), combine="pareto"))
+    other = step(pulls((1.0, 0.3, 0.0), (0.2, 1.0, 1.0), scales=(1000.0, 1.0), combine="pareto"))
+    assert one["alpha_p0"] == pytest.approx(float(other["alpha_p0"]), abs=1e-6)
+
+
+def test_a_head_of_weight_zero_does_not_move_not_even_by_momentum():
+    stage = Stage(steps=9, optimizer="adamw", lr=0.1, weight_decay=0.0).resolved(100)
+    task = pulls((1.0, 0.0, 0.0), (2.0, 0.1, 0.0), combine="pareto", normalise="none")
+    optimizers = task.optimizers(stage)
+    batch = {"x": torch.ones(4, 2), "key": torch.arange(4)}
+    task.combine = "sum"
+    task.training_step([batch], optimizers, CPU, stage)  # gives the head a momentum
+    before = task.part("p1").head.item()
+    task.combine = "pareto"
+    metrics = task.training_step([batch], optimizers, CPU, stage)
+    assert metrics["alpha_p1"] == 0
+    assert task.part("p1").head.item() == before
+    assert task.part("p0").head.item() < 1
+
+
+def test_an_encoder_that_is_not_trained_leaves_equal_weights():
+    stage = Stage(steps=1, optimizer="sgd", lr=1.0, momentum=0.0, groups=[Group(pattern="encoder.*", freeze=True)])
+    task = pulls((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), combine="pareto")
+    metrics = step(task, stage)
+    assert [metrics["alpha_p0"], metrics["alpha_p1"]] == [0.5, 0.5]
+    assert task.encoder.weight.tolist() == [0.0] * 3
+    assert task.encoder.weight.grad is None  # or it would pile up until the encoder thaws
+    assert task.part("p0").head.item() == 0.5
+
+
+@pytest.mark.parametrize("combine", ["sum", "pareto"])
+def test_micro_batches_add_up(combine):
+    whole, parts = (pulls((1.0, 0.3, 0.0), (0.2, 1.0, 1.0), combine=combine) for _ in range(2))
+    one, three = step(whole), step(parts, batches=3)
+    assert torch.allclose(whole.encoder.weight, parts.encoder.weight)
+    assert one.keys() == three.keys()
+    assert all(float(one[name]) == pytest.approx(float(three[name]), abs=1e-6) for name in one)
+
+
+def test_several_losses_of_a_part_and_their_weights():
+    encoder = Vector()
+    task = Joint(encoder, {"a": Pull(encoder), "b": Whole(encoder)}, combine="pareto")
+    weights = {"loss_b_far": 0.0, "loss_a": 3.0}
+    metrics = step(task, Stage(steps=1, optimizer="sgd", lr=1.0, momentum=0.0, weight_decay=0.0, weights=weights))
+    assert {"loss_a", "loss_b_near", "loss_b_far", "alpha_a", "alpha_b"} <= set(metrics)
+    assert metrics["loss"] == pytest.approx(3 * 6 + 6)
+    with pytest.raises(UsageError, match="did you mean loss_b_far"):
+        step(task, Stage(steps=1, weights={"loss_b_fare": 1.0}))
+
+
+def test_processor_precision_does_not_matter_to_the_weights():
+    task = pulls((1.0, 0.3, 0.0), (0.2, 1.0, 1.0), combine="pareto")
+    stage = Stage(steps=1, optimizer="sgd", lr=1.0, momentum=0.0).resolved(9)
+    batch = {"x": torch.ones(4, 2), "key": torch.arange(4)}
+    metrics = task.training_step([batch], task.optimizers(stage), Engine("cpu", "bf16"), stage)
+    assert metrics["alpha_p0"] == pytest.approx(0.5, abs=1e-5)
+
+
+# What each part sees
+
+
+def joint(**options: object) -> Joint:
+    encoder = Linear()
+    return Joint(encoder, {"echo": Echo(encoder), "drift": Drift(encoder)}, **options)
+
+
+def test_every_part_sees_its_own_view_of_a_sample_that_is_read_once():
+    reads = []
+
+    class Counting(Noises):
+        def __getitem__(self, index: int) -> Sample:
+            reads.append(index)
+            return super().__getitem__(index)
+
+    task = joint()
+    positions = [(0, 3), (0, 8)]
+    batch, _ = Reader(Counting(), task.transform(), 5).__getitems__(positions)
+    alone, _ = Reader(Noises(), task.part("echo").transform(), 5).__getitems__(positions)
+    assert reads == [3, 8]
+    assert set(batch) == {"echo:x", "drift:x", "index", "key"}
+    echo, drift = task.view("echo", batch), task.view("drift", batch)
+    assert set(echo) == set(drift) == {"x", "index", "key"}
+    assert all(torch.equal(echo[field], alone[field]) for field in alone)  # the first sees what it would see alone
+    assert not torch.equal(echo["x"], drift["x"])
+    assert not (echo["key"] == drift["key"]).any()
+    assert (drift["key"] >= 0).all()
+
+
+def test_parts_without_transforms_need_no_views_and_share_what_is_nobodys():
+    encoder = Linear()
+    task = Joint(encoder, {"a": Raw(encoder), "b": Raw(encoder)})
+    assert task.transform() is None
+    x, offset = torch.ones(2, WIDTH), torch.ones(1)
+    batch = {"x": x, "offset": offset, "key": torch.arange(2)}
+    assert task.view("b", batch)["x"] is x
+    assert task.view("b", batch)["offset"] is offset
+    mixed = Joint(encoder, {"a": Raw(encoder), "b": Echo(encoder)}).transform()
+    seen = mixed({"x": x[0].numpy()}, seeds.generator(1))
+    assert isinstance(seen, Views)
+    assert (seen["a"]["x"] == 1).all()
+
+
+def test_losses_are_those_of_the_parts_alone():
+    task = joint().eval()  # no dropout
+    batch, _ = Reader(Noises(), task.transform(), 5).__getitems__([(0, index) for index in range(8)])
+    seeds.seed(1)
+    terms = task.loss(batch)
+    seeds.seed(1)
+    alone = {label: task.part(label).loss(task.view(label, batch)) for label in ("echo", "drift")}
+    assert {"loss_echo", "echo.size", "loss_drift", "drift.size"} == set(terms)
+    assert all(torch.equal(terms[f"loss_{label}"], alone[label]["loss"]) for label in alone)
+
+
+def test_features_are_the_first_parts_and_evaluations_everyones():
+    encoder = Vector()
+    task = Joint(encoder, {"a": Pull(encoder), "b": Whole(encoder)})
+    assert task.evaluations == ("knn", "linear_probe")
+    assert not task.gathers
+    x = torch.randn(3, 2)
+    assert task.encode({"x": x}) is x
+    assert joint().gathers
+
+
+# A run
+
+
+class StopAt(Observer):
+    """Sends this process a signal after an update."""
+
+    def __init__(self, update: int) -> None:
+        self.update = update
+
+    def log(self, progress, metrics: Mapping[str, float]) -> None:  # type: ignore[no-untyped-def]
+        if progress.total_step == self.update:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def chosen(**task: object) -> Recipe:
+    stages = [
+        Stage(name="head only", steps=3, batch_size=8, optimizer="sgd", lr=0.1),
+        Stage(name="all", steps=9, batch_size=12, accumulate=2, lr=0.01, clip_norm=0.5),
+    ]
+    made = Recipe(
+        task=Ref("test/echo+test/drift", **task),
+        encoder=Ref("test/linear"),
+        dataset=Ref("test/noises"),
+        stages=stages,
+    )
+    return made.model_copy(update={"save_every": 2, "log_every": 1, "execution": Execution(workers=0)})
+
+
+def train(folder: Path, what: Recipe, *observers: Observer) -> Joint:
+    task, _ = run.build(what, catalog(), CPU)
+    folder.mkdir(exist_ok=True)
+    start = max([int(path.name[-8:]) for path in folder.glob("checkpoints/*")], default=0)
+    with closing(Metrics(folder, start)) as metrics:
+        loop.train(what, task, Noises(), CPU, folder, [metrics, *observers])
+    assert isinstance(task, Joint)
+    return task
+
+
+@pytest.mark.parametrize("update", [2, 3, 7])
+def test_a_resumed_run_ends_bit_identical_with_the_same_weights_in_its_log(tmp_path, update):
+    what = chosen(combine="pareto", update="normalised")
+    whole = train(tmp_path / "whole", what)
+    with pytest.raises(loop.Interrupted):
+        train(tmp_path / "cut", what, StopAt(update))
+    again = train(tmp_path / "cut", what)
+    left, right = whole.state_dict(), again.state_dict()
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert whole.part("echo").updates == 12  # every part's after_update ran
+
+    def lines(folder: Path) -> list[dict[str, float]]:
+        found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return [{name: value for name, value in one.items() if name != "samples_per_second"} for one in found]
+
+    assert lines(tmp_path / "whole") == lines(tmp_path / "cut")
+    assert all("alpha_drift" in line and "cosine_echo_drift" in line for line in lines(tmp_path / "cut"))
+
+
+def test_stages_and_epochs_reach_every_part(tmp_path):
+    task = train(tmp_path, chosen())
+    assert task.part("echo").entered == task.part("drift").entered == [0, 0, 1]
+    before, _ = run.build(chosen(), catalog(), CPU)
+    frozen = chosen()
+    frozen.stages = frozen.stages[:1]
+    after = train(tmp_path / "first", frozen)
+    assert torch.equal(after.encoder.weight, before.encoder.weight)  # a part froze it in this stage
+    assert not torch.equal(after.part("drift").head[2].weight, before.part("drift").head[2].weight)
+
+
+# Recipes
+
+
+def test_a_recipe_survives_json_and_settings_reach_the_part(tmp_path):
+    what = chosen(combine="pareto").changed(["task.test/drift.scale=0.25", "task.normalise=loss"], catalog())
+    path = tmp_path / "recipe.json"
+    path.write_text(what.to_json())
+    from unlabel.recipe import load
+
+    again = load(path)
+    assert again == what
+    assert again.task.options == {
+        "test/echo": {}, "test/drift": {"scale": 0.25}, "combine": "pareto", "normalise": "loss"
+    }  # fmt: skip
+    task, _ = run.build(again, catalog(), CPU)
+    assert (task.part("drift").scale, task.combine, task.normalise) == (0.25, "pareto", "loss")
+    assert task.part("drift").encoder is task.part("echo").encoder is task.encoder
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("task.test/drift.scales=1", "task.test/drift.scales: test/drift has no keyword.*did you mean scale"),
+        ("task.test/drift.scale=loud", "task.test/drift.scale: .*number"),
+        ("task.test/drft.scale=1", "no field 'test/drft'; did you mean test/drift"),
+        ("task.combine=pareta", "task.combine: .*'sum' or 'pareto'"),
+        ("task.combined=sum", "did you mean combine"),
+        ("task.test/drift=3", "task.test/drift: expected the keywords of this part, not 3"),
+    ],
+)
+def test_settings_that_fit_no_part_are_refused(setting, message):
+    with pytest.raises(UsageError, match=message):
+        chosen().changed([setting], catalog())
+
+
+def ref(name: str) -> Recipe:
+    return Recipe(task=Ref(name), encoder=Ref("test/vector"), dataset=Ref("test/noises"), stages=[Stage(steps=1)])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("test/pull+test/own_step", "own_step updates its networks in its own way.*train it alone"),
+        ("test/own_optimizers+test/pull", "own_optimizers chooses its optimizers in its own way"),
+        ("test/pull+test/picky", "test/picky, a part of test/pull.*: needs an encoder with ears, not Vector"),
+        ("test/pull+", "expected different names joined by"),
+        ("test/pull+test/pull", "expected different names joined by"),
+        ("test/pull+test/pul", "no task is called 'test/pul'; did you mean"),
+    ],
+)
+def test_what_cannot_be_joined_is_refused(name, message):
+    with pytest.raises(UsageError, match=message):
+        run.build(ref(name), catalog(), CPU)
+
+
+def test_parts_that_share_more_than_the_encoder_are_refused():
+    encoder = Vector()
+    one, other = Pull(encoder), Pull(encoder)
+    other.head = one.head
+    with pytest.raises(UsageError, match="shares parameters with another part"):
+        Joint(encoder, {"a": one, "b": other})
+
+
+def test_names_that_end_alike_are_told_apart():
+    task, _ = run.build(ref("test/pull+other/pull"), catalog(), CPU)
+    assert list(task.parts) == ["test_pull", "other_pull"]
+
+
+def test_the_first_parts_first_weights_hold():
+    for name in ("test/reinitialising+test/echo", "test/echo+test/reinitialising"):
+        task, _ = run.build(ref(name).model_copy(update={"encoder": Ref("test/linear")}), catalog(), CPU)
+        seven = bool((task.encoder.weight == 7).all())
+        assert seven == name.startswith("test/re")
+        assert torch.equal(task.part("echo").teacher.weight, task.encoder.weight)
+
+
+def test_recipes_are_put_together():
+    one = chosen().model_copy(update={"task": Ref("test/echo", dropout=0.3)})
+    one.stages[0].groups = [Group(pattern="head.*", lr_scale=2.0), Group(pattern="*.bias", weight_decay=0.0)]
+    one.stages[1].weights = {"loss": 2.0}
+    two = ref("test/drift").model_copy(update={"encoder": Ref("test/linear")})
+    two.stages[0].groups = [Group(pattern="head.*", lr_scale=3.0), Group(pattern="encoder.*", freeze=True)]
+    two.stages[0].weights = {"loss_far": 3.0}
+    both = multitask.compose({"test/echo": one, "test/drift": two}, "tiny")
+    assert both.task == Ref("test/echo+test/drift", **{"test/echo": {"dropout": 0.3}, "test/drift": {}})
+    assert [(group.pattern, group.lr_scale) for group in both.stages[0].groups] == [
+        ("parts.echo.head.*", 2.0), ("*.bias", 1.0), ("parts.drift.head.*", 3.0)
+    ]  # fmt: skip
+    assert both.stages[1].weights == {"loss_echo": 2.0, "loss_drift_far": 3.0}
+    assert [stage.steps for stage in both.stages] == [3, 9]
+    assert multitask.compose({"test/echo": one}, "tiny") is one
+
+
+def test_recipes_that_differ_need_a_choice():
+    one, two = ref("test/pull"), chosen().model_copy(update={"task": Ref("test/echo")})
+    with pytest.raises(UsageError, match=r"test/echo trains in 2 stages \(head only, all\): name it first"):
+        multitask.compose({"test/pull": one, "test/echo": two}, "tiny")
+    recipes = {"test/echo": two, "test/pull": one}
+    with pytest.raises(
+        UsageError, match=r"tiny recipes of its parts differ .*choose one, e\.g\. --encoder test/linear"
+    ):
+        multitask.compose(recipes, "tiny")
+    one.encoder = Ref("test/vector", dim=5)
+    assert multitask.compose(recipes, "tiny", encoder="test/vector").encoder == Ref("test/vector", dim=5)
+    one.dataset = Ref("test/noises", count=9)
+    with pytest.raises(UsageError, match=r"test/pull: test/noises \(count=9\).*--data test/noises"):
+        multitask.compose(recipes, "tiny", encoder="test/vector")
+    assert multitask.compose(recipes, "tiny", encoder="x", data="test/noises").dataset == Ref("test/noises")
