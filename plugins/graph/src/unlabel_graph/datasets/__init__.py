@@ -1,0 +1,1 @@
+"""Graph data sets; one file a kind."""

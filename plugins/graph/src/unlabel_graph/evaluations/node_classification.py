@@ -1,0 +1,50 @@
+"""Node classification: accuracy of the task's own classifier on the test nodes.
+
+The classifier is the one trained jointly with, or after, the pretext task. If the task kept a copy of the update that
+was best on the validation nodes, that copy is judged, once. Validation labels choose the update; test labels only score.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from unlabel.errors import UsageError
+from unlabel.evaluate.features import Frozen, evaluating
+from unlabel_graph.nodes import NodeTask
+
+__all__ = ["node_classification"]
+
+
+@torch.inference_mode()
+def node_classification(frozen: Frozen) -> dict[str, float]:
+    """Accuracy of the task's classifier.
+
+    Args:
+        frozen: of a task trained with ``supervised``.
+
+    Returns:
+        ``accuracy`` on the test nodes, ``validation`` on the validation nodes (which chose the update, so it is no
+        fair score), and ``update``: the one that was chosen, 0 if none was.
+
+    Raises:
+        UsageError: the task has no classifier, or the data have no labelled test nodes.
+    """
+    task = frozen.task
+    if not isinstance(task, NodeTask):
+        raise UsageError(f"{type(task).__name__} has no classifier of nodes; use linear_probe")
+    labels = torch.from_numpy(frozen.labels("test"))
+    right = total = 0
+    chosen = torch.zeros(())
+    with evaluating(task):
+        for batch in frozen.batches("test", None):
+            predicted = task.classify(batch).argmax(dim=1)
+            truth = labels[batch["index"].cpu()].to(predicted.device)
+            known = truth >= 0
+            right += int((predicted[batch["node"]] == truth)[known].sum())
+            total += int(known.sum())
+            validation = batch["validation_label"]
+            chosen = (predicted == validation)[validation >= 0].float().mean()
+    if not total:
+        raise UsageError("the test nodes have no labels, and this evaluation needs them")
+    update = float(task.best_update) if task.select else 0.0
+    return {"accuracy": right / total, "validation": float(chosen), "update": update}

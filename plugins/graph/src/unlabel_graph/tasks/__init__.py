@@ -1,0 +1,1 @@
+"""Pretext tasks on graphs; one file a method."""
