@@ -22,7 +22,7 @@ from unlabel.errors import UsageError
 from unlabel.logs import Metrics, Observer
 from unlabel.multitask import Joint
 from unlabel.plugins import Catalog, Offer, Plugin
-from unlabel.recipe import Execution, Group, Recipe, Ref, Stage
+from unlabel.recipe import Execution, Group, Recipe, Ref, Stage, fitted, load
 from unlabel.task import Batch, Sample, Task, Transform
 
 CPU = Engine("cpu", "fp32")
@@ -428,8 +428,6 @@ def test_a_recipe_survives_json_and_settings_reach_the_part(tmp_path):
     what = chosen(combine="pareto").changed(["task.test/drift.scale=0.25", "task.normalise=loss"], catalog())
     path = tmp_path / "recipe.json"
     path.write_text(what.to_json())
-    from unlabel.recipe import load
-
     again = load(path)
     assert again == what
     assert again.task.options == {
@@ -438,6 +436,18 @@ def test_a_recipe_survives_json_and_settings_reach_the_part(tmp_path):
     task, _ = run.build(again, catalog(), CPU)
     assert (task.part("drift").scale, task.combine, task.normalise) == (0.25, "pareto", "loss")
     assert task.part("drift").encoder is task.part("echo").encoder is task.encoder
+
+
+def test_what_the_data_determine_reaches_encoder_and_every_part_that_leaves_it_open():
+    implied = {"dim": 7, "scale": 0.125, "unheard_of": 1}
+    what = ref("test/pull+test/drift")
+    what.task.options["test/pull"] = {"scale": 2.0}
+    found = fitted(what, implied, catalog())
+    assert found.encoder == Ref("test/vector", dim=7)
+    assert found.task.options == {"test/pull": {"scale": 2.0}, "test/drift": {"scale": 0.125}}
+    assert fitted(ref("test/drift"), implied, catalog()).task == Ref("test/drift", scale=0.125)
+    assert fitted(found, implied, catalog()) == found
+    assert what.encoder.options == {}
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,10 @@ class Dataset:
         """
         return {}
 
+    def implies(self) -> dict[str, Any]:
+        """Keywords of encoder and task that these data determine, e.g. ``{"features": 1433}``; see `recipe.fitted`."""
+        return {}
+
     @classmethod
     def claims(cls, path: Path) -> bool:
         """Whether a path given to ``--data`` is of this kind; the constructor then gets it as `path`."""

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from unlabel.plugins import Catalog
     from unlabel.recipe import Stage
 
-__all__ = ["Combine", "Joint", "build", "check", "compose", "labels", "names"]
+__all__ = ["Combine", "Joint", "build", "check", "compose", "fitted", "labels", "names"]
 
 Combine = Literal["sum", "pareto"]
 
@@ -354,6 +354,15 @@ def _parts(ref: Ref) -> list[Ref]:
             raise UsageError(f"task.{name}: expected the keywords of this part, not {options!r}")
         found.append(Ref(name, **options))
     return found
+
+
+def fitted(ref: Ref, implied: Mapping[str, Any], catalog: Catalog) -> Ref:
+    """A task, single or joint, with the keywords that its data determine filled in; see `recipe.fitted`."""
+    if len(names(ref.name)) == 1:
+        known = recipe.parameters(catalog.load("tasks", ref.name), skip=1)
+        return Ref(ref.name, **recipe.filled(ref.options, known, implied))
+    parts = {part.name: fitted(part, implied, catalog).options for part in _parts(ref)}
+    return Ref(ref.name, **{**ref.options, **parts})
 
 
 def build(ref: Ref, encoder: nn.Module, catalog: Catalog) -> Task:

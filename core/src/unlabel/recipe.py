@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from unlabel.plugins import Catalog
 
-__all__ = ["Execution", "Group", "Recipe", "Ref", "Stage", "keywords", "load"]
+__all__ = ["Execution", "Group", "Recipe", "Ref", "Stage", "filled", "fitted", "keywords", "load"]
 
 
 class _Strict(BaseModel):
@@ -254,6 +254,29 @@ class Recipe(_Strict):
         self.dataset.options = keywords(self.dataset, factory(self.dataset, "datasets", catalog), "dataset")
         for ref in self.evaluations or ():
             keywords(ref, catalog.load("evaluations", ref.name), "evaluation", skip=1)
+
+
+def fitted(chosen: Recipe, implied: Mapping[str, Any], catalog: Catalog) -> Recipe:
+    """The recipe with what its data determine: each such keyword that encoder or task takes and that is left open.
+
+    Args:
+        chosen: left as it is.
+        implied: what `Dataset.implies` says.
+        catalog: what is installed.
+    """
+    if not implied:
+        return chosen
+    from unlabel import multitask
+
+    known = parameters(factory(chosen.encoder, "encoders", catalog))
+    encoder = Ref(chosen.encoder.name, **filled(chosen.encoder.options, known, implied))
+    return chosen.model_copy(update={"encoder": encoder, "task": multitask.fitted(chosen.task, implied, catalog)})
+
+
+def filled(options: Mapping[str, Any], known: Iterable[str], implied: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with the implied values of those keywords among `known` that are missing or None."""
+    missing = {name: implied[name] for name in known if name in implied and options.get(name) is None}
+    return {**options, **missing}
 
 
 def parse(data: Any, source: str) -> Recipe:

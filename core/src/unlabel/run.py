@@ -32,7 +32,7 @@ from unlabel.data import Dataset, micro_batch, read_jsonl
 from unlabel.engine import Engine
 from unlabel.errors import RunError, UsageError, nearest
 from unlabel.evaluate.features import Frozen
-from unlabel.logs import Metrics, Observer, ProgressLine, terminal
+from unlabel.logs import Dispensable, Metrics, Observer, ProgressLine, terminal
 from unlabel.plugins import Catalog, Offer
 from unlabel.recipe import Recipe, Ref
 from unlabel.task import Progress, Task
@@ -168,7 +168,7 @@ def train(
     settings = [f"{name.replace('__', '.')}={json.dumps(value, default=_plain)}" for name, value in overrides.items()]
     settings += [f"task.combine={combine}"] if combine else []
     if isinstance(what, str):
-        what = _task_recipe(what, catalog, "quick", encoder, None if data is None else str(data))
+        what = _task_recipe(_current(what, catalog), catalog, "quick", encoder, None if data is None else str(data))
     chosen = adapt(
         what,
         catalog,
@@ -201,8 +201,9 @@ def compose(task: str, catalog: Catalog, *, name: str = "quick", **changes: Any)
     Raises:
         UsageError: anything unknown, with the nearest valid choice.
     """
+    task = _current(task, catalog)
     found = _task_recipe(task, catalog, name, changes.get("encoder"), changes.get("data"))
-    if found.task.name != task:
+    if _current(found.task.name, catalog) != task:
         raise UsageError(f"recipe {name} is for task {found.task.name!r}, not for {task!r}")
     return adapt(found, catalog, **changes)
 
@@ -238,6 +239,11 @@ def adapt(
     return chosen.lasting(steps=steps, epochs=epochs, batch_size=batch_size).changed(settings, catalog)
 
 
+def _current(task: str, catalog: Catalog) -> str:
+    """A task's name, or several's, as they are now."""
+    return "+".join(catalog.current("tasks", part) for part in multitask.names(task))
+
+
 def _task_recipe(task: str, catalog: Catalog, name: str, encoder: str | None, data: str | None) -> Recipe:
     """The recipe of that name of a task, or what the recipes of several make together."""
     parts = multitask.names(task)
@@ -263,6 +269,7 @@ def _named_recipe(module: Any, task: str, name: str) -> Recipe:
 def _encoder_ref(encoder: str, catalog: Catalog) -> Ref:
     """``NAME``, ``NAME:MODEL`` (the encoder's one required keyword) or ``package.module:factory``."""
     name, colon, model = encoder.partition(":")
+    name = catalog.current("encoders", name)
     if colon and (name in catalog.names("encoders") or "/" in name):
         wanted = recipe.required(catalog.load("encoders", name))
         if len(wanted) != 1:
@@ -274,8 +281,7 @@ def _encoder_ref(encoder: str, catalog: Catalog) -> Ref:
     if colon:
         catalog.trusted.add(encoder)
         return Ref(encoder)
-    catalog.find("encoders", encoder)
-    return Ref(encoder)
+    return Ref(catalog.find("encoders", name).name)
 
 
 def choose_dataset(data: str, chosen: Recipe, catalog: Catalog) -> Ref:
@@ -284,7 +290,7 @@ def choose_dataset(data: str, chosen: Recipe, catalog: Catalog) -> Ref:
     Raises:
         UsageError: neither a name nor a path, or no dataset knows what to do with the path.
     """
-    names = catalog.names("datasets")
+    names, data = catalog.names("datasets"), catalog.current("datasets", data)
     if data in names:
         same = chosen.dataset.name == data
         return chosen.dataset if same else Ref(data)
@@ -407,6 +413,7 @@ def execute(
     prepared = False
     try:
         dataset = build_dataset(chosen.dataset, catalog)
+        chosen = recipe.fitted(chosen, dataset.implies(), catalog)
         samples = dataset.split("train")
         if samples is None or not len(samples):
             raise UsageError(f"{chosen.dataset.name} has no training samples")
@@ -415,9 +422,7 @@ def execute(
         started = resuming and checkpoint.newest(folder / "checkpoints", chosen.task.name) is not None
         task, report = build(_without_init(chosen) if started else chosen, catalog, engine)
         _check_optimizers(chosen, task, len(samples))
-        observers = [catalog.load("observers", name) for name in observe]
-        for kind in observers:
-            kind.check()
+        observers = {name: _observer(name, catalog) for name in observe}
         if engine.main and not resuming:
             _prepare_folder(folder, chosen)
             prepared = True
@@ -430,6 +435,16 @@ def execute(
         raise
     finally:
         engine.close()
+
+
+def _observer(name: str, catalog: Catalog) -> type[Observer]:
+    """The observer of that name, which has what it needs."""
+    offer = catalog.find("observers", name)
+    kind = offer.load()
+    if not (isinstance(kind, type) and issubclass(kind, Observer)):
+        raise UsageError(f"observer {name!r} of plugin {offer.plugin!r} is no subclass of unlabel.Observer: {kind!r}")
+    kind.check()
+    return kind
 
 
 def _check_optimizers(chosen: Recipe, task: Task, samples: int) -> None:
@@ -452,7 +467,7 @@ def _execute(
     task: Task,
     dataset: Dataset,
     samples: Dataset,
-    further: list[type[Observer]],
+    further: dict[str, type[Observer]],
     evaluate: bool,
     quiet: bool,
     say: Any,
@@ -469,13 +484,11 @@ def _execute(
     health = _HealthObserver(folder, task)
     if engine.main:
         observers = [Metrics(folder, found[1].total_step if found else 0), health]
-        observers += [kind(folder) for kind in further]
+        observers += [Dispensable(name, kind, folder) for name, kind in further.items()]
         if not quiet:
             observers.append(ProgressLine(folder, terminal()))
     for record in Run(folder, catalog).metrics:
         health.log(Progress(int(record["stage"]), int(record["step"]), 0, 0, int(record["total_step"])), record)
-    for observer in observers:
-        observer.start(chosen)
 
     def monitor() -> dict[str, float]:
         begun = time.perf_counter()
@@ -486,6 +499,8 @@ def _execute(
 
     begun = time.perf_counter()
     try:
+        for observer in observers:
+            observer.start(chosen)
         loop.train(chosen, task, samples, engine, folder, observers, monitor)
     finally:
         for observer in observers:
