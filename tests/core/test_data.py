@@ -138,8 +138,7 @@ def test_samples_that_belong_together_are_encoded_in_one_batch() -> None:
 
     frozen = Frozen(Still(Linear()), Subset(Together(), range(30)), CPU, batch_size=4, limit={"train": 20})
     [batch] = frozen.batches("train", None)
-    assert batch["index"].tolist() == frozen.indices("train").tolist()
-    assert len(batch["index"]) == 20
+    assert batch["index"].tolist() == list(range(30))  # a limit would save nothing
 
 
 @given(

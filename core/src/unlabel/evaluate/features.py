@@ -198,9 +198,13 @@ class Frozen:
         return np.full(len(part), -1, dtype=np.int64) if part.labels is None else part.labels
 
     def indices(self, split: Split) -> np.ndarray:
-        """Which samples of a split are used, in ascending order: int64; all of them unless limited."""
-        count = len(self.dataset(split))
-        limit = self._limit.get(split, count)
+        """Which samples of a split are used, in ascending order: int64; all of them unless limited.
+
+        Samples that belong `together` are all encoded anyway, so a limit would only lose labels.
+        """
+        part = self.dataset(split)
+        count = len(part)
+        limit = count if part.together else self._limit.get(split, count)
         return np.sort(seeds.permutation(count, self.seed)[:limit])
 
     def batches(
