@@ -1,0 +1,1 @@
+"""Data sets: tracks cut into windows, all of them on the device at once."""
