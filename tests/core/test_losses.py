@@ -222,3 +222,37 @@ def test_two_processes_have_the_loss_and_gradient_of_one():
     expected_values, expected_gradients = _global_losses(*data)
     assert np.allclose(values, expected_values.numpy(), rtol=0, atol=1e-6)
     assert np.allclose(gradients, expected_gradients.numpy(), rtol=0, atol=1e-6)
+
+
+def test_masked_cross_entropy_is_one_ratio_over_the_batch():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 5, 7, generator=generator, dtype=torch.float64)
+    truth = torch.randint(0, 7, (2, 5), generator=generator)
+    weights = torch.rand(2, 5, generator=generator, dtype=torch.float64) * torch.tensor([1, 0, 1, 1, 0])
+    labels = torch.softmax(torch.randn(7, 7, generator=generator, dtype=torch.float64), dim=1)
+    hard, soft, hits, total = 0.0, 0.0, 0.0, 0.0
+    for n in range(2):
+        for i in range(5):
+            log_p = [v - math.log(sum(math.exp(w) for w in logits[n, i].tolist())) for v in logits[n, i].tolist()]
+            t, w = int(truth[n, i]), float(weights[n, i])
+            hard -= w * log_p[t]
+            soft -= w * sum(float(labels[t, k]) * log_p[k] for k in range(7))
+            hits += w * (max(range(7), key=log_p.__getitem__) == t)
+            total += w
+    assert losses.masked_cross_entropy(logits, truth, weights).item() == pytest.approx(hard / total, rel=1e-9)
+    assert losses.masked_cross_entropy(logits, truth, weights, labels).item() == pytest.approx(soft / total, rel=1e-9)
+    assert losses.masked_accuracy(logits, truth, weights).item() == pytest.approx(hits / total, rel=1e-9)
+
+
+def test_equal_logits_cost_the_log_of_the_classes_whatever_the_labels():
+    truth, weights = torch.arange(12).view(2, 6), torch.rand(2, 6)
+    for labels in (None, torch.softmax(torch.randn(12, 12), dim=1)):
+        loss = losses.masked_cross_entropy(torch.full((2, 6, 12), 3.0), truth, weights, labels)
+        assert loss.item() == pytest.approx(math.log(12), rel=1e-6)
+
+
+def test_tokens_of_weight_zero_get_no_gradient():
+    logits = torch.randn(2, 4, 5, requires_grad=True)
+    weights = torch.tensor([[1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 2.0, 1.0]])
+    losses.masked_cross_entropy(logits, torch.zeros(2, 4, dtype=torch.int64), weights).backward()
+    assert torch.equal(logits.grad.abs().amax(-1) > 0, weights > 0)

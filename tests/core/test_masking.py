@@ -79,6 +79,36 @@ def test_ratios_that_hide_nothing_or_everything_are_refused(length, ratio):
         masking.from_noise(torch.rand(2, length), ratio)
 
 
+def test_the_order_starts_with_what_stays_and_restore_undoes_it():
+    noise = torch.rand(3, 12, generator=torch.Generator().manual_seed(0))
+    for kept in (0, 5, 12):
+        mask = masking.split(noise, kept)
+        assert mask.keep.shape == (3, kept)
+        assert torch.equal(mask.order[:, :kept], mask.keep)
+        assert torch.equal(mask.order.gather(1, mask.restore), torch.arange(12).expand(3, 12))
+        assert torch.equal(mask.mask.sum(1), torch.full((3,), 12.0 - kept))
+
+
+@pytest.mark.parametrize(("ratio", "counts"), [(0.0, (20, 15, 1)), (0.5, (10, 8, 1)), (0.3, (14, 11, 1))])
+def test_context_is_what_a_truncated_share_leaves_of_each_length(ratio, counts):
+    noise = torch.rand(3, 20, generator=torch.Generator().manual_seed(0))
+    lengths = torch.tensor([20, 15, 1])
+    valid = torch.arange(20) < lengths[:, None]
+    found = masking.context(noise, ratio, valid)
+    assert tuple(found.sum(1).tolist()) == counts == tuple(n - int(ratio * n) for n in lengths.tolist())
+    assert not (found & ~valid).any()
+    for sample in range(3):
+        inside, outside = noise[sample][found[sample]], noise[sample][valid[sample] & ~found[sample]]
+        assert len(outside) == 0 or inside.max() < outside.min()
+    assert torch.equal(masking.context(noise[:1], ratio), found[:1])
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.0, 1.5])
+def test_a_context_without_tokens_is_refused(ratio):
+    with pytest.raises(UsageError, match="at least one token must be context"):
+        masking.context(torch.rand(1, 4), ratio)
+
+
 def test_gradients_reach_visible_tokens_and_the_mask_token_only():
     tokens = torch.randn(2, 8, 3, requires_grad=True)
     token = torch.zeros(1, 1, 3, requires_grad=True)

@@ -115,3 +115,31 @@ def test_interpolation_keeps_the_batch_axis_and_gradients_and_the_same_grid():
 def test_interpolation_refuses_a_table_of_another_grid():
     with pytest.raises(UsageError, match="17 rows"):
         positions.interpolate(torch.zeros(17, 8), (5, 5), (6, 6))
+
+
+@pytest.mark.parametrize("grid", [(7,), (3, 5), (2, 3, 4)])
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 4.0])
+def test_neighbourhoods_fall_with_the_square_of_the_distance_and_sum_to_one(grid, sigma):
+    ours = positions.neighbourhood(grid, sigma).double().numpy()
+    places = list(np.ndindex(*grid))
+    expected = np.array(
+        [[math.exp(-sum((a - b) ** 2 for a, b in zip(i, j, strict=True)) / sigma**2) for j in places] for i in places]
+    )
+    expected /= expected.sum(1, keepdims=True)
+    assert np.allclose(ours, expected, rtol=1e-6, atol=1e-7)
+    assert np.allclose(ours.sum(1), 1, rtol=0, atol=1e-6)
+
+
+def test_neighbours_have_the_published_share_of_the_truth():
+    row = positions.neighbourhood((5, 5), 1.0)[12].view(5, 5)
+    assert row[1, 2] / row[2, 2] == pytest.approx(math.exp(-1), rel=1e-5)
+    assert row[1, 1] / row[2, 2] == pytest.approx(math.exp(-2), rel=1e-5)
+    assert torch.equal(row, row.flip(0))
+    assert torch.equal(row, row.T)
+
+
+def test_a_neighbourhood_without_width_is_the_truth_alone():
+    assert torch.equal(positions.neighbourhood((3, 4), 0), torch.eye(12))
+    assert torch.allclose(positions.neighbourhood((3, 4), 1e-3), torch.eye(12))
+    with pytest.raises(UsageError, match="width of position labels"):
+        positions.neighbourhood((3, 4), -1.0)

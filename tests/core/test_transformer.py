@@ -75,6 +75,31 @@ def test_tokens_are_a_set():
     assert torch.allclose(stack(tokens)[:, order], stack(tokens[:, order]), rtol=1e-10)
 
 
+def test_a_key_mask_hides_tokens_from_all_others_but_not_the_others_from_them():
+    stack = _random_stack(12, 2, 3)
+    tokens = torch.randn(2, 6, 12, dtype=torch.float64)
+    visible = torch.tensor([[1, 1, 0, 1, 0, 0], [0, 1, 1, 0, 0, 1]], dtype=torch.bool)
+    changed = torch.where(visible[..., None], tokens, torch.randn_like(tokens))
+    first, second = stack(tokens, visible), stack(changed, visible)
+    assert torch.equal(first[visible], second[visible])
+    for sample in range(2):
+        seen = visible[sample]
+        alone = stack(tokens[sample : sample + 1, seen])[0]
+        assert torch.allclose(first[sample, seen], alone, rtol=1e-10, atol=1e-10)
+        # a hidden token reads the visible ones and nothing else, not even itself: one at a time gives the same
+        hidden = int((~seen).nonzero()[0])
+        pair = torch.cat([tokens[sample, seen], tokens[sample, hidden : hidden + 1]])[None]
+        mask = torch.tensor([[True] * int(seen.sum()) + [False]])
+        assert torch.allclose(first[sample, hidden], stack(pair, mask)[0, -1], rtol=1e-10, atol=1e-10)
+
+
+def test_a_key_mask_of_all_tokens_changes_nothing():
+    stack = _random_stack(12, 2, 3)
+    tokens = torch.randn(2, 6, 12, dtype=torch.float64)
+    everything = torch.ones(2, 6, dtype=torch.bool)
+    assert torch.allclose(stack(tokens, everything), stack(tokens), rtol=1e-12, atol=1e-12)
+
+
 def test_parameters_have_the_usual_names():
     parts = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
     expected = [f"blocks.{n}.{part}.{kind}" for n in range(2) for part in parts for kind in ("weight", "bias")]

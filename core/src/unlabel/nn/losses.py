@@ -15,7 +15,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Gather", "info_nce", "info_nce_queue", "masked_mean", "negative_cosine", "nt_xent", "symmetric_info_nce"]
+__all__ = [
+    "Gather",
+    "info_nce",
+    "info_nce_queue",
+    "masked_accuracy",
+    "masked_cross_entropy",
+    "masked_mean",
+    "negative_cosine",
+    "nt_xent",
+    "symmetric_info_nce",
+]
 
 Gather = Callable[[Tensor], Tensor]
 """Concatenates (N, ...) over the processes, in rank order, to (world * N, ...), differentiably."""
@@ -146,6 +156,29 @@ def masked_mean(error: Tensor, mask: Tensor, denominator: Tensor | None = None) 
     """
     weights = _full(mask)
     return (_full(error) * weights).sum() / (weights.sum() if denominator is None else denominator)
+
+
+def masked_cross_entropy(logits: Tensor, truth: Tensor, weights: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Cross-entropy of the tokens that count: one ratio over the whole batch, as in `masked_mean`.
+
+    Args:
+        logits: float, (N, L, C).
+        truth: int64, (N, L): class of each token; anything in range where the weight is 0.
+        weights: float, (N, L), non-negative; 1 and 0 are a mask.
+        labels: float, (C, C): row c is the target where class c is true, of sum 1; None for c alone.
+
+    Returns:
+        Scalar; log C for equal logits, whatever the labels; NaN if no token counts.
+    """
+    target = truth.flatten() if labels is None else _full(labels)[truth.flatten()]
+    error = functional.cross_entropy(_full(logits).flatten(0, 1), target, reduction="none")
+    return masked_mean(error.view(truth.shape), weights)
+
+
+@torch.no_grad()
+def masked_accuracy(logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
+    """Share of the tokens that count whose largest logit is the true class; arguments as `masked_cross_entropy`."""
+    return masked_mean(logits.argmax(-1) == truth, weights)
 
 
 def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:

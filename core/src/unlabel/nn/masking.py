@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unlabel.errors import UsageError
 
-__all__ = ["Mask", "from_noise", "kept_count", "restore", "take"]
+__all__ = ["Mask", "context", "from_noise", "kept_count", "restore", "split", "take"]
 
 
 class Mask(NamedTuple):
@@ -25,11 +25,13 @@ class Mask(NamedTuple):
         restore: int64, (N, L): where each token is in the shuffled order, visible ones first; gathering
             the shuffled sequence by it gives the original order.
         mask: float32, (N, L): 1 where a token is removed, 0 where it stays.
+        order: int64, (N, L): indices of all tokens in shuffled order; `keep` is its beginning.
     """
 
     keep: Tensor
     restore: Tensor
     mask: Tensor
+    order: Tensor
 
 
 def kept_count(length: int, ratio: float) -> int:
@@ -63,8 +65,21 @@ def from_noise(noise: Tensor, ratio: float, descending: bool = False) -> Mask:
     Raises:
         UsageError: see `kept_count`.
     """
+    return split(noise, kept_count(noise.shape[1], ratio), descending)
+
+
+def split(noise: Tensor, kept: int, descending: bool = False) -> Mask:
+    """Keep the `kept` tokens whose noise comes first; none and all are allowed.
+
+    Args:
+        noise: float, (N, L).
+        kept: how many tokens of each sample stay, 0 to L.
+        descending: keep the largest values instead of the smallest.
+
+    Returns:
+        A `Mask` on the device of `noise`; equal values keep their order.
+    """
     count, length = noise.shape
-    kept = kept_count(length, ratio)
     shuffle = torch.argsort(noise, dim=1, descending=descending, stable=True)
     keep = shuffle[:, :kept]
 
@@ -72,7 +87,37 @@ def from_noise(noise: Tensor, ratio: float, descending: bool = False) -> Mask:
     place = torch.arange(length, device=noise.device).expand(count, length)
     inverse = torch.empty_like(shuffle).scatter_(1, shuffle, place)
     mask = torch.ones(count, length, device=noise.device).scatter_(1, keep, 0.0)
-    return Mask(keep, inverse, mask)
+    return Mask(keep, inverse, mask, shuffle)
+
+
+def context(noise: Tensor, ratio: float, valid: Tensor | None = None) -> Tensor:
+    """Which tokens of sequences of unequal length are context: all but ``int(ratio * length)`` of each.
+
+    This is the convention of Zhai et al., arXiv 2207.07611: what is *not* context is truncated, where
+    `kept_count` truncates what stays.
+
+    Args:
+        noise: float, (N, L); the smallest values are context.
+        ratio: share that is not, in [0, 1).
+        valid: bool, (N, L): False for padding, which is never context; None if there is none.
+
+    Returns:
+        bool, (N, L).
+
+    Raises:
+        UsageError: if `ratio` is outside [0, 1).
+    """
+    if not 0.0 <= ratio < 1.0:
+        raise UsageError(f"mask ratio {ratio} is outside [0, 1): at least one token must be context")
+    if valid is None:
+        valid = torch.ones_like(noise, dtype=torch.bool)
+    length = valid.sum(1, keepdim=True)
+    wanted = length - (ratio * length.double()).long()
+    order = torch.argsort(noise.masked_fill(~valid, torch.inf), dim=1, stable=True)
+    rank = torch.empty_like(order).scatter_(
+        1, order, torch.arange(noise.shape[1], device=noise.device).expand_as(order)
+    )
+    return rank < wanted
 
 
 def take(tokens: Tensor, keep: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 The one-dimensional code is Vaswani et al., arXiv 1706.03762, section 3.5, with all sines before all
 cosines; more axes share the width equally (He et al., arXiv 2111.06377). Which axis comes first differs
 between code bases, and trained weights are bound to one convention: hence `order`.
+
+For tasks that predict positions, `neighbourhood` says which wrong answers are nearly right.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from torch.nn import functional
 
 from unlabel.errors import UsageError
 
-__all__ = ["Order", "interpolate", "sincos"]
+__all__ = ["Order", "interpolate", "neighbourhood", "sincos"]
 
 Order = Literal["xy", "yx"]
 
@@ -101,3 +103,29 @@ def interpolate(table: Tensor, old_grid: Sequence[int], new_grid: Sequence[int],
     planes = rows.reshape(-1, *old_grid, dim).permute(0, 3, 1, 2)  # (B, D, rows, columns)
     planes = functional.interpolate(planes, size=tuple(new_grid), mode="bicubic", align_corners=False)
     return torch.cat([prefix, planes.permute(0, 2, 3, 1).reshape(*lead, -1, dim)], dim=-2)
+
+
+def neighbourhood(grid: Sequence[int], sigma: float) -> Tensor:
+    """How much of the truth each position is, when another one is true: soft labels for predicting positions.
+
+    ``w(i, j)`` is proportional to ``exp(-d^2 / sigma^2)``, d the distance of i and j in tokens, and sums to 1 over j
+    (Wang et al., arXiv 2309.03576, section 3.3).
+
+    Args:
+        grid: tokens along each axis, any number of axes.
+        sigma: width in tokens, at least 0; 0 gives the identity (hard labels).
+
+    Returns:
+        float32, (L, L): row i are the labels where i is true; L = product of `grid`, row-major.
+
+    Raises:
+        UsageError: a negative width.
+    """
+    if sigma < 0:
+        raise UsageError(f"the width of position labels is {sigma}: expected 0 (hard labels) or more; 1 is usual")
+    if sigma == 0:
+        return torch.eye(math.prod(grid))
+    lines = [torch.arange(count, dtype=torch.float64) for count in grid]
+    places = torch.stack([place.reshape(-1) for place in torch.meshgrid(*lines, indexing="ij")], dim=1)
+    squared = (places[:, None] - places[None]).square().sum(-1)
+    return torch.softmax(-squared / sigma**2, dim=1).to(torch.float32)

@@ -4,6 +4,10 @@ Blocks as in Dosovitskiy et al., arXiv 2010.11929: ``x += Attention(LN(x)); x +=
 everywhere, exact GELU. Parameters are called ``blocks.N.{norm1, attn.qkv, attn.proj, norm2, mlp.fc1,
 mlp.fc2}``; the rows of ``qkv`` are all queries, all keys, all values, each head by head. This is the
 naming of the wide-spread transformer libraries, so that weights pass between them.
+
+Sequences of unequal length, or with tokens that nobody may look at, come with a key mask: `visible`,
+bool, (N, L), True for the tokens that all others attend to. Every sequence needs one. Where a token is
+not visible it still attends to those that are, and gets an output.
 """
 
 from __future__ import annotations
@@ -35,12 +39,13 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Attend: float, (N, L, D) -> (N, L, D)."""
+    def forward(self, tokens: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Attend: float, (N, L, D) -> (N, L, D), with a key mask or without one."""
         count, length, dim = tokens.shape
         qkv = self.qkv(tokens).reshape(count, length, 3, self.heads, dim // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (N, heads, L, D / heads) each
-        mixed = functional.scaled_dot_product_attention(query, key, value)
+        mask = None if visible is None else visible[:, None, None, :]
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.proj(mixed.transpose(1, 2).reshape(count, length, dim))  # type: ignore[no-any-return]
 
 
@@ -79,9 +84,9 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=eps)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Transform: float, (N, L, D) -> (N, L, D)."""
-        tokens = tokens + self.attn(self.norm1(tokens))
+    def forward(self, tokens: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Transform: float, (N, L, D) -> (N, L, D), with a key mask or without one."""
+        tokens = tokens + self.attn(self.norm1(tokens), visible)
         return tokens + self.mlp(self.norm2(tokens))  # type: ignore[no-any-return]
 
 
@@ -100,9 +105,11 @@ class Transformer(nn.Module):
         super().__init__()
         self.blocks = nn.Sequential(*(Block(dim, heads, mlp_ratio, eps) for _ in range(depth)))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Transform: float, (N, L, D) -> (N, L, D)."""
-        return self.blocks(tokens)  # type: ignore[no-any-return]
+    def forward(self, tokens: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Transform: float, (N, L, D) -> (N, L, D), with a key mask or without one."""
+        for block in self.blocks:
+            tokens = block(tokens, visible)
+        return tokens
 
 
 def xavier_init(module: nn.Module) -> None:
