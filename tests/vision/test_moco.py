@@ -128,7 +128,7 @@ def test_evaluation_leaves_the_queue_alone():
 
 def test_the_loss_is_the_papers_for_the_networks_own_vectors():
     task, batch = _task(key_group=0), _batch()
-    first, second = task._augmented(batch)
+    first, second = task.photometric.pair(batch)
     queue = task.queue.rows.double().clone()
     query = functional.normalize(task.projector(task.encoder(first)).detach().double(), dim=1)
     key = functional.normalize(task.teacher(second).double(), dim=1)
@@ -179,7 +179,7 @@ def test_version_3_of_equal_vectors_has_its_closed_form():
 
 def test_version_3_is_symmetric_and_takes_the_other_views_keys():
     task, batch = _task(version=3), _batch()
-    first, second = task._augmented(batch)
+    first, second = task.photometric.pair(batch)
     loss = task.symmetric_loss(first, second)
     assert torch.allclose(task.symmetric_loss(second, first), loss, atol=1e-5)
 

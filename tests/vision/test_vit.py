@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from unlabel.errors import UsageError
 from unlabel_vision.encoders.resnet import resnet
 from unlabel_vision.encoders.timm import TimmEncoder, timm_encoder
-from unlabel_vision.encoders.vit import ViT, maskable, require_tokens, vit
+from unlabel_vision.encoders.vit import ViT, maskable, merged, project, require_tokens, vit
 
 SMALL = {"image_size": 32, "patch_size": 8, "dim": 32, "depth": 2, "heads": 4}
 
@@ -90,6 +90,88 @@ def test_computation_falls_with_the_patches_kept():
     assert macs(image, keep) == pytest.approx(4.4, rel=0.03)  # every patch is still embedded
 
 
+# --- its parts
+
+
+def test_composing_the_parts_gives_the_tokens():
+    ours = encoder()
+    patches = ours.embed(images()) + ours.positions
+    assert torch.equal(ours.run(ours.with_class(patches)), ours.tokens(images()))
+    last = ours.outputs(ours.with_class(patches))
+    assert len(last) == ours.layers
+    assert torch.equal(ours.model.norm(last[-1]), ours.tokens(images()))
+
+
+def softmaxed(attention, tokens: Tensor) -> Tensor:
+    query, key, value = project(attention, tokens)
+    scores = query @ key.transpose(2, 3) / query.shape[-1] ** 0.5
+    return merged(attention, scores.softmax(-1) @ value)
+
+
+def test_an_attention_of_ones_own_replaces_that_of_its_block_alone():
+    ours = encoder()
+    tokens = ours.with_class(ours.embed(images()) + ours.positions)
+    expected = ours.run(tokens)
+    for attend in ([softmaxed, softmaxed], [None, softmaxed], [softmaxed, None]):
+        assert torch.allclose(ours.run(tokens, attend), expected, rtol=1e-4, atol=1e-5)
+    nothing = ours.run(tokens, [None, lambda attention, tokens: torch.zeros_like(tokens)])
+    first = ours.outputs(tokens)[0]
+    block = ours.model.blocks[1]
+    assert torch.allclose(nothing, ours.model.norm(first + block.mlp(block.norm2(first))), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_keys_and_values_may_be_those_of_the_first_tokens(bias):
+    attention = timm.layers.Attention(12, num_heads=3, qkv_bias=bias)
+    tokens = torch.randn(2, 7, 12)
+    query, key, value = project(attention, tokens)
+    some = project(attention, tokens, keys=4)
+    for ours, expected in zip(some, (query, key[:, :, :4], value[:, :, :4]), strict=True):
+        assert torch.allclose(ours, expected, rtol=0, atol=1e-6)
+    assert query.shape == (2, 3, 7, 4)
+
+
+# --- without a class token
+
+
+@pytest.mark.parametrize("keep", [None, torch.tensor([[3, 9, 0], [15, 1, 4], [2, 8, 6]])])
+def test_a_model_may_do_without_a_class_token(keep):
+    ours = encoder(class_token=False, pool="avg")
+    assert ours.class_tokens == 0
+    tokens = ours.tokens(images(), keep)
+    assert tokens.shape == (3, 16 if keep is None else 3, 32)
+    if keep is None:
+        assert torch.allclose(ours(images()), ours.model(images()), rtol=0, atol=1e-6)
+        assert torch.allclose(ours(images()), tokens.mean(1), rtol=0, atol=1e-6)
+    ours.fix_positions()
+    assert torch.equal(ours.positions, encoder_positions())
+
+
+def encoder_positions() -> Tensor:
+    with_class = encoder()
+    with_class.fix_positions()
+    return with_class.positions
+
+
+@pytest.mark.parametrize(("source", "target"), [(True, False), (False, True), (False, False)])
+def test_weights_fit_with_and_without_a_class_token(source, target):
+    given, taking = (
+        encoder(class_token=token, image_size=size, pool="avg") for token, size in ((source, 32), (target, 48))
+    )
+    rows = taking.adapted(given.exported())["pos_embed"]
+    assert rows.shape == (1, 36 + target, 32)
+    same = encoder(class_token=target, pool="avg")
+    assert torch.equal(same.adapted(given.exported())["pos_embed"][0, -16:], given.positions)
+
+
+def test_branches_are_left_out_in_training_alone():
+    ours = encoder(drop_path=0.5)
+    expected = encoder().tokens(images())
+    assert torch.equal(ours.tokens(images()), expected)
+    ours.train()
+    assert not torch.allclose(ours.tokens(images()), expected, atol=1e-3)
+
+
 # --- position tables
 
 
@@ -139,9 +221,11 @@ def test_layers_are_counted_from_the_embedding_to_what_follows_the_blocks():
 # --- export
 
 
-@pytest.mark.parametrize("pool", ["token", "avg"])
-def test_exported_weights_load_into_timm_and_give_the_same_features(tmp_path, pool):
-    ours = encoder(pool=pool)
+@pytest.mark.parametrize(
+    "options", [{"pool": "token"}, {"pool": "avg"}, {"pool": "avg", "class_token": False}, {"drop_path": 0.1}]
+)
+def test_exported_weights_load_into_timm_and_give_the_same_features(tmp_path, options):
+    ours = encoder(**options)
     file = tmp_path / "model.safetensors"
     save_file(ours.exported(), file)
     space: dict[str, object] = {}
@@ -172,6 +256,8 @@ def test_exported_weights_fit_timms_model_strictly():
         ({"heads": 0}, "heads=0 is too small"),
         ({"heads": 5}, "dim=32 must be a multiple of 4 and of heads=5"),
         ({"dim": 30, "heads": 2}, "dim=30 must be a multiple of 4"),
+        ({"class_token": False}, "use encoder.pool='avg'"),
+        ({"drop_path": 1.0}, r"drop_path=1.0 is outside \[0, 1\)"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(sizes, message):
@@ -185,6 +271,15 @@ def test_encoders_that_need_all_patches_are_refused_with_what_fits():
         require_tokens(convolutional, "vision/mae")
     for part in ("vision/mae", "TimmEncoder cannot", "--encoder vision/vit", "vision/timm:vit_small_patch16_224"):
         assert part in str(error.value)
+
+
+def test_whoever_needs_a_class_token_or_none_says_so():
+    without = encoder(class_token=False, pool="avg")
+    with pytest.raises(UsageError, match=r"needs a class token: .* encoder.class_token=true"):
+        require_tokens(without, "vision/mae")
+    with pytest.raises(UsageError, match=r"without a class token: .* encoder.class_token=false .* encoder.pool=avg"):
+        require_tokens(encoder(), "vision/mp3", class_token=False)
+    assert require_tokens(without, "vision/gmml", class_token=None) is without
 
 
 def test_a_vit_may_come_from_timm_by_name():

@@ -9,78 +9,62 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unlabel.nn import losses, masking, patches, positions, transformer
+from unlabel.nn import losses, patches, positions, transformer
+from unlabel.nn.decoder import Decoder
 from unlabel.nn.masking import Mask
 from unlabel_vision import views
 from unlabel_vision.encoders.vit import ViT
 
-__all__ = ["PixelDecoder", "initialise", "pictures", "pixel_loss", "predict"]
-
-HEALTHY = {"feature_std": (0.05, 2.0)}
-"""Class tokens of masked autoencoders share a large mean: a spread that elsewhere means collapse is ordinary here."""
+__all__ = ["decoder", "initialise", "loss", "pictures", "pixel_loss", "predict"]
 
 
-class PixelDecoder(nn.Module):
-    """Light transformer that sees the encoded patches and mask tokens, and predicts every patch's pixels.
+def decoder(
+    encoder: ViT, *, dim: int, depth: int, heads: int, order: positions.Order = "xy", values: int | None = None
+) -> Decoder:
+    """The decoder that predicts every patch of an encoder's images, 3 p^2 pixels each unless `values` says otherwise.
 
     Args:
-        encoder_dim: width of the encoded tokens.
-        grid: patches per side.
-        patch_size: side of a patch in pixels.
+        encoder: whose tokens it gets.
         dim, depth, heads: of the decoder.
         order: which half of the position table comes first, see `unlabel.nn.positions.sincos`.
+        values: numbers to predict for each patch.
     """
-
-    positions: Tensor
-
-    def __init__(
-        self,
-        encoder_dim: int,
-        grid: int,
-        patch_size: int,
-        dim: int,
-        depth: int,
-        heads: int,
-        order: positions.Order = "xy",
-    ):
-        super().__init__()
-        table = positions.sincos(dim, (grid, grid), order=order, class_row=True)
-        self.embed = nn.Linear(encoder_dim, dim)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.register_buffer("positions", table, persistent=False)
-        self.transformer = transformer.Transformer(dim, depth, heads)
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.predict = nn.Linear(dim, patch_size**2 * 3)
-
-    def forward(self, encoded: Tensor, restore: Tensor) -> Tensor:
-        """Predict pixels.
-
-        Args:
-            encoded: (N, 1 + K, encoder_dim): class token, then the visible patches in shuffled order.
-            restore: int64, (N, L), of the mask.
-
-        Returns:
-            (N, L, 3 p^2), each patch row, column, channel.
-        """
-        tokens = self.embed(encoded)
-        patches_ = masking.restore(tokens[:, 1:], self.mask_token, restore)
-        sequence = torch.cat([tokens[:, :1], patches_], dim=1) + self.positions
-        prediction: Tensor = self.predict(self.norm(self.transformer(sequence)))
-        return prediction[:, 1:]
+    return Decoder(
+        encoder.dim,
+        (encoder.grid, encoder.grid),
+        values or 3 * encoder.patch_size**2,
+        dim,
+        depth,
+        heads,
+        order,
+        class_token=bool(encoder.class_tokens),
+    )
 
 
-def initialise(encoder: ViT, decoder: PixelDecoder) -> None:
-    """The paper's first weights: linears Xavier-uniform, tokens N(0, 0.02), patch projection as a linear map."""
-    transformer.xavier_init(encoder)
-    transformer.xavier_init(decoder)
-    nn.init.normal_(encoder.model.cls_token, std=0.02)
-    nn.init.normal_(decoder.mask_token, std=0.02)
+def initialise(encoder: ViT, *others: nn.Module) -> None:
+    """The paper's first weights: linears Xavier-uniform, tokens N(0, 0.02), patch projection as a linear map.
+
+    Args:
+        encoder: its class token is a token.
+        others: decoders; their parameters called ``mask_token`` are tokens.
+    """
+    for module in (encoder, *others):
+        transformer.xavier_init(module)
+    tokens = [parameter for module in others for name, parameter in module.named_parameters() if name == "mask_token"]
+    for token in [encoder.model.cls_token, *tokens] if encoder.class_tokens else tokens:
+        nn.init.normal_(token, std=0.02)
 
 
-def predict(encoder: ViT, decoder: PixelDecoder, images: Tensor, mask: Mask) -> Tensor:
+def predict(encoder: ViT, decoder: Decoder, images: Tensor, mask: Mask) -> Tensor:
     """Encode the visible patches alone, predict all: (N, 3, S, S) -> (N, L, 3 p^2)."""
     prediction: Tensor = decoder(encoder.tokens(images, mask.keep), mask.restore)
     return prediction
+
+
+def loss(encoder: ViT, decoder: Decoder, images: Tensor, mask: Mask, norm_pix: bool) -> Tensor:
+    """`pixel_loss` of what encoder and decoder predict from the visible patches."""
+    prediction = predict(encoder, decoder, images, mask)
+    return pixel_loss(images, prediction, mask.mask, encoder.patch_size, norm_pix)
 
 
 def pixel_loss(images: Tensor, prediction: Tensor, mask: Tensor, patch_size: int, norm_pix: bool = True) -> Tensor:

@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from unlabel import seeds
 from unlabel.errors import UsageError
-from unlabel.task import Sample
+from unlabel.task import Batch, Sample
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -457,6 +457,16 @@ class Photometric:
                 chosen = slice(start, start + part)
                 views[chosen] = self._augmented(images[chosen], u[chosen])
             return views
+
+    def pair(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The two views that `TwoViews` cut, each with colours of its own: float32, (N, 3, S, S) each."""
+        first = self(batch["view1"], batch["key"], stream=1)
+        return first, self(batch["view2"], batch["key"], stream=2)
+
+    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Up to eight pairs of views, one below the other, for a task's `pictures`."""
+        pairs = self.pair({name: batch[name][:8] for name in ("view1", "view2", "key")})
+        return {"views": contact_sheet(to_pixels(torch.cat(pairs), self.mean, self.std), columns=len(pairs[0]))}
 
     def _augmented(self, images: Tensor, u: Tensor) -> Tensor:
         """uint8 (N, H, W, 3) and 13 random numbers each -> float32 (N, 3, H, W), planar."""

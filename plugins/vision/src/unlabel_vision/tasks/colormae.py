@@ -15,19 +15,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unlabel import Recipe, Ref, Stage, Task
+from unlabel import Recipe, Ref, Stage
 from unlabel.errors import UsageError
 from unlabel.nn import masking
 from unlabel.recipe import Group
-from unlabel.task import Batch, Transform
+from unlabel.task import Batch
 from unlabel_vision import color_noise, masked_autoencoder, views
 from unlabel_vision.encoders.vit import ViT, require_tokens
-from unlabel_vision.masked_autoencoder import PixelDecoder
+from unlabel_vision.image_task import PatchTask
 
 __all__ = ["ColorMAE", "paper", "quick", "tiny"]
 
 
-class ColorMAE(Task):
+class ColorMAE(PatchTask):
     """Masked autoencoder with masks from coloured noise.
 
     Args:
@@ -52,9 +52,6 @@ class ColorMAE(Task):
         UsageError: an encoder that cannot leave patches out, a ratio that leaves none, tiles smaller than the grid.
     """
 
-    evaluations = ("linear_probe", "knn")
-    expected = masked_autoencoder.HEALTHY
-
     tiles: Tensor
 
     def __init__(
@@ -74,10 +71,9 @@ class ColorMAE(Task):
         shared_crop: bool = False,
         position_order: Literal["xy", "yx"] = "yx",
     ):
-        super().__init__()
-        self.encoder = require_tokens(encoder, "vision/colormae")
-        self.mask_ratio, self.norm_pix, self.crop_scale = mask_ratio, norm_pix, crop_scale
-        masking.kept_count(encoder.grid**2, mask_ratio)  # refuse a ratio that leaves nothing, before any work
+        super().__init__(require_tokens(encoder, "vision/colormae"), crop_scale)
+        self.mask_ratio, self.norm_pix = mask_ratio, norm_pix
+        masking.kept_count(self.length, mask_ratio)  # refuse a ratio that leaves nothing, before any work
         if tile_size < encoder.grid:
             raise UsageError(
                 f"tile_size={tile_size} is smaller than the encoder's grid of {encoder.grid} x {encoder.grid} patches;"
@@ -89,23 +85,10 @@ class ColorMAE(Task):
         noise = color_noise.bank(color, tiles, tile_size, iterations=iterations)
         self.register_buffer("tiles", noise, persistent=False)  # not saved: made again, the same, from its parameters
         self.encoder.fix_positions(position_order)
-        self.decoder = PixelDecoder(
-            encoder.dim, encoder.grid, encoder.patch_size, decoder_dim, decoder_depth, decoder_heads, position_order
+        self.decoder = masked_autoencoder.decoder(
+            encoder, dim=decoder_dim, depth=decoder_depth, heads=decoder_heads, order=position_order
         )
         masked_autoencoder.initialise(self.encoder, self.decoder)
-
-    @property
-    def layers(self) -> int:
-        return self.encoder.layers
-
-    def layer_of(self, name: str) -> int:
-        return self.encoder.layer_of(name) if name.startswith("encoder.") else self.layers + 1
-
-    def transform(self) -> Transform:
-        return views.RandomResizedCrop(self.encoder.image_size, scale=self.crop_scale)
-
-    def eval_transform(self) -> Transform:
-        return views.ResizeCenterCrop(self.encoder.image_size)
 
     def noise(self, keys: Tensor) -> Tensor:
         """The noise that decides which patches stay: int64 keys (N,) -> float32 (N, L), of `tiles` alone."""
@@ -124,16 +107,7 @@ class ColorMAE(Task):
             noise: float, (N, L); the largest values stay visible.
         """
         mask = masking.from_noise(noise, self.mask_ratio, descending=True)
-
-        prediction = masked_autoencoder.predict(self.encoder, self.decoder, images, mask)
-
-        patch_size = self.encoder.patch_size
-        return {"loss": masked_autoencoder.pixel_loss(images, prediction, mask.mask, patch_size, self.norm_pix)}
-
-    def encode(self, batch: Batch) -> Tensor:
-        """Class token of the whole image: (N, dim)."""
-        features: Tensor = self.encoder(views.to_float(batch["image"]))
-        return features
+        return {"loss": masked_autoencoder.loss(self.encoder, self.decoder, images, mask, self.norm_pix)}
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unlabel import Recipe, Ref, Stage, Task, UsageError, seeds
+from unlabel import Recipe, Ref, Stage, UsageError, seeds
 from unlabel.evaluate.features import evaluating
 from unlabel.nn import batchnorm, heads
 from unlabel.task import Batch, Transform
 from unlabel_vision import views
+from unlabel_vision.image_task import ImageTask
 
 __all__ = ["Jigsaw", "cut", "normalise", "paper", "permutation_set", "quick", "tiny"]
 
@@ -102,7 +103,7 @@ def normalise(tiles: Tensor) -> Tensor:
     return (tiles - mean) / variance.sqrt().clamp(min=0.01)
 
 
-class Jigsaw(Task):
+class Jigsaw(ImageTask):
     """Prediction of the permutation of nine tiles.
 
     Args:
@@ -132,14 +133,12 @@ class Jigsaw(Task):
         gray: float = 0.3,
         crop_scale: tuple[float, float] = (0.6, 1.0),
     ):
-        super().__init__()
+        super().__init__(encoder)
         if not 0 < tile <= cell:
             raise UsageError(f"tile {tile} does not fit into cell {cell}: the paper's are 64 and 75 pixels")
-        self.image_size = views.input_size(encoder)
         _check_accepts(encoder, self.image_size, tile)
         self.cell, self.tile, self.crop_scale = cell, tile, crop_scale
         self.photometric = views.Photometric(gray_p=gray, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-        self.encoder = encoder
         self.tile_head = nn.Sequential(nn.Linear(encoder.dim, tile_dim), nn.ReLU())
         self.head = heads.mlp(_TILES * tile_dim, hidden, permutations, norm="none")
         self.permutations: Tensor
@@ -148,9 +147,6 @@ class Jigsaw(Task):
 
     def transform(self) -> Transform:
         return views.RandomResizedCrop(_SIDE * self.cell, scale=self.crop_scale)
-
-    def eval_transform(self) -> Transform:
-        return views.ResizeCenterCrop(self.image_size)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``{"loss", "accuracy"}``: cross-entropy over the permutations; ln(`permutations`) by chance."""

@@ -14,17 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unlabel import Recipe, Ref, Stage, Task, seeds
+from unlabel import Recipe, Ref, Stage, seeds
 from unlabel.nn import masking
-from unlabel.task import Batch, Transform
+from unlabel.task import Batch
 from unlabel_vision import masked_autoencoder, views
 from unlabel_vision.encoders.vit import ViT, require_tokens
-from unlabel_vision.masked_autoencoder import PixelDecoder
+from unlabel_vision.image_task import PatchTask
 
 __all__ = ["MAE", "paper", "quick", "tiny"]
 
 
-class MAE(Task):
+class MAE(PatchTask):
     """Masked autoencoder.
 
     Args:
@@ -38,9 +38,6 @@ class MAE(Task):
         position_order: half of the position table that comes first; "yx" is another library's convention.
     """
 
-    evaluations = ("linear_probe", "knn")
-    expected = masked_autoencoder.HEALTHY
-
     def __init__(
         self,
         encoder: ViT,
@@ -53,33 +50,19 @@ class MAE(Task):
         crop_scale: tuple[float, float] = (0.2, 1.0),
         position_order: Literal["xy", "yx"] = "xy",
     ):
-        super().__init__()
-        self.encoder = require_tokens(encoder, "vision/mae")
-        self.mask_ratio, self.norm_pix, self.crop_scale = mask_ratio, norm_pix, crop_scale
-        masking.kept_count(encoder.grid**2, mask_ratio)  # refuse a ratio that leaves nothing, before any work
+        super().__init__(require_tokens(encoder, "vision/mae"), crop_scale)
+        self.mask_ratio, self.norm_pix = mask_ratio, norm_pix
+        masking.kept_count(self.length, mask_ratio)  # refuse a ratio that leaves nothing, before any work
         self.encoder.fix_positions(position_order)
-        self.decoder = PixelDecoder(
-            encoder.dim, encoder.grid, encoder.patch_size, decoder_dim, decoder_depth, decoder_heads, position_order
+        self.decoder = masked_autoencoder.decoder(
+            encoder, dim=decoder_dim, depth=decoder_depth, heads=decoder_heads, order=position_order
         )
         masked_autoencoder.initialise(self.encoder, self.decoder)
-
-    @property
-    def layers(self) -> int:
-        return self.encoder.layers
-
-    def layer_of(self, name: str) -> int:
-        return self.encoder.layer_of(name) if name.startswith("encoder.") else self.layers + 1
-
-    def transform(self) -> Transform:
-        return views.RandomResizedCrop(self.encoder.image_size, scale=self.crop_scale)
-
-    def eval_transform(self) -> Transform:
-        return views.ResizeCenterCrop(self.encoder.image_size)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``{"loss"}``: see `masked_autoencoder.pixel_loss`; masks from each sample's key."""
         images = views.to_float(batch["image"])
-        noise = seeds.uniform(batch["key"], (self.encoder.grid**2,))
+        noise = seeds.uniform(batch["key"], (self.length,))
         return self.loss_of(images, noise)
 
     def loss_of(self, images: Tensor, noise: Tensor) -> dict[str, Tensor]:
@@ -90,22 +73,13 @@ class MAE(Task):
             noise: float, (N, L); the smallest values stay visible.
         """
         mask = masking.from_noise(noise, self.mask_ratio)
-
-        prediction = masked_autoencoder.predict(self.encoder, self.decoder, images, mask)
-
-        patch_size = self.encoder.patch_size
-        return {"loss": masked_autoencoder.pixel_loss(images, prediction, mask.mask, patch_size, self.norm_pix)}
-
-    def encode(self, batch: Batch) -> Tensor:
-        """Class token of the whole image: (N, dim)."""
-        features: Tensor = self.encoder(views.to_float(batch["image"]))
-        return features
+        return {"loss": masked_autoencoder.loss(self.encoder, self.decoder, images, mask, self.norm_pix)}
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
         """Input, masked input and reconstruction of up to eight images."""
         images = views.to_float(batch["image"][:8])
-        mask = masking.from_noise(seeds.uniform(batch["key"][:8], (self.encoder.grid**2,)), self.mask_ratio)
+        mask = masking.from_noise(seeds.uniform(batch["key"][:8], (self.length,)), self.mask_ratio)
         prediction = masked_autoencoder.predict(self.encoder, self.decoder, images, mask)
         return masked_autoencoder.pictures(images, prediction, mask.mask, self.encoder.patch_size, self.norm_pix)
 

@@ -24,11 +24,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unlabel import Progress, Recipe, Ref, Stage, Task, UsageError, engine, momentum, seeds
+from unlabel import Progress, Recipe, Ref, Stage, UsageError, engine, momentum, seeds
 from unlabel.nn import batchnorm, heads, losses
 from unlabel.task import Batch, Transform
 from unlabel_vision import views
 from unlabel_vision.encoders.vit import ViT
+from unlabel_vision.image_task import ImageTask
 
 __all__ = ["MoCo", "grouped", "paper", "quick", "stabilised", "tiny"]
 
@@ -69,7 +70,7 @@ def stabilised(encoder: nn.Module) -> bool:
     return bool(found)
 
 
-class MoCo(Task):
+class MoCo(ImageTask):
     """Momentum contrast.
 
     Args:
@@ -110,10 +111,9 @@ class MoCo(Task):
         blur: float = 0.5,
         crop_scale: tuple[float, float] = (0.2, 1.0),
     ):
-        super().__init__()
+        super().__init__(encoder)
         if version not in (2, 3):
             raise UsageError(f"MoCo version {version!r} is unknown: expected 2 or 3")
-        self.image_size = views.input_size(encoder)
         self.version, self.temperature, self.key_group, self.crop_scale = version, temperature, key_group, crop_scale
         self.decay = (0.999 if version == 2 else 0.99) if decay is None else decay
         if not 0.0 <= self.decay < 1.0:
@@ -122,7 +122,6 @@ class MoCo(Task):
         out = out or (128 if version == 2 else 256)
         self.photometric = views.Photometric.moco(blur)
 
-        self.encoder = encoder
         if version == 2:
             self.projector = heads.mlp(encoder.dim, hidden, out, norm="none")
             self.queue = momentum.Queue(queue, out)
@@ -138,12 +137,9 @@ class MoCo(Task):
         crop = views.RandomResizedCrop(self.image_size, scale=self.crop_scale, interpolation="bilinear")
         return views.TwoViews(crop, crop)
 
-    def eval_transform(self) -> Transform:
-        return views.ResizeCenterCrop(self.image_size)
-
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``{"loss"}``: of version 2 or 3; see `queue_loss` and `symmetric_loss`."""
-        first, second = self._augmented(batch)
+        first, second = self.photometric.pair(batch)
         if self.version == 3:
             return {"loss": self.symmetric_loss(first, second)}
         return {"loss": self.queue_loss(first, second, seeds.uniform(batch["key"], (), stream=3).argsort())}
@@ -186,20 +182,9 @@ class MoCo(Task):
         decay = self.decay if self.version == 2 else momentum.cosine(progress.step, progress.steps, self.decay)
         momentum.update(self.teacher, nn.Sequential(self.encoder, self.projector), decay, buffers=False)
 
-    def _augmented(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Both views, each with colours of its own: float32, (N, 3, S, S)."""
-        first = self.photometric(batch["view1"], batch["key"], stream=1)
-        return first, self.photometric(batch["view2"], batch["key"], stream=2)
-
-    def encode(self, batch: Batch) -> Tensor:
-        """Features of the encoder that learns, before the projector: (N, dim)."""
-        features: Tensor = self.encoder(views.to_float(batch["image"]))
-        return features
-
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
-        """Up to eight pairs of views, query above key."""
-        pairs = self._augmented({name: value[:8] for name, value in batch.items()})
-        return {"views": views.contact_sheet(views.to_pixels(torch.cat(pairs)), columns=len(pairs[0]))}
+        """Up to eight pairs of views, one below the other."""
+        return self.photometric.pictures(batch)
 
 
 def paper() -> Recipe:

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unlabel import Recipe, Ref, Stage, Task
+from unlabel import Recipe, Ref, Stage
 from unlabel.nn import batchnorm
 from unlabel.task import Batch, Transform
 from unlabel_vision import views
+from unlabel_vision.image_task import ImageTask
 
 __all__ = ["Rotation", "paper", "quick", "rotated", "tiny"]
 
@@ -39,7 +40,7 @@ def rotated(images: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([torch.rot90(images, turn, dims=(1, 2)) for turn in range(4)]), turns
 
 
-class Rotation(Task):
+class Rotation(ImageTask):
     """Prediction of the rotation.
 
     Args:
@@ -50,18 +51,13 @@ class Rotation(Task):
     expected: ClassVar[Mapping[str, tuple[float, float]]] = {"accuracy": (0.3, 1.0)}  # chance is 0.25
 
     def __init__(self, encoder: nn.Module, *, crop_scale: tuple[float, float] = (0.08, 1.0)):
-        super().__init__()
-        self.image_size = views.input_size(encoder)
+        super().__init__(encoder)
         self.crop_scale = crop_scale
-        self.encoder = encoder
         self.head = nn.Linear(encoder.dim, 4)
         batchnorm.convert(self)
 
     def transform(self) -> Transform:
         return views.RandomResizedCrop(self.image_size, scale=self.crop_scale)
-
-    def eval_transform(self) -> Transform:
-        return views.ResizeCenterCrop(self.image_size)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``{"loss", "accuracy"}``: cross-entropy over the four turns, mean over 4N images; ln 4 by chance."""
@@ -71,11 +67,6 @@ class Rotation(Task):
 
         accuracy = (logits.detach().argmax(dim=1) == turns).float().mean()
         return {"loss": functional.cross_entropy(logits.float(), turns), "accuracy": accuracy}
-
-    def encode(self, batch: Batch) -> Tensor:
-        """The encoder's features of the unturned image: (N, dim)."""
-        features: Tensor = self.encoder(views.to_float(batch["image"]))
-        return features
 
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight images at their four orientations, one orientation a row."""

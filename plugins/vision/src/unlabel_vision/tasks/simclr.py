@@ -14,15 +14,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from unlabel import Recipe, Ref, Stage, Task, engine
+from unlabel import Recipe, Ref, Stage, engine
 from unlabel.nn import batchnorm, heads, losses
 from unlabel.task import Batch, Transform
 from unlabel_vision import views
+from unlabel_vision.image_task import ImageTask
 
 __all__ = ["SimCLR", "paper", "quick", "tiny"]
 
 
-class SimCLR(Task):
+class SimCLR(ImageTask):
     """Contrast of two views.
 
     Args:
@@ -46,11 +47,9 @@ class SimCLR(Task):
         blur: float = 0.5,
         crop_scale: tuple[float, float] = (0.08, 1.0),
     ):
-        super().__init__()
-        self.image_size = views.input_size(encoder)
+        super().__init__(encoder)
         self.temperature, self.crop_scale = temperature, crop_scale
         self.photometric = views.Photometric.simclr(strength, blur)
-        self.encoder = encoder
         self.projector = heads.mlp(encoder.dim, hidden, out)
         batchnorm.convert(self)  # section 2.3: per-process statistics would tell the partner from the others
 
@@ -58,12 +57,9 @@ class SimCLR(Task):
         crop = views.RandomResizedCrop(self.image_size, scale=self.crop_scale)
         return views.TwoViews(crop, crop)
 
-    def eval_transform(self) -> Transform:
-        return views.ResizeCenterCrop(self.image_size)
-
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``{"loss"}``: `losses.nt_xent` (eq. 1), from ln(2N - 1) for equal embeddings down to 0."""
-        first, second = self._augmented(batch)
+        first, second = self.photometric.pair(batch)
         return {"loss": self.loss_of(first, second)}
 
     def loss_of(self, first: Tensor, second: Tensor) -> Tensor:
@@ -74,20 +70,9 @@ class SimCLR(Task):
         rank = dist.get_rank() if dist.is_initialized() else 0
         return losses.nt_xent(z1, z2, self.temperature, engine.gather, rank)
 
-    def _augmented(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Both views, each with colours of its own: float32, (N, 3, S, S)."""
-        first = self.photometric(batch["view1"], batch["key"], stream=1)
-        return first, self.photometric(batch["view2"], batch["key"], stream=2)
-
-    def encode(self, batch: Batch) -> Tensor:
-        """The encoder's features, before the projector: (N, dim)."""
-        features: Tensor = self.encoder(views.to_float(batch["image"]))
-        return features
-
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight pairs of views, one below the other."""
-        pairs = self._augmented({name: value[:8] for name, value in batch.items()})
-        return {"views": views.contact_sheet(views.to_pixels(torch.cat(pairs)), columns=len(pairs[0]))}
+        return self.photometric.pictures(batch)
 
 
 def paper() -> Recipe:
