@@ -194,7 +194,7 @@ def test_json_output_is_json_with_the_documented_fields(finished: tuple[Path, An
     assert shown["recipes"]["tiny"]["recipe"]["stages"][0]["steps"] == 12
 
     [core, toy] = json.loads(unlabel("plugins", "--json").out)
-    assert set(core) == set(toy) == {"name", "distribution", "version", "offers", "problems"}
+    assert set(core) == set(toy) == {"name", "distribution", "version", "offers", "problems", "notes"}
     assert toy["offers"]["observers"] == ["toy/stop"]
 
     measured = json.loads(unlabel("evaluate", finished[0], "knn", "--set", "knn.k=3", "--json").out)

@@ -6,9 +6,12 @@ Messages go to standard error, results to standard output, so that ``--json`` ca
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import sys
+import warnings
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -16,10 +19,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from unlabel import __version__
+from unlabel.deprecation import Deprecated
 from unlabel.errors import UnlabelError, UsageError
 
 if TYPE_CHECKING:
-    from unlabel.plugins import Catalog
+    from unlabel.plugins import Catalog, Offer
     from unlabel.run import Run
 
 __all__ = ["app", "main"]
@@ -107,6 +111,7 @@ def plugins(as_json: Json = False) -> None:
                     if o.kind == "commands" and o.name in commands
                 ),
             ],
+            "notes": plugin.notes,
         }
         for plugin in _installed().plugins
     ]
@@ -118,6 +123,8 @@ def plugins(as_json: Json = False) -> None:
         print(f"{entry['name']}  {entry['distribution']} {entry['version']}: {offers}")
         for problem in entry["problems"]:
             print(f"  problem: {problem}")
+        for note in entry["notes"]:
+            print(f"  note: {note}")
 
 
 def _kinds(plugin: Any) -> list[str]:
@@ -133,6 +140,8 @@ def show(
     from unlabel.errors import nearest
 
     catalog = _installed()
+    for kind in Kind:
+        name = catalog.current(kind.value, name)
     kinds = [kind.value for kind in Kind if name in catalog.names(kind.value)]
     if not kinds:
         names = [known for kind in Kind for known in catalog.names(kind.value)]
@@ -200,7 +209,9 @@ def train(
     max_bad: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share of unusable samples that is tolerated.")
     ] = None,
-    observe: Annotated[str | None, typer.Option(metavar="NAMES", help="Further loggers: tensorboard,wandb.")] = None,
+    observe: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Further loggers: tensorboard,wandb or a plugin's.")
+    ] = None,
     evaluate: Annotated[
         bool, typer.Option("--evaluate/--no-evaluate", help="Downstream evaluation before and after.")
     ] = True,
@@ -233,7 +244,7 @@ def train(
         settings=[*given, *(settings or [])],
     )
     folder = run.new_folder(out, chosen, overwrite)
-    names = [name.strip() for name in (observe or "").split(",") if name.strip()]
+    names = _separated(observe)
     with _Resumable(folder):
         run.execute(chosen, folder, catalog, observe=names, evaluate=evaluate)
 
@@ -242,7 +253,9 @@ def train(
 def resume(
     folder: RunFolder,
     encoder: Encoder = None,
-    observe: Annotated[str | None, typer.Option(metavar="NAMES", help="Further loggers: tensorboard,wandb.")] = None,
+    observe: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Further loggers: tensorboard,wandb or a plugin's.")
+    ] = None,
     evaluate: Annotated[
         bool, typer.Option("--evaluate/--no-evaluate", help="Downstream evaluation at the end.")
     ] = True,
@@ -252,7 +265,7 @@ def resume(
 
     catalog = _trusting(encoder)
     found = run.Run(folder, catalog)
-    names = [name.strip() for name in (observe or "").split(",") if name.strip()]
+    names = _separated(observe)
     with _Resumable(folder):
         run.execute(found.recipe, folder, catalog, observe=names, evaluate=evaluate, resuming=True)
 
@@ -363,6 +376,10 @@ def root(
         raise typer.Exit
 
 
+def _separated(text: str | None) -> list[str]:
+    return list(dict.fromkeys(name.strip() for name in (text or "").split(",") if name.strip()))
+
+
 class _Resumable:
     """Adds to a failure what was saved and which command goes on."""
 
@@ -422,18 +439,44 @@ def _print_facts(facts: dict[str, Any], indent: str = "") -> None:
             print(f"{indent}{label}: {value}")
 
 
+_OURS = tuple(app.registered_commands)  # plugins add theirs when `main` runs
+
+
 def _own_commands() -> set[str]:
-    ours = [(entry.name, entry.callback) for entry in app.registered_commands]
-    return {name or made.__name__ for name, made in ours if made is not None and made.__module__ == __name__}
+    return {entry.name or entry.callback.__name__ for entry in _OURS if entry.callback is not None}
 
 
 def _add_plugin_commands() -> None:
-    """Subcommands of plugins; looked up only when the first word is none of ours."""
+    """Subcommands of plugins; looked up only when the first word is none of ours, or there is none: for the help."""
+    app.registered_commands[:] = _OURS
     words = [word for word in sys.argv[1:] if not word.startswith("-")]
-    if words and words[0] not in _own_commands():
-        for offer in _installed().offers("commands"):
-            if offer.name == words[0]:
-                app.command(offer.name)(offer.load())
+    wanted = words[0] if words else ""
+    if wanted in _own_commands() or "--version" in sys.argv:
+        return
+    offers = {offer.name: offer for offer in _installed().offers("commands") if offer.name not in _own_commands()}
+    if wanted in offers:
+        app.command(wanted)(_loaded_command(offers[wanted]))
+        return
+    for offer in offers.values():  # named only, for the help and for "did you mean"; none is imported
+        from unlabel.describe import summary
+
+        panel = f"Commands of plugin {offer.plugin}"
+        app.command(offer.name, help=summary(offer)["summary"], rich_help_panel=panel)(lambda: None)
+
+
+def _loaded_command(offer: Offer) -> Callable[..., Any]:
+    """A plugin's function, which typer can make a command of."""
+    function: Callable[..., Any] = offer.load()
+    try:
+        trial = typer.Typer(add_completion=False)
+        trial.command()(function)
+        typer.main.get_command(trial)
+    except Exception as error:
+        raise UsageError(
+            f"command {offer.name!r} of plugin {offer.plugin!r} cannot be used, "
+            f"because {offer.target} is no typed function: {_words(error)}"
+        ) from error
+    return function
 
 
 _Misuse: type[BaseException] = typer.BadParameter.__base__ or Exception
@@ -445,8 +488,9 @@ def main() -> NoReturn:
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]  # allowed anywhere
     try:
-        _add_plugin_commands()
-        code = app(prog_name="unlabel", standalone_mode=False)
+        with _old_names_in_one_line():
+            _add_plugin_commands()
+            code = app(prog_name="unlabel", standalone_mode=False)
     except _Misuse as error:
         _misused(error)
     except (Exception, KeyboardInterrupt) as error:
@@ -454,6 +498,25 @@ def main() -> NoReturn:
     if code == 130:
         print("error: interrupted", file=sys.stderr)
     raise SystemExit(code if type(code) is int else 0)
+
+
+@contextlib.contextmanager
+def _old_names_in_one_line() -> Iterator[None]:
+    """The use of an old name is mentioned in one line, once; other warnings look as ever."""
+    told: set[str] = set()
+    with warnings.catch_warnings():
+        ordinary = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **where: Any) -> None:
+            if not issubclass(category, Deprecated):
+                ordinary(message, category, *place, **where)
+            elif str(message) not in told:
+                told.add(str(message))
+                print(f"warning: {message}", file=sys.stderr)
+
+        warnings.showwarning = show
+        warnings.simplefilter("always", Deprecated)
+        yield
 
 
 def _misused(error: Any) -> NoReturn:

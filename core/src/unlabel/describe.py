@@ -19,6 +19,8 @@ from unlabel.plugins import Catalog, Offer
 
 __all__ = ["arguments", "component", "summary"]
 
+_TOP_LEVEL = re.compile(r"^(?=[^\s)\]#])", re.MULTILINE)
+_DOCSTRING = re.compile(r":[ \t]*(?:#.*)?\n\s+[rR]?(\"{3}|'{3}|\"|')[\s\S]*?\1")
 _ARXIV = re.compile(r"\b(\d{4}\.\d{4,5})\b")
 
 
@@ -35,18 +37,25 @@ def summary(offer: Offer) -> dict[str, str]:
 
 
 def _docstring(text: str, name: str) -> str:
-    """The docstring of a top-level class or function; only its own lines are parsed, which is what makes it fast."""
+    """The docstring of a top-level class or function.
+
+    Only its head is parsed, up to the end of the first docstring in sight, which is what makes it fast; where
+    that cannot be parsed (it was no docstring), all of its lines are.
+    """
     start = re.search(rf"^(?:class|(?:async )?def) {re.escape(name)}\b", text, re.MULTILINE)
     if start is None:
         return ""
-    end = re.compile(r"^(?=[^\s)\]#])", re.MULTILINE).search(text, start.end())
-    try:
-        node = ast.parse(text[start.start() : end.start() if end else len(text)]).body[0]
-    except SyntaxError:
-        return ""
-    return (
-        ast.get_docstring(node) or "" if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) else ""
-    )
+    following = _TOP_LEVEL.search(text, start.end())
+    end = following.start() if following else len(text)
+    document = _DOCSTRING.search(text, start.end(), end)
+    for stop in (document.end() if document else end, end):
+        try:
+            node = ast.parse(text[start.start() : stop]).body[0]
+        except SyntaxError:
+            continue
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            return ast.get_docstring(node) or ""
+    return ""
 
 
 def _source(module: str) -> str:

@@ -39,6 +39,7 @@ def open_dataset(path: str, catalog: Catalog) -> tuple[str, Dataset]:
     Raises:
         UsageError: no such path, or no dataset knows what to do with it.
     """
+    path = catalog.current("datasets", path)
     if path in catalog.names("datasets"):
         return path, run.build_dataset(Ref(path), catalog)
     place = Path(path).expanduser()

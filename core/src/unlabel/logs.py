@@ -6,16 +6,18 @@ and read from the device once per interval, so logging costs no synchronisation 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
 
+from unlabel.confine import words
 from unlabel.errors import UsageError
 from unlabel.task import Progress
 
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
 
     from unlabel.recipe import Recipe, Stage
 
-__all__ = ["Interval", "Metrics", "Observer", "ProgressLine", "TensorBoard", "WandB"]
+__all__ = ["Dispensable", "Interval", "Metrics", "Observer", "ProgressLine", "TensorBoard", "WandB"]
+
+_Made = TypeVar("_Made")
 
 
 class Observer:
@@ -168,6 +172,65 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Dispensable(Observer):
+    """An observer that a run can do without: once it fails, that is said, and it is told nothing more.
+
+    Before training begins, a failure is an error all the same: nothing is lost yet.
+
+    Args:
+        name: what the user calls it.
+        kind: its class.
+        folder: the run's.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+
+    def __init__(self, name: str, kind: type[Observer], folder: Path):
+        super().__init__(folder)
+        self.name = name
+        self.observer: Observer | None = self._begin(lambda: kind(folder))
+
+    def _begin(self, what: Callable[[], _Made]) -> _Made:
+        try:
+            return what()
+        except UsageError:
+            raise
+        except Exception as error:
+            raise UsageError(f"--observe {self.name} does not work: {words(error)}") from error
+
+    def _tell(self, method: str, *arguments: Any) -> None:
+        if self.observer is None:
+            return
+        observer = self.observer
+        try:
+            getattr(observer, method)(*arguments)
+        except (Exception, SystemExit) as error:
+            self.observer = None
+            text = f"warning: observer {self.name} failed in {method}(): {words(error)}; the run goes on without it"
+            terminal().print(text, highlight=False, markup=False)
+            if method != "close":
+                with contextlib.suppress(Exception, SystemExit):
+                    observer.close()
+
+    def start(self, recipe: Recipe) -> None:
+        if self.observer is not None:
+            observer = self.observer
+            self._begin(lambda: observer.start(recipe))
+
+    def stage(self, number: int, stage: Stage, start: int) -> None:
+        self._tell("stage", number, stage, start)
+
+    def log(self, progress: Progress, metrics: Mapping[str, float]) -> None:
+        self._tell("log", progress, metrics)
+
+    def event(self, progress: Progress, name: str, details: Mapping[str, Any]) -> None:
+        self._tell("event", progress, name, details)
+
+    def close(self) -> None:
+        self._tell("close")
 
 
 class TensorBoard(Observer):
