@@ -51,7 +51,7 @@ class Case:
 
         try:
             self.check.function(trials.of(self.plugin, self.kind, self.component))
-        except UsageError as error:  # the host's own message says what is wrong
+        except UnlabelError as error:  # the host's own message says what is wrong
             raise Violation(str(error)) from error
 
 

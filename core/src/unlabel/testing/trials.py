@@ -1,36 +1,73 @@
 """How a component is tried: built from its plugin's `tiny` recipe, run by the real loop, looked at, compared.
 
-A trial belongs to one component and is kept while the process lives, so that its checks share one tiny run.
+A trial belongs to one component and is kept while the process lives, so that its checks share one tiny run. What the
+checks expect of it is in `unlabel.testing.checks`.
 """
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import copy
 import functools
 import inspect
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+import yaml
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from unlabel import data, describe, recipe, run, seeds
-from unlabel.data import Dataset
-from unlabel.engine import Engine
+from unlabel import checkpoint, data, describe, export, loop, optim, recipe, run, seeds
+from unlabel.data import Dataset, Reader, Subset
+from unlabel.engine import Engine, average
+from unlabel.errors import BadSample, UsageError
+from unlabel.evaluate.features import Frozen, evaluating
 from unlabel.logs import Observer
 from unlabel.plugins import Catalog, Offer, Plugin
-from unlabel.recipe import Execution, Recipe, Stage
-from unlabel.task import Batch, Task
+from unlabel.recipe import Execution, Recipe, Ref, Stage
+from unlabel.task import Batch, Sample, Task, Transform
+from unlabel.testing import network
 from unlabel.testing.checks import NotApplicable
+from unlabel.testing.compare import difference, digests, distance, relative
 from unlabel.testing.contract import find
+from unlabel.testing.processes import pair
 
-__all__ = ["Component", "TaskTrial", "Whole", "of"]
+__all__ = [
+    "CommandTrial",
+    "Component",
+    "DatasetTrial",
+    "EncoderTrial",
+    "EvaluationTrial",
+    "ObserverTrial",
+    "TaskTrial",
+    "Whole",
+    "of",
+]
 
 UPDATES = 3
-"""Updates of each stage in a trial."""
+"""Updates of each stage in a tiny run."""
+
+ATTEMPTS = 60
+"""Updates in which one batch must be overfitted."""
+
+FEW = 8
+"""Samples that are encoded and compared."""
+
+LIMIT = {"train": 256, "test": 128}
+"""Samples that an evaluation gets to see."""
 
 
 @functools.cache
@@ -39,13 +76,28 @@ def of(plugin: str, kind: str, name: str) -> Any:
     catalog = _catalog()
     if kind == "plugin":
         return Whole(find(plugin, catalog))
-    kinds = {"tasks": TaskTrial}
-    return kinds.get(kind, Component)(plugin, catalog.find(kind, name), catalog)
+    kinds: dict[str, type[Component]] = {
+        "tasks": TaskTrial,
+        "encoders": EncoderTrial,
+        "datasets": DatasetTrial,
+        "evaluations": EvaluationTrial,
+        "observers": ObserverTrial,
+        "commands": CommandTrial,
+    }
+    return kinds[kind](plugin, catalog.find(kind, name), catalog)
 
 
 @functools.cache
 def _catalog() -> Catalog:
     return Catalog.installed()
+
+
+@functools.cache
+def _place() -> Path:
+    """A folder for everything that trials write; gone when the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="unlabel-contract-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 class Whole:
@@ -64,10 +116,10 @@ class Whole:
             "import json, sys\nfrom unlabel.plugins import Catalog\nCatalog.installed()\n"
             "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
         )
-        environment = {**os.environ, "UNLABEL_PLUGINS": self.found.name}
-        answer = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True
-        )
+        paths = os.pathsep.join(path for path in sys.path if path)
+        environment = {**os.environ, "UNLABEL_PLUGINS": self.found.name, "PYTHONPATH": paths}
+        command = [sys.executable, "-c", script]
+        answer = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
         return set(json.loads(answer.stdout.splitlines()[-1]))
 
 
@@ -96,6 +148,10 @@ class Component:
         """The class or function itself."""
         return self.offer.load()
 
+    def room(self) -> Path:
+        """A new folder, empty."""
+        return Path(tempfile.mkdtemp(prefix=f"{self.name.replace('/', '-')}-", dir=_place()))
+
     def misfit(self) -> str:
         """Why the object is not of its kind; empty if it is."""
         wanted: dict[str, type] = {"tasks": Task, "datasets": Dataset, "observers": Observer}
@@ -116,7 +172,7 @@ class Component:
             if entry["type"] == "any":
                 problems.append(f"keyword {entry['name']!r} has no type: annotate it")
             if not entry["meaning"]:
-                problems.append(f"keyword {entry['name']!r} has no meaning: a line under 'Args:' in the docstring")
+                problems.append(f"keyword {entry['name']!r} has no meaning: give it a line under 'Args:'")
             if self.kind == "tasks" and entry["required"]:
                 problems.append(f"keyword {entry['name']!r} has no default: give it the paper's value")
         if self.kind == "tasks":
@@ -126,15 +182,62 @@ class Component:
                 problems.append(f"{', '.join(positional)} can be given by position: put '*,' after the encoder")
         return problems
 
+    def tasks(self) -> Iterator[TaskTrial]:
+        """The plugin's tasks that have a `tiny` recipe."""
+        for offer in self.catalog.offers("tasks"):
+            if offer.plugin == self.plugin:
+                trial: TaskTrial = of(self.plugin, "tasks", offer.name)
+                with contextlib.suppress(NotApplicable, UsageError):
+                    trial.recipe  # noqa: B018  # asked for, to see whether there is one
+                    yield trial
+
+    def chosen_ref(self, role: str) -> Ref:
+        """The component with the keywords of a `tiny` recipe that uses it, or with its defaults."""
+        for trial in self.tasks():
+            ref: Ref = getattr(trial.recipe, role)
+            if ref.name == self.name:
+                return ref
+        needed = recipe.required(self.target)
+        if needed:
+            raise NotApplicable(f"no tiny recipe uses it, and its {', '.join(needed)} only a user knows")
+        return Ref(self.name)
+
 
 class TaskTrial(Component):
-    """A task, tried on the data of its `tiny` recipe, on one thread of a CPU's worth of work, in fp32."""
+    """A task, tried on the data of its `tiny` recipe, where equal means bit for bit: on a CPU, in fp32."""
+
+    def recipes(self) -> dict[str, Any]:
+        """The recipe functions of the task's module."""
+        module = self.offer.module()
+        return {name: getattr(module, name) for name in ("paper", "quick", "tiny") if hasattr(module, name)}
+
+    def recipe_problems(self, name: str) -> list[str]:
+        """What is wrong with one of them."""
+        function = self.recipes()[name]
+        problems = [] if inspect.getdoc(function) else ["has no docstring: what it is for, and its command"]
+        chosen = function()
+        if not isinstance(chosen, Recipe):
+            return [*problems, f"returns a {type(chosen).__name__}, not a Recipe"]
+        if chosen.task.name != self.name:
+            problems.append(f"is for task {chosen.task.name!r}, not for {self.name!r}")
+        dataset = self.catalog.load("datasets", chosen.dataset.name)
+        if "path" in recipe.required(dataset):
+            chosen = chosen.model_copy(update={"dataset": chosen.dataset.having(path="data")})  # the user's to give
+        chosen.check(self.catalog)
+        for kind, text in (("JSON", chosen.to_json()), ("YAML", yaml.safe_dump(chosen.model_dump(mode="json")))):
+            again = recipe.parse(yaml.safe_load(text), f"{name}() as {kind}")
+            again.check(self.catalog)
+            if again != chosen:
+                problems.append(f"is another recipe after {kind}: keywords must be numbers, texts, lists or mappings")
+        if name != "paper" and not problems:  # which may not fit into this machine
+            run.build(chosen.model_copy(update={"init": None}), self.catalog, self.engine)
+        return problems
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The `tiny` recipe, where equal means bit for bit: CPU, fp32, no loader processes, nothing compiled."""
-        if not hasattr(self.offer.module(), "tiny"):
-            raise NotApplicable(f"there is no tiny() recipe, see {self.name}-has_recipes")
+        """The `tiny` recipe, with no loader processes and nothing compiled."""
+        if "tiny" not in self.recipes():
+            raise NotApplicable(f"there is no tiny() recipe, see {self.name}-recipes_are_whole")
         here = Execution(device="cpu", precision="fp32", workers=0)
         return run.compose(self.name, self.catalog, name="tiny").model_copy(update={"execution": here})
 
@@ -154,33 +257,744 @@ class TaskTrial(Component):
         return Engine("cpu", "fp32")
 
     @cached_property
-    def stages(self) -> list[Stage]:
-        """The recipe's stages, lengths in updates, cut to `UPDATES` each; their schedules are the whole ones."""
-        resolved = [stage.resolved(len(self.samples)) for stage in self.recipe.stages]
-        return [stage.model_copy(update={"steps": min(stage.steps or 1, UPDATES)}) for stage in resolved]
+    def short(self) -> Recipe:
+        """The recipe with each stage cut to `UPDATES`, saved after each; the schedules are the whole ones'."""
+        stages = [stage.resolved(len(self.samples)) for stage in self.recipe.stages]
+        stages = [stage.model_copy(update={"steps": min(stage.steps or 1, UPDATES)}) for stage in stages]
+        changes = {"stages": stages, "save_every": 1, "keep": 1000, "log_every": 1, "monitor_every": 1000}
+        return self.recipe.model_copy(update=changes)
 
     def task(self, number: int = 0, *, seed: int | None = None) -> Task:
         """A new task, as it enters a stage."""
         chosen = self.recipe if seed is None else self.recipe.model_copy(update={"seed": seed})
         task, _ = run.build(chosen, self.catalog, self.engine)
         task.train()
-        task.enter_stage(self.stages[number])
+        task.enter_stage(self.short.stages[number])
         return task
+
+    # Batches and losses
 
     def batch(self, number: int = 0) -> Batch:
         """The first training batch of a stage; a copy of its own."""
-        return copy.deepcopy(self._batch(number))
+        return copy.deepcopy(self._batches[number])
 
-    @functools.cache  # noqa: B019  # trials live as long as the process
-    def _batch(self, number: int) -> Batch:
-        seed = seeds.mix(self.recipe.seed, number)
+    @cached_property
+    def _batches(self) -> list[Batch]:
         transform = self.task().transform()
-        stream = data.batches(self.samples, self.stages[number], self.engine, seed=seed, transform=transform)
-        batch, _ = next(stream)
-        return batch
+        streams = [
+            data.batches(
+                self.samples, stage, self.engine, seed=seeds.mix(self.recipe.seed, number), transform=transform
+            )
+            for number, stage in enumerate(self.short.stages)
+        ]
+        return [next(stream)[0] for stream in streams]
 
-    def terms(self) -> dict[str, Tensor]:
-        """What `loss` returns on the first batch."""
+    @property
+    def loses(self) -> bool:
+        """Whether it has a `loss` of its own; a task with a `training_step` may do without."""
+        return bool(self.target.loss is not Task.loss)
+
+    def terms(self, task: Task, batch: Batch, number: int = 0) -> dict[str, Tensor]:
+        """What `loss` returns in a stage; where a task has only a `training_step`, what that returns."""
+        if self.loses:
+            return task.loss(batch)
+        stage = self.short.stages[number].model_copy(update={"accumulate": 1})
+        optimizers = task.optimizers(stage)
+        optim.set_lr(optimizers, stage, 0)
+        return task.training_step([batch], optimizers, self.engine, stage)
+
+    def value(self, terms: Mapping[str, Tensor], number: int = 0) -> float:
+        """The number that drives the update, out of named terms."""
+        return float(self.short.stages[number].total(terms))
+
+    # The tiny run
+
+    def trained(self) -> run.Run:
+        """The tiny run, evaluated by nobody yet; whatever goes wrong in it, raised.
+
+        A check that only needs it asks for `ran`.
+        """
+        failure = self._outcome[0]
+        if failure is not None:
+            raise failure
+        return self.ran
+
+    @property
+    def ran(self) -> run.Run:
+        """The tiny run, or the reason why there is none."""
+        if self._outcome[0] is not None:
+            raise NotApplicable(f"the tiny run fails, see {self.name}-trains")
+        finished: run.Run = self._outcome[1]
+        return finished
+
+    @cached_property
+    def tried(self) -> list[str]:
+        """What the tiny run tried to connect to, as long as it went."""
+        return self._outcome[2]
+
+    @cached_property
+    def _outcome(self) -> tuple[BaseException | None, Any, list[str]]:
+        folder = self.room() / "run"
+        with network.refused() as tried:
+            try:
+                run.execute(self.short, folder, self.catalog, evaluate=False, quiet=True)
+                task = run.Run(folder, self.catalog).task(self.engine)
+                self.features(task)
+            except NotApplicable:
+                raise
+            except (Exception, SystemExit) as error:  # remembered for every check, raised by one
+                return error, None, tried
+        return None, run.Run(folder, self.catalog), tried
+
+    @cached_property
+    def ran_task(self) -> Task:
+        """The task as the tiny run saved it."""
+        return self.ran.task(self.engine)
+
+    @property
+    def stages(self) -> range:
+        """Numbers of the stages of the tiny run."""
+        self.ran  # noqa: B018  # or the reason why there is none
+        return range(len(self.short.stages))
+
+    # The same run by the loop alone, looked at from inside
+
+    @cached_property
+    def _observed(self) -> tuple[Recording, Task, Path]:
+        self.ran  # noqa: B018  # or the reason why there is none
+        engine, folder = Recording(), self.room()
+        task, _ = run.build(self.short, self.catalog, engine)
+        loop.train(self.short, task, self.samples, engine, folder, [])
+        return engine, task, folder
+
+    def recorded(self) -> Recording:
+        """The gradients of the tiny run."""
+        return self._observed[0]
+
+    def checkpoints(self) -> list[Path]:
+        """One after each update of the tiny run, oldest first."""
+        return checkpoint.available(self._observed[2] / "checkpoints")
+
+    def resumed(self, path: Path) -> Path:
+        """Go on from one of the checkpoints in another folder; the last checkpoint there."""
+        folder = self.room()
+        shutil.copytree(path, folder / "checkpoints" / path.name)
+        task, _ = run.build(self.short, self.catalog, self.engine)
+        loop.train(self.short, task, self.samples, self.engine, folder, [])
+        return checkpoint.available(folder / "checkpoints")[-1]
+
+    def unlike(self, left: Path, right: Path) -> str:
+        """Where two checkpoints differ, in words; empty if they are the same to the bit."""
+        return difference(_state(left), _state(right))
+
+    def reloaded(self) -> dict[str, str]:
+        """Where a task with another seed that loaded the last checkpoint differs from the one that was saved."""
+        last = self.stages[-1]
+        stage = self.short.stages[last]
+        left = copy.deepcopy(self._observed[1])
+        right, _ = run.build(self.recipe.model_copy(update={"seed": self.recipe.seed + 1}), self.catalog, self.engine)
+        checkpoint.load_task(self.checkpoints()[-1], right, self.engine)
+        right.train()
+        right.enter_stage(stage)
+        right.enter_epoch(((stage.steps or 1) - 1) * stage.size // len(self.samples))
+        found: dict[str, list[dict[str, Tensor]]] = {"the features": [], "the losses": []}
+        for task in (left, right):
+            found["the features"].append({"encode()": self.features(task)})
+            found["the losses"].append(self.seeded_terms(task, last))
+        return {name: difference(one, two) for name, (one, two) in found.items()}
+
+    def draws(self, number: int) -> dict[str, str]:
+        """What the loss of a stage depends on besides seed, batch and weights: where it differs, in words.
+
+        Compared are new tasks on the same batch: twice alike, with numpy's global generator seeded otherwise, and,
+        for what is drawn after the loss, with torch's seeded otherwise.
+        """
+        state = np.random.get_state()  # noqa: NPY002  # the global generator is what this is about
+        try:
+            terms, after, moved = [], [], False
+            for numpy_seed, seed in ((0, 1), (0, 1), (1, 1), (0, 2)):
+                task = self.task(number)
+                np.random.seed(numpy_seed)  # noqa: NPY002
+                before = digests(np.random.get_state())  # noqa: NPY002
+                terms.append(self.seeded_terms(task, number, seed))
+                moved = moved or digests(np.random.get_state()) != before  # noqa: NPY002
+                after.append(float(torch.rand(())))
+        finally:
+            np.random.set_state(state)  # noqa: NPY002
+        again = difference(terms[0], terms[1])
+        numpy = "" if again else difference(terms[0], terms[2]) or ("its state moved" if moved else "")
+        return {
+            "again": again,
+            "numpy": numpy,
+            "seeded": "the same draw after two seeds" if after[0] == after[3] else "",
+        }
+
+    def seeded_terms(self, task: Task, number: int, seed: int = 1) -> dict[str, Tensor]:
+        """Named terms of the first batch of a stage, drawn with a seed; detached."""
+        seeds.seed(seed)
+        return {name: value.detach() for name, value in self.terms(task, self.batch(number), number).items()}
+
+    def overfitted(self, number: int) -> tuple[float, float]:
+        """The loss of a stage's first batch, before and after `ATTEMPTS` updates on it.
+
+        All that changes are the parameters that learn: the randomness is that of the first update, and teachers,
+        queues and statistics are put back after each.
+        """
+        batch, task = self.batch(number), self.task(number)
+        plain = {
+            "accumulate": 1,
+            "steps": ATTEMPTS,
+            "horizon": ATTEMPTS,
+            "warmup_steps": 0,
+            "schedule": "constant",
+            "optimizer": "adam",
+            "lr": 3e-3,
+            "lr_batch_size": None,
+            "weight_decay": 0.0,
+        }
+        stage = self.short.stages[number].model_copy(update=plain)
+        optimizers = task.optimizers(stage)
+        learning = {parameter for optimizer in optimizers.values() for parameter in _members(optimizer)}
+        still = [
+            (value, value.detach().clone())
+            for value in [*task.parameters(), *task.buffers()]
+            if value not in learning or not value.requires_grad
+        ]
+        losses = []
+        for step in range(ATTEMPTS):
+            seeds.seed(1)
+            optim.set_lr(optimizers, stage, step)
+            metrics = task.training_step([dict(batch)], optimizers, self.engine, stage)
+            losses.append(self.value(metrics, number))
+            with torch.no_grad():
+                for value, before in still:
+                    value.copy_(before)
+        return losses[0], min(losses[-5:])
+
+    def scribbles(self) -> dict[str, list[str]]:
+        """Fields of a batch that each of the task's methods changed."""
         task = self.task()
-        seeds.seed(1)
-        return task.loss(self.batch())
+        given = {"loss": self.batch(), "encode": next(self.encoded_batches(task))}
+        before = {method: digests(batch) for method, batch in given.items()}
+        self.terms(task, given["loss"])
+        self._features(task, given["encode"])
+        after = {method: digests(batch) for method, batch in given.items()}
+        return {
+            method: sorted(name for name in before[method] if before[method][name] != after[method].get(name))
+            for method in given
+        }
+
+    # Features
+
+    def encoded_batches(
+        self, task: Task, order: Sequence[int] | None = None, size: int = FEW, epoch: int = 0
+    ) -> Iterator[Batch]:
+        """Batches as an evaluation reads them; of all samples where they are encoded together."""
+        frozen = Frozen(task, self.dataset if self.dataset.split("train") else _Undivided(self.dataset), self.engine)
+        if self.samples.together:
+            yield from frozen.batches("train", task.eval_transform(), epoch=epoch)
+            return
+        order = list(range(min(FEW, len(self.samples)))) if order is None else order
+        yield from frozen.batches("train", task.eval_transform(), order=order, batch_size=size, epoch=epoch)
+
+    def _features(self, task: Task, batch: Batch) -> Tensor:
+        with evaluating(task), torch.no_grad():
+            return task.encode(batch)
+
+    def features(
+        self, task: Task, order: Sequence[int] | None = None, size: int = FEW, epoch: int = 0, seed: int = 0
+    ) -> Tensor:
+        """What `encode` makes of a few samples, in evaluation mode."""
+        rows = []
+        for batch in self.encoded_batches(task, order, size, epoch):
+            seeds.seed(seed)
+            rows.append(self._features(task, batch))
+        return torch.cat(rows)
+
+    def count(self, task: Task) -> int:
+        """How many samples `features` encodes."""
+        return sum(len(batch["index"]) for batch in self.encoded_batches(task))
+
+    def again(self, features: Tensor) -> float:
+        """Difference of features to those of the same samples with another seed and other keys, likewise."""
+        return relative(features, self.features(self.ran_task, epoch=1, seed=1))
+
+    def mixed(self) -> float:
+        """Difference of features between one batch and several in another order, as a share of the largest one."""
+        order = list(range(min(FEW, len(self.samples))))
+        together = self.features(self.ran_task, order)
+        apart = self.features(self.ran_task, order[::-1], size=3)
+        return relative(together, apart.flip(0))
+
+    def width(self, task: Task) -> int | None:
+        """How wide the features should be, if the task or its encoder says so."""
+        for owner in (task, getattr(task, "encoder", None)):
+            if isinstance(found := getattr(owner, "dim", None), int):
+                return found
+        return None
+
+    # Elsewhere
+
+    def elsewhere(self, transform: Transform | None) -> list[dict[str, str]]:
+        """Fingerprints of training samples here, here again, and in two other processes; see `_read`."""
+        reader = Reader(self.samples, transform, self.recipe.seed)
+        positions = _positions(len(self.samples))
+        here = [_read(reader, positions) for _ in range(2)]
+        return here + pair()(_read, reader, positions, group=False)
+
+    def apart_in_two(self) -> tuple[float, str]:
+        """How far what the first updates compute in two processes is from one process's, and where most.
+
+        As a share of the length of all gradients of an update, or of a buffer.
+        """
+        stages = []
+        for stage in self.short.stages:
+            parts = 2 * stage.accumulate
+            # the weights hardly move, so that rounding in one stage does not grow in the next
+            still = {"lr": stage.lr * 1e-3, "min_lr": 0.0, "warmup_start_lr": stage.warmup_start_lr * 1e-3}
+            size = max(parts, stage.size // parts * parts)
+            stages.append(stage.model_copy(update={**still, "steps": 1, "batch_size": size}))
+        chosen = self.short.model_copy(update={"stages": stages})
+        one = first_updates(chosen, self.catalog)
+        two = pair()(first_updates, chosen, self.catalog)[0]
+        if one.keys() != two.keys():
+            return float("inf"), ", ".join(sorted(one.keys() ^ two.keys())[:3])
+        return max((distance(one[name], two[name]) for name in one), default=(0.0, ""))
+
+    # Evaluation and export
+
+    @cached_property
+    def frozen(self) -> Frozen:
+        """The tiny run's encoder, with a part of the data."""
+        return Frozen(self.ran_task, self.dataset, self.engine, seed=self.recipe.seed, limit=LIMIT)
+
+    def evaluated(self, name: str) -> Any:
+        """What an evaluation returns; `NotApplicable` where it needs labels or held-out samples that are not there."""
+        function = self.catalog.load("evaluations", name)
+        try:
+            return function(self.frozen)
+        except UsageError as error:
+            if self.frozen.has_split("test") and self.frozen.has_labels():
+                raise
+            raise NotApplicable(f"{name}: {error}") from error
+
+    def exported(self) -> float:
+        """Difference of features after an export, as a share of the largest one."""
+        folder = self.room()
+        export.export(self.ran, folder, check=False)
+        task = self.ran.task(self.engine)
+        before = self.features(task)
+        task.encoder = export.load_encoder(folder, self.catalog)
+        return relative(before, self.features(task))
+
+
+class _Undivided(Dataset):
+    """A dataset that has no parts, as its own training part."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def split(self, name: str) -> Dataset | None:
+        return self.dataset if name == "train" else None
+
+
+class Recording(Engine):
+    """An engine on one CPU, or on two under a process group, that remembers what it is asked to update with.
+
+    Attributes:
+        names: parameter -> its name in the task.
+        gradients: of each update: name -> averaged gradient, or None, for the parameters its optimizer holds.
+        learning: names of the parameters that an update found trainable.
+        reached: names of frozen parameters that had a gradient nevertheless.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("cpu", "fp32")
+        self.names: dict[Tensor, str] = {}
+        self.gradients: list[dict[str, Tensor | None]] = []
+        self.learning: set[str] = set()
+        self.reached: set[str] = set()
+
+    def prepare(self, task: Task) -> None:
+        super().prepare(task)
+        self.names = {parameter: name for name, parameter in task.named_parameters()}
+
+    def update(self, task: Task, optimizer: Optimizer, stage: Stage) -> Tensor:
+        members = _members(optimizer)
+        # averaging twice changes nothing: what all processes have is their average
+        average([p.grad for p in members if p.grad is not None], self.world)
+        self.gradients.append(
+            {self.names[p]: None if p.grad is None else p.grad.clone() for p in members if p.requires_grad}
+        )
+        self.learning |= {name for parameter, name in self.names.items() if parameter.requires_grad}
+        self.reached |= {name for p, name in self.names.items() if not p.requires_grad and p.grad is not None}
+        return super().update(task, optimizer, stage)
+
+
+def _state(path: Path) -> dict[str, Tensor]:
+    """Task and optimizers of a checkpoint: file and name -> tensor."""
+    files = {file: load_file(path / f"{file}.safetensors") for file in ("task", "optimizers")}
+    return {f"{file}: {name}": value for file, state in files.items() for name, value in state.items()}
+
+
+def _members(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def first_updates(chosen: Recipe, catalog: Catalog) -> dict[str, dict[str, np.ndarray]]:
+    """The gradients of each update of a short run, and each buffer it ends with; under a process group, of all.
+
+    Args:
+        chosen: short, and with steps so small that weights hardly move.
+        catalog: what is installed.
+    """
+    engine = Recording()
+    task, _ = run.build(chosen, catalog, engine)
+    dataset = run.build_dataset(chosen.dataset, catalog)
+    with tempfile.TemporaryDirectory() as folder:
+        loop.train(chosen, task, dataset.split("train") or dataset, engine, Path(folder), [])
+    updates = {
+        f"update {number}": {name: gradient.numpy() for name, gradient in gradients.items() if gradient is not None}
+        for number, gradients in enumerate(engine.gradients)
+    }
+    buffers = {name: value.numpy() for name, value in task.named_buffers() if value.is_floating_point()}
+    return updates | {f"buffer {name}": {name: value} for name, value in buffers.items()}
+
+
+def _positions(count: int) -> list[tuple[int, int]]:
+    """A few (epoch, index) pairs: first, second, middle and last sample, in two epochs."""
+    return [(epoch, index) for epoch in (0, 1) for index in sorted({0, min(1, count - 1), count // 2, count - 1})]
+
+
+def _read(reader: Reader, positions: list[tuple[int, int]]) -> dict[str, str]:
+    """Fingerprints of what a reader makes of some samples, each by itself: ``"sample 3, epoch 1: field"`` -> it."""
+    found: dict[str, str] = {}
+    for epoch, index in positions:
+        batch = reader.__getitems__([(epoch, index)])
+        if isinstance(batch, BaseException):
+            raise batch
+        found |= {f"sample {index}, epoch {epoch}: {name}": value for name, value in digests(batch[0]).items()}
+    return found
+
+
+class EncoderTrial(Component):
+    """An encoder, built as a `tiny` recipe builds it, or with its defaults."""
+
+    @cached_property
+    def ref(self) -> Ref:
+        """Name and keywords it is tried with."""
+        return self.chosen_ref("encoder")
+
+    @cached_property
+    def encoder(self) -> nn.Module:
+        """A new one, in evaluation mode."""
+        seeds.seed(0)
+        made: nn.Module = self.target(**recipe.keywords(self.ref, self.target, "encoder"))
+        return made.eval() if isinstance(made, nn.Module) else made  # what it makes is yet to be checked
+
+    def other_than_module(self) -> str:
+        """The class of what was built, if it is no torch module; empty if it is one."""
+        made: object = self.encoder
+        return "" if isinstance(made, nn.Module) else type(made).__name__
+
+    def user(self) -> TaskTrial | None:
+        """A task whose `tiny` recipe uses it."""
+        return next((trial for trial in self.tasks() if trial.recipe.encoder.name == self.name), None)
+
+    @torch.no_grad()
+    def output(self) -> Tensor | None:
+        """What it makes of its own example, or what a task's `encode` gets from it; None if neither is to be had."""
+        if isinstance(self.encoder, export.Exportable):
+            made: Tensor = self.encoder(self.encoder.example(3))
+            return made
+        user = self.user()
+        if user is None:
+            return None
+        seen: list[Tensor] = []
+        task = user.task()
+        task.encoder.register_forward_hook(lambda module, given, made: seen.append(made))  # type: ignore[union-attr]
+        user.features(task)
+        return next((made for made in seen if isinstance(made, Tensor)), None)
+
+    def check_elsewhere(self) -> None:
+        """Export it from a tiny run, and let the export's own snippet load it in a fresh interpreter."""
+        user = self.user()
+        if not isinstance(self.encoder, export.Exportable):
+            raise NotApplicable("it offers no loading_code(), so it is loaded by unlabel.load_encoder alone")
+        if user is None:
+            raise NotApplicable("no tiny recipe uses it")
+        export.export(user.ran, self.room())
+
+
+class DatasetTrial(Component):
+    """A dataset, built as a `tiny` recipe builds it, or with its defaults."""
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The whole of it."""
+        return run.build_dataset(self.chosen_ref("dataset"), self.catalog)
+
+    def connections(self) -> list[str]:
+        """What building it and reading from it tries to connect to."""
+        with network.refused() as tried, contextlib.suppress(network.NetworkRefused):
+            dataset = run.build_dataset(self.chosen_ref("dataset"), self.catalog)
+            part = dataset.split("train") or dataset
+            for index in self.few(part):
+                self.sample(part, index)
+        return tried
+
+    @cached_property
+    def parts(self) -> dict[str, Dataset]:
+        """Its parts by name."""
+        found = {name: self.dataset.split(name) for name in ("train", "test")}
+        return {name: part for name, part in found.items() if part is not None}
+
+    def sample(self, part: Dataset, index: int) -> Sample | str:
+        """A sample, or why it cannot be used."""
+        try:
+            return part[index]
+        except data.UNREADABLE as error:
+            return data.reason(error)
+
+    def few(self, part: Dataset) -> list[int]:
+        """First, second, middle and last index."""
+        return sorted({0, min(1, len(part) - 1), len(part) // 2, len(part) - 1})
+
+    def elsewhere(self) -> list[dict[str, str]]:
+        """Fingerprints of samples here, here again, and in two other processes."""
+        part = self.parts["train"]
+        reader, positions = Reader(part, None, 0), _positions(len(part))
+        here = [_read(reader, positions) for _ in range(2)]
+        return here + pair()(_read, reader, positions, group=False)
+
+    def scribbled(self, part: Dataset, index: int) -> list[str]:
+        """Fields of a sample that change when somebody writes into what was read before."""
+        first = self.sample(part, index)
+        if isinstance(first, str):
+            return []
+        before = digests(first)
+        for value in first.values():
+            if isinstance(value, np.ndarray) and value.flags.writeable:
+                value[...] = np.zeros((), value.dtype)
+            elif isinstance(value, Tensor):
+                value.zero_()
+        after = digests(self.sample(part, index))
+        return sorted(name for name in before if before[name] != after.get(name))
+
+    def shared(self) -> str:
+        """How many test samples are training samples too, in words; empty if none is.
+
+        Parts of one whole are compared by index, others by the content of up to 2,000 samples each.
+        """
+        train, test = self.parts["train"], self.parts["test"]
+        if isinstance(train, Subset) and isinstance(test, Subset) and train.dataset is test.dataset:
+            both = np.intersect1d(train.indices, test.indices)
+            return f"{len(both)} of {len(test)} test samples are training samples too" if len(both) else ""
+        seen = {json.dumps(digests(self.sample(train, index))) for index in range(min(2000, len(train)))}
+        held = [json.dumps(digests(self.sample(test, index))) for index in range(min(2000, len(test)))]
+        both_count = sum(digest in seen for digest in held)
+        return f"{both_count} of the first {len(held)} test samples are training samples too" if both_count else ""
+
+    def label_problems(self) -> list[str]:
+        """What is wrong with labels and classes."""
+        problems = []
+        for name, part in {"whole": self.dataset, **self.parts}.items():
+            labels, classes = part.labels, part.classes
+            if labels is None:
+                continue
+            if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu" or labels.ndim != 1:
+                problems.append(f"labels of the {name} part: a one-dimensional array of int64 is expected")
+            elif len(labels) != len(part):
+                problems.append(f"the {name} part has {len(labels)} labels for {len(part)} samples")
+            elif labels.min(initial=0) < -1:
+                problems.append(f"labels of the {name} part: {labels.min()} is below -1, which is unlabelled")
+            elif classes is not None and labels.max(initial=-1) >= len(classes):
+                problems.append(f"label {labels.max()} of the {name} part has no name: `classes` has {len(classes)}")
+            else:
+                problems += [
+                    f"sample {index} of the {name} part says label {own}, but labels[{index}] is {labels[index]}"
+                    for index in self.few(part)
+                    if isinstance(sample := self.sample(part, index), dict)
+                    and (own := sample.get("label", labels[index])) != labels[index]
+                ]
+        return problems
+
+    def leaks(self) -> list[str]:
+        """Fields that hold the labels, as numbers or one-hot."""
+        return sorted(name for name, (values, labels) in self._fields().items() if _tells(values, labels))
+
+    def _fields(self) -> dict[str, tuple[Tensor, np.ndarray]]:
+        """What a task would get, by field: values of some or all samples, and the labels of the same samples."""
+        part = self.parts["train"]
+        labels = part.labels
+        if labels is None:
+            raise NotApplicable("it has no labels")
+        stage = Stage(steps=1, batch_size=min(64, len(part))).resolved(len(part))
+        batch, _ = next(data.batches(part, stage, Engine("cpu", "fp32"), seed=0))
+        shared, table = part.context(), part.table() or {}
+        whole = {name: value for name, value in [*shared.items(), *table.items()] if isinstance(value, Tensor)}
+        own = {name: value for name, value in batch.items() if name not in ("index", "key", *shared)}
+        chosen = labels[batch["index"].numpy()]
+        every = {name: (value, labels) for name, value in whole.items()}
+        return every | {name: (value, chosen) for name, value in own.items() if isinstance(value, Tensor)}
+
+    def table_differences(self) -> list[str]:
+        """Fields in which the `table` and the samples read one by one differ."""
+        part = self.parts["train"]
+        table = part.table()
+        if table is None:
+            raise NotApplicable("it has no table()")
+        wrong = {
+            f"{name} has {len(column)} rows for {len(part)} samples"
+            for name, column in table.items()
+            if len(column) != len(part)
+        }
+        if wrong:
+            return sorted(wrong)
+        for index in self.few(part):
+            read = part.collate([{name: value for name, value in part[index].items() if name != "label"}])
+            wrong |= {f"{name} is only in one of them" for name in read.keys() ^ table.keys()}
+            for name in read.keys() & table.keys():
+                if digests(read[name][0]) != digests(table[name][index]):
+                    wrong.add(f"{name} of sample {index}")
+        return sorted(wrong)
+
+    def may_claim(self) -> bool:
+        """Whether it has a say about paths."""
+        return self.target.claims.__func__ is not Dataset.claims.__func__  # type: ignore[attr-defined]
+
+    def claimed(self) -> dict[str, Any]:
+        """What `claims` says about an empty folder, a text file and a path that is not there."""
+        folder = self.room()
+        empty, text = folder / "empty", folder / "notes.txt"
+        empty.mkdir()
+        text.write_text("nothing to see\n", encoding="utf-8")
+        asked = {"an empty folder": empty, "a text file": text, "a path that does not exist": folder / "absent"}
+        return {words: self.target.claims(path) for words, path in asked.items()}
+
+
+def _tells(values: Tensor, labels: np.ndarray) -> bool:
+    """Whether a field's values are the labels: the same numbers, or one-hot."""
+    if len(values) != len(labels) or len(np.unique(labels)) < 2:
+        return False
+    rows = values.reshape(len(values), -1).double().numpy()
+    if rows.shape[1] == 1:
+        return bool((rows[:, 0] == labels).all())
+    one_hot = ((rows == 0) | (rows == 1)).all() and (rows.sum(1) == 1).all()
+    return bool(one_hot and (rows.argmax(1) == labels).all())
+
+
+class EvaluationTrial(Component):
+    """An evaluation, tried on the tiny run of a task of its plugin."""
+
+    def measured(self) -> Any:
+        """What it returns for a task that lists it, or for the first one that it can judge."""
+        refusals = []
+        users = sorted(self.tasks(), key=lambda trial: self.name not in trial.target.evaluations)
+        for trial in users:
+            try:
+                return self.target(trial.frozen)
+            except (NotApplicable, UsageError) as error:
+                refusals.append(f"{trial.name}: {error}")
+        raise NotApplicable("; ".join(refusals) or "the plugin has no task to try it on")
+
+
+class ObserverTrial(Component):
+    """An observer, told by the loop of a tiny run of the kit's own task."""
+
+    def ready(self) -> None:
+        """Make sure that what it needs is installed."""
+        try:
+            self.target.check()
+        except UsageError as error:
+            raise NotApplicable(str(error)) from error
+
+    def made(self) -> Observer:
+        """One in a folder of its own."""
+        observer: Observer = self.target(self.room())
+        return observer
+
+    def started(self) -> Observer:
+        """One that has heard of a run, and of nothing in it."""
+        observer = self.made()
+        observer.start(_tale())
+        return observer
+
+    def told(self, *observers: Observer) -> dict[str, Tensor]:
+        """The state in which a tiny run ends that these observers hear about."""
+        chosen, engine = _tale(), Engine("cpu", "fp32")
+        seeds.seed(0)
+        task = _Line()
+        engine.prepare(task)
+        for observer in observers:
+            observer.start(chosen)
+        loop.train(chosen, task, _Numbers(), engine, self.room(), list(observers), lambda: {"score": 0.5, "knn": 0.5})
+        return task.state_dict()
+
+    def influence(self, observer: Observer) -> str:
+        """Where a run that it hears about ends elsewhere than one that it does not, in words."""
+        return difference(self.told(), self.told(observer))
+
+
+def _tale() -> Recipe:
+    """A run for observers to hear about: two stages, a bad sample, a checkpoint after each update."""
+    return Recipe(
+        task=Ref("kit/line"),
+        encoder=Ref("kit/linear"),
+        dataset=Ref("kit/numbers"),
+        stages=[Stage(name=name, steps=2, batch_size=4, lr=0.1) for name in ("first", "second")],
+        log_every=1,
+        save_every=1,
+        max_bad=0.5,
+        execution=Execution(device="cpu", precision="fp32", workers=0),
+    )
+
+
+class _Numbers(Dataset):
+    """Eight numbers, one of which cannot be read."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Sample:
+        if index == 3:
+            raise BadSample("torn")
+        return {"x": np.array([index], dtype=np.float32)}
+
+
+class _Line(Task):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(1, 1)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        return {"loss": (self.encoder(batch["x"]) - batch["x"]).square().mean() + 0 * torch.randn(())}
+
+
+class CommandTrial(Component):
+    """A subcommand, asked for its help."""
+
+    def help(self) -> str:
+        """What ``unlabel NAME --help`` prints."""
+        import typer
+
+        app = typer.Typer(add_completion=False)
+        app.command(self.name)(self.target)
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            app(["--help"], prog_name=f"unlabel {self.name}", standalone_mode=False)
+        return printed.getvalue()
+
+    def untyped(self) -> list[str]:
+        """Parameters without a type."""
+        parameters = inspect.signature(self.target).parameters.values()
+        return [p.name for p in parameters if p.annotation is p.empty]
+
+    def taken(self) -> bool:
+        """Whether the core has a command of that name."""
+        from unlabel import cli
+
+        return self.name in cli._own_commands()
