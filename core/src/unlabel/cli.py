@@ -119,7 +119,12 @@ def plugins(as_json: Json = False) -> None:
         print(json.dumps(found, indent=2))
         return
     for entry in found:
-        offers = ", ".join(f"{len(names)} {kind}" for kind, names in entry["offers"].items()) or "nothing"
+        offers = (
+            ", ".join(
+                f"{len(names)} {kind[: -1 if len(names) == 1 else None]}" for kind, names in entry["offers"].items()
+            )
+            or "nothing"
+        )
         print(f"{entry['name']}  {entry['distribution']} {entry['version']}: {offers}")
         for problem in entry["problems"]:
             print(f"  problem: {problem}")
