@@ -158,7 +158,13 @@ def masked_mean(error: Tensor, mask: Tensor, denominator: Tensor | None = None) 
     return (_full(error) * weights).sum() / (weights.sum() if denominator is None else denominator)
 
 
-def masked_cross_entropy(logits: Tensor, truth: Tensor, weights: Tensor, labels: Tensor | None = None) -> Tensor:
+def masked_cross_entropy(
+    logits: Tensor,
+    truth: Tensor,
+    weights: Tensor,
+    labels: Tensor | None = None,
+    denominator: Tensor | None = None,
+) -> Tensor:
     """Cross-entropy of the tokens that count: one ratio over the whole batch, as in `masked_mean`.
 
     Args:
@@ -166,13 +172,14 @@ def masked_cross_entropy(logits: Tensor, truth: Tensor, weights: Tensor, labels:
         truth: int64, (N, L): class of each token; anything in range where the weight is 0.
         weights: float, (N, L), non-negative; 1 and 0 are a mask.
         labels: float, (C, C): row c is the target where class c is true, of sum 1; None for c alone.
+        denominator: see `masked_mean`; needed where the sum of the weights differs between processes.
 
     Returns:
         Scalar; log C for equal logits, whatever the labels; NaN if no token counts.
     """
     target = truth.flatten() if labels is None else _full(labels)[truth.flatten()]
     error = functional.cross_entropy(_full(logits).flatten(0, 1), target, reduction="none")
-    return masked_mean(error.view(truth.shape), weights)
+    return masked_mean(error.view(truth.shape), weights, denominator)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ def tasks() -> dict[str, str]:
     return {
         "vision/mae": "unlabel_vision.tasks.mae:MAE",
         "vision/colormae": "unlabel_vision.tasks.colormae:ColorMAE",
+        "vision/droppos": "unlabel_vision.tasks.droppos:DropPos",
         "vision/simclr": "unlabel_vision.tasks.simclr:SimCLR",
         "vision/moco": "unlabel_vision.tasks.moco:MoCo",
         "vision/rotation": "unlabel_vision.tasks.rotation:Rotation",
