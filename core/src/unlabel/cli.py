@@ -369,6 +369,22 @@ def prepare(name: Annotated[str, typer.Argument(help="Name of a dataset, or its 
     print(f"{name} is prepared" + (f" as {found}" if found != name else ""))
 
 
+@app.command()
+def check(
+    plugin: Annotated[str, typer.Argument(metavar="PLUGIN", help="Name of a plugin; `unlabel plugins` names them.")],
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", "-k", metavar="TEXT", help="Only checks whose id holds this text. Repeatable."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """The contract: whether a plugin's components do what every task, encoder, dataset and so on must."""
+    from unlabel.testing.table import check_plugin
+
+    if check_plugin(plugin, only or [], _installed(), as_json):
+        raise typer.Exit(1)
+
+
 @app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from unlabel import describe
+from unlabel.plugins import BUILT_IN
 
 if TYPE_CHECKING:
     from unlabel.testing.trials import (
@@ -113,7 +114,7 @@ def resolves(component: Component) -> None:
 
     Without the prefix two plugins would sooner or later claim one name. Commands and observers may do without it.
     """
-    prefix = f"{component.plugin}/"
+    prefix = "" if component.plugin == BUILT_IN else f"{component.plugin}/"
     if component.kind not in ("commands", "observers") and not component.name.startswith(prefix):
         raise Violation(
             f"{component.name!r} lacks the plugin's prefix: call it {prefix}{component.name.split('/')[-1]}"
@@ -244,7 +245,7 @@ def overfits_one_batch(task: TaskTrial) -> None:
         before, after = task.overfitted(number)
         if not before - after > 0.1 * max(abs(before), abs(after)):
             raise Violation(
-                f"updates on one batch moved the loss of stage {task.short.stages[number].name!r} from "
+                f"{task.attempts} updates on one batch moved the loss of stage {task.short.stages[number].name!r} from "
                 f"{before:.4g} to {after:.4g}; a tenth less is expected: does the loss depend on the parameters that "
                 "learn, and does it fall when they do better?"
             )

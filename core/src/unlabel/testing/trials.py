@@ -60,9 +60,6 @@ __all__ = [
 UPDATES = 3
 """Updates of each stage in a tiny run."""
 
-ATTEMPTS = 60
-"""Updates in which one batch must be overfitted."""
-
 FEW = 8
 """Samples that are encoded and compared."""
 
@@ -205,6 +202,9 @@ class Component:
 
 class TaskTrial(Component):
     """A task, tried on the data of its `tiny` recipe, where equal means bit for bit: on a CPU, in fp32."""
+
+    attempts = 60
+    """Updates in which one batch must be overfitted."""
 
     def recipes(self) -> dict[str, Any]:
         """The recipe functions of the task's module."""
@@ -435,7 +435,7 @@ class TaskTrial(Component):
         return {name: value.detach() for name, value in self.terms(task, self.batch(number), number).items()}
 
     def overfitted(self, number: int) -> tuple[float, float]:
-        """The loss of a stage's first batch, before and after `ATTEMPTS` updates on it.
+        """The loss of a stage's first batch, before and after updates on it: `attempts`, or until it fell by a fifth.
 
         All that changes are the parameters that learn: the randomness is that of the first update, and teachers,
         queues and statistics are put back after each.
@@ -443,8 +443,8 @@ class TaskTrial(Component):
         batch, task = self.batch(number), self.task(number)
         plain = {
             "accumulate": 1,
-            "steps": ATTEMPTS,
-            "horizon": ATTEMPTS,
+            "steps": self.attempts,
+            "horizon": self.attempts,
             "warmup_steps": 0,
             "schedule": "constant",
             "optimizer": "adam",
@@ -461,15 +461,17 @@ class TaskTrial(Component):
             if value not in learning or not value.requires_grad
         ]
         losses = []
-        for step in range(ATTEMPTS):
+        for step in range(self.attempts):
             seeds.seed(1)
             optim.set_lr(optimizers, stage, step)
             metrics = task.training_step([dict(batch)], optimizers, self.engine, stage)
             losses.append(self.value(metrics, number))
+            if losses[0] - losses[-1] > 0.2 * max(abs(losses[0]), abs(losses[-1])):
+                break
             with torch.no_grad():
                 for value, before in still:
                     value.copy_(before)
-        return losses[0], min(losses[-5:])
+        return losses[0], losses[-1]
 
     def scribbles(self) -> dict[str, list[str]]:
         """Fields of a batch that each of the task's methods changed."""
