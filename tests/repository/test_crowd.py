@@ -1,0 +1,61 @@
+"""Looking around stays fast with twenty plugins installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+
+import crowd
+import environments
+import pytest
+from environments import Environment
+
+pytestmark = pytest.mark.slow
+
+COUNT = 20
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """An environment with twenty plugins in it, installed by pip."""
+    session = tmp_path_factory.getbasetemp()
+    session = session.parent if "PYTEST_XDIST_WORKER" in os.environ else session
+    folder = tmp_path_factory.mktemp("crowd")
+    made = environments.clone(environments.template(session), folder)
+    made.install(*crowd.crowd(folder, COUNT))
+    return made
+
+
+def test_all_of_them_are_listed_and_nothing_of_theirs_is_imported(crowded: Environment) -> None:
+    code = (
+        "import sys\nsys.argv = ['unlabel', 'list', '--json']\nfrom unlabel import cli\n"
+        "try:\n    cli.main()\nfinally:\n"
+        "    names = {name for name in sys.modules if '.' in name and 'crowd' in name} | {'torch'} & sys.modules.keys()\n"
+        "    print(sorted({name.rpartition('.')[2] for name in names}), file=sys.stderr)"
+    )
+    answer = crowded.run("python", "-c", code)
+
+    assert answer.code == 0
+    assert answer.err == "['plugin']\n"
+    found = json.loads(answer.out)
+    assert [len(found[kind]) for kind in ("tasks", "encoders", "datasets", "evaluations")] == [40, 40, 40, 24]
+    [order] = [entry for entry in found["tasks"] if entry["name"] == "crowd07/order"]
+    assert order == {
+        "name": "crowd07/order",
+        "plugin": "crowd07",
+        "summary": "Order: which half was heard first?",
+        "arxiv": "3101.00001",
+    }
+
+
+@pytest.mark.parametrize("words", [("list",), ("plugins", "--json"), ("--help",)], ids=" ".join)
+def test_it_takes_less_than_a_third_of_a_second(crowded: Environment, words: tuple[str, ...]) -> None:
+    """Processor time of the best of five, which other programs on the machine do not change much."""
+    spent = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert crowded.run("unlabel", *words).code == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(spent) < 0.3
