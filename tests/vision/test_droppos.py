@@ -12,8 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from unlabel import Progress, optim
 from unlabel.errors import UsageError
-from unlabel.nn import losses, masking, positions
-from unlabel_vision import views
+from unlabel.nn import losses, masking, patches, positions
 from unlabel_vision.encoders.vit import vit
 from unlabel_vision.position_prediction import rearranged
 from unlabel_vision.tasks import droppos
@@ -55,8 +54,8 @@ def batch(count: int = 6, seed: int = 0) -> dict[str, Tensor]:
 def predicted(made: DropPos, pixels: Tensor, patch_noise: Tensor, position_noise: Tensor) -> tuple[Tensor, ...]:
     """Logits, true positions, and which positions are dropped."""
     mask, slots = masking.split(patch_noise, made.visible), masking.split(position_noise, made.kept)
-    patches = masking.take(made.encoder.embed(pixels), mask.keep)
-    return made.decoder(made.encode_visible(patches, mask, slots)), mask.keep, slots.mask.bool()
+    tokens = masking.take(made.encoder.embed(pixels), mask.keep)
+    return made.decoder(made.encode_visible(tokens, mask, slots)), mask.keep, slots.mask.bool()
 
 
 # --- published numbers
@@ -132,8 +131,8 @@ def test_the_loss_is_the_papers_ratio(attentive, sigma):
             share = [h / sum(heat) for h in heat]
         elif attentive == "own":
             mask, slots = masking.split(patch_noise, 16), masking.split(position_noise, 4)
-            patches = masking.take(made.encoder.embed(pixels), mask.keep)
-            tokens = made.encode_visible(patches, mask, slots)[n]
+            tokens = masking.take(made.encoder.embed(pixels), mask.keep)
+            tokens = made.encode_visible(tokens, mask, slots)[n]
             heat = [math.exp(float(torch.cosine_similarity(tokens[0], row, dim=0)) / 0.1) for row in tokens[1:]]
             share = [h / sum(heat) for h in heat]
         for slot in gone:
@@ -227,14 +226,14 @@ def test_visible_patches_are_a_set():
     made = randomised()
     patch_noise, position_noise = noises(made, 1)
     mask, slots = masking.split(patch_noise, made.visible), masking.split(position_noise, made.kept)
-    patches = masking.take(made.encoder.embed(images(1)), mask.keep)
+    tokens = masking.take(made.encoder.embed(images(1)), mask.keep)
     rows = droppos.without_positions(made.encoder.positions[mask.keep], slots.mask.bool(), made.position_token)
     order = torch.randperm(16)
 
-    def logits(tokens: Tensor) -> Tensor:
-        return made.decoder(made.encoder.run(made.encoder.with_class(tokens)))
+    def logits(placed: Tensor) -> Tensor:
+        return made.decoder(made.encoder.run(made.encoder.with_class(placed)))
 
-    assert torch.allclose(logits((patches + rows)[:, order]), logits(patches + rows)[:, order], rtol=1e-3, atol=1e-4)
+    assert torch.allclose(logits((tokens + rows)[:, order]), logits(tokens + rows)[:, order], rtol=1e-3, atol=1e-4)
 
 
 def test_wrong_positions_are_those_of_other_dropped_patches():
@@ -257,8 +256,6 @@ def test_removed_pixels_reach_the_weights_alone():
     pixels = images().requires_grad_()
     logits, keep, _ = predicted(made, pixels, *given)
     logits.square().sum().backward()
-    from unlabel.nn import patches
-
     reached = patches.patchify(pixels.grad, 4).abs().amax(-1) > 0
     assert torch.equal(reached, torch.zeros_like(reached).scatter_(1, keep, True))
 
@@ -288,8 +285,8 @@ def test_the_weights_pass_no_gradient():
     gradient = made.encoder.model.blocks[0].mlp.fc1.weight.grad.clone()
 
     mask = masking.split(patch_noise, made.visible)
-    patches = masking.take(made.encoder.embed(pixels), mask.keep)
-    fixed = made.weights(pixels, patches, patches, mask).detach().clone()
+    tokens = masking.take(made.encoder.embed(pixels), mask.keep)
+    fixed = made.weights(pixels, tokens, tokens, mask).detach().clone()
     made.zero_grad()
     logits, keep, dropped = predicted(made, pixels, patch_noise, position_noise)
     losses.masked_cross_entropy(logits, keep, dropped * fixed).backward()

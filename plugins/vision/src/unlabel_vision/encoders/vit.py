@@ -164,6 +164,12 @@ class ViT(nn.Module):
             self.model.pos_embed.copy_(table)
         self.model.pos_embed.requires_grad_(False)
 
+    def blind_to_positions(self) -> None:
+        """Set the position table to zero, not trained: tokens become a set."""
+        with torch.no_grad():
+            self.model.pos_embed.zero_()
+        self.model.pos_embed.requires_grad_(False)
+
     def exported(self) -> dict[str, Tensor]:
         """Weights in timm's naming."""
         return dict(self.model.state_dict())
