@@ -1,0 +1,34 @@
+"""Representations of all nodes of a frozen task's graph: what graph evaluations judge."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unlabel.errors import RunError, UsageError
+from unlabel.evaluate.features import Frozen, evaluating
+from unlabel_graph.graph import Nodes, whole_of
+
+__all__ = ["of"]
+
+
+def of(frozen: Frozen) -> tuple[Nodes, Tensor]:
+    """The dataset of all nodes, whatever their split, and their representations, rows of length 1: float32 (N, D).
+
+    Encoded in evaluation mode on the whole, unchanged graph; on the CPU.
+
+    Raises:
+        UsageError: the dataset is not one graph.
+        RunError: a representation is NaN or infinite.
+    """
+    nodes = whole_of(frozen.dataset("train"))
+    if nodes is None:
+        raise UsageError(f"{type(frozen.dataset('train')).__name__} is not the nodes of one graph")
+    task = frozen.task
+    batch = frozen.engine.to_device({**nodes.context(), "node": torch.arange(len(nodes))})
+    with evaluating(task), torch.inference_mode(), frozen.engine.autocast():
+        found = task.encode(batch).to("cpu", torch.float32)
+    broken = int((~found.isfinite()).any(dim=1).sum())
+    if broken:
+        raise RunError(f"the representations of {broken} of {len(found)} nodes are NaN or infinite")
+    return nodes, torch.nn.functional.normalize(found.clone(), dim=1)
