@@ -20,7 +20,7 @@ Scaling = Literal["row", "raw", "standard"]
 
 
 def parts(batch: Batch) -> tuple[Tensor, ...]:
-    """The tensors that hold a batch's attributes: the matrix, or pointers, columns, values and width of a sparse one."""
+    """What holds a batch's attributes: a matrix, or pointers, columns, values and width of a sparse one."""
     names = ("x",) if "x" in batch else ("x_indptr", "x_column", "x_value", "x_width")
     return tuple(batch[name] for name in names)
 

@@ -18,8 +18,9 @@ from unlabel import seeds
 from unlabel.data import Dataset
 from unlabel.errors import UsageError
 from unlabel.task import Batch, Sample
+from unlabel_graph.link_split import LinkSplit, hold_out
 
-__all__ = ["Graph", "Nodes", "Splitting", "checked", "number_of_nodes", "per_class"]
+__all__ = ["Graph", "Nodes", "Splitting", "checked", "number_of_nodes", "per_class", "whole_of"]
 
 Splitting = Literal["auto", "public", "random"]
 """Which nodes train: those of the data's own masks (``"public"``), so many a class (``"random"``), or the first of the
@@ -160,8 +161,9 @@ class Nodes(Dataset):
 
     Every batch has ``"node"``, int64 (B,): numbers of the nodes; and from the context ``"edge_index"``, int64 (2, E),
     both directions, sorted by receiver; ``"x"``, float32 (N, F), or for sparse attributes ``"x_indptr"``,
-    ``"x_column"``, ``"x_value"``, ``"x_width"`` (compressed rows); ``"train_label"`` and ``"validation_label"``, int64 (N,), -1 for
-    every other node. The latter only choose among epochs, and never enter a loss. Labels of test nodes are in no batch.
+    ``"x_column"``, ``"x_value"`` (compressed rows) and ``"x_width"`` (F); ``"train_label"`` and
+    ``"validation_label"``, int64 (N,), -1 for every other node; ``"partition_K"``, int64 (N,), if one came with the
+    data. Validation labels only choose among epochs, and never enter a loss. Labels of test nodes are in no batch.
 
     ``"train"`` is every node but the test nodes, labelled where a training label is known.
 
@@ -172,9 +174,15 @@ class Nodes(Dataset):
         split_number: which of several public splits, or the seed of the random one.
         train_per_class, validation_per_class: sizes of the random split.
         components: replace the attributes (rows divided by their sum) by so many principal components.
+        holdout_edges: seed of a split of the edges; those of validation and test (10 and 20 %) are taken out, in both
+            directions, before anything else sees the graph. By default all edges are there.
+
+    Attributes:
+        links: the split of the edges, or None.
 
     Raises:
-        UsageError: ``"public"`` without masks, a split number out of range, or more components than attributes.
+        UsageError: ``"public"`` without masks, a split number out of range, more components than attributes, or too
+            few edges to hold any out.
     """
 
     together: ClassVar[bool] = True
@@ -189,8 +197,13 @@ class Nodes(Dataset):
         train_per_class: int = 20,
         validation_per_class: int = 30,
         components: int | None = None,
+        holdout_edges: int | None = None,
     ):
         self.source = source
+        self.links: LinkSplit | None = None
+        if holdout_edges is not None:
+            self.links = hold_out(graph.edge_index, int(graph.x.shape[0]), holdout_edges)
+            graph = replace(graph, edge_index=self.links.edge_index)
         self.graph = graph if components is None else replace(graph, x=principal(graph.x, components, source))
         self.masks = _masks(graph, source, split, split_number, train_per_class, validation_per_class)
         self.labels = graph.labels
@@ -224,6 +237,8 @@ class Nodes(Dataset):
             "train_label": self._known("train"),
             "validation_label": self._known("validation"),
         }
+        for parts, assignment in self.graph.partitions.items():
+            batch[f"partition_{parts}"] = torch.from_numpy(assignment.astype(np.int64))
         if scipy_sparse.issparse(self.graph.x):
             x = cast(scipy_sparse.csr_array, self.graph.x)
             batch["x_indptr"] = torch.from_numpy(x.indptr.astype(np.int64))
@@ -341,6 +356,13 @@ def principal(x: np.ndarray | scipy_sparse.csr_array, components: int, source: s
     vectors = vectors[:, ::-1][:, :components]
     vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(components)])
     return np.asarray(rows @ vectors - mean @ vectors, dtype=np.float32)
+
+
+def whole_of(dataset: Dataset) -> Nodes | None:
+    """The dataset of all nodes of the graph that these are nodes of; None if they are of no graph."""
+    if isinstance(dataset, _Part):
+        return dataset.whole
+    return dataset if isinstance(dataset, Nodes) else None
 
 
 def number_of_nodes(batch: Batch) -> int:

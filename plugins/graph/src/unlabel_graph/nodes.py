@@ -27,7 +27,7 @@ from unlabel_graph.encoders.gcn import Convolution
 from unlabel_graph.encoders.layers import Encoder, dropout
 from unlabel_graph.sparse import kept
 
-__all__ = ["NodeTask", "Objective", "joint", "two_stage"]
+__all__ = ["NodeTask", "Objective", "joint", "tiny", "training_labels", "two_stage"]
 
 Objective = Literal["joint", "pretext", "supervised"]
 """Which losses a stage has: both, ``L_self`` alone, ``L_task`` alone."""
@@ -42,10 +42,11 @@ class NodeTask(Task):
             representations; needs labels. Without, only the pretext task is trained, and no label is used by it.
         classes: number of classes; by default that of the data.
         drop: dropout on the representations, before classifier and pretext head.
-        select: with `supervised`: after each update, keep a copy of encoder and classifier as long as its accuracy on
-            the validation nodes is not below the best so far; `unlabel_graph.evaluations` judges the copy.
+        select: with `supervised`: keep a copy of encoder and classifier of the update with the best accuracy on the
+            validation nodes, the later one of equals, for `graph/node_classification` to judge.
 
     Attributes:
+        update: int64 scalar: number of the last update.
         draw: int64 scalar: seed of what is drawn once for the run (removed edges, masked nodes); kept in checkpoints.
     """
 
@@ -71,6 +72,7 @@ class NodeTask(Task):
             self.evaluations = ("graph/node_classification", *self.evaluations)
             self.classifier = Convolution(encoder.dim, self.known_classes())
         self.register_buffer("draw", torch.randint(2**62, ()))
+        self.register_buffer("update", torch.tensor(0))
         self.select = supervised and select
         if self.select:
             trained = nn.ModuleDict({"encoder": encoder, "classifier": self.classifier})
@@ -108,10 +110,8 @@ class NodeTask(Task):
     def enter_stage(self, stage: Stage) -> None:
         objective = stage.options.get("objective", "joint")
         if objective not in get_args(Objective):
-            choices = ", ".join(get_args(Objective))
-            raise UsageError(
-                f"stage option objective {objective!r}: expected {choices}{nearest(str(objective), get_args(Objective))}"
-            )
+            hint = nearest(str(objective), get_args(Objective))
+            raise UsageError(f"stage option objective {objective!r}: expected {', '.join(get_args(Objective))}{hint}")
         if objective != "pretext" and not self.supervised and "objective" in stage.options:
             raise UsageError(f"objective {objective!r} needs --set task.supervised=true")
         self.objective = objective
@@ -135,38 +135,52 @@ class NodeTask(Task):
         if self.objective != "supervised":
             found = self.pretext(hidden, dropped, batch)
             terms |= {"loss_pretext" if self.supervised and k == "loss" else k: v for k, v in found.items()}
-        if self.select and self.objective != "pretext":
-            self._seen = batch
+        if self.select and self.objective != "pretext" and self.training:
+            self._keep_the_best(hidden.detach(), x, edges, batch)
         return terms
 
     @torch.no_grad()
-    def after_update(self, progress: Progress) -> None:
-        """Keep a copy of encoder and classifier if they are as good on the validation nodes as any before."""
-        if not self.select or self.objective == "pretext":
-            return
-        known = self._seen["validation_label"] >= 0
-        if not known.any():
-            return
-        with evaluating(self):
-            logits = self._classify(self.encoder, self.classifier, self._seen)
-        accuracy = (logits.argmax(dim=1) == self._seen["validation_label"])[known].float().mean()
-        if accuracy >= self.best_accuracy:  # of equally good epochs the later one
+    def _keep_the_best(self, hidden: Tensor, x: Attributes, edges: Tensor, batch: Batch) -> None:
+        """Copy encoder and classifier as the last update left them, if none before was better on validation nodes.
+
+        Called before the next update, because its representations, without dropout, are the ones to judge: they cost
+        nothing more, unless training sees other inputs than evaluation, or the encoder itself behaves differently.
+        """
+        whole = x is self.encoder.inputs(batch) and edges is batch["edge_index"] and self.encoder.steady
+        logits = self._logits(self.classifier, hidden, batch) if whole else self._latest(batch)
+        accuracy = _accuracy(logits, batch["validation_label"])
+        if accuracy >= self.best_accuracy:  # of equally good updates the later one
             self.best_accuracy.copy_(accuracy)
-            self.best_update.fill_(progress.total_step)
-            new = {**_prefixed("encoder", self.encoder), **_prefixed("classifier", self.classifier)}
+            self.best_update.copy_(self.update)
+            new = nn.ModuleDict({"encoder": self.encoder, "classifier": self.classifier}).state_dict()
             for name, value in self.best.state_dict().items():
                 value.copy_(new[name])
 
-    def classify(self, batch: Batch) -> Tensor:
-        """Logits of all nodes, (N, classes), on the whole graph: of the copy kept by `select`, if there is one."""
+    def after_update(self, progress: Progress) -> None:
+        """Note the number of the update."""
+        self.update.fill_(progress.total_step)
+
+    def classify(self, batch: Batch) -> tuple[Tensor, int]:
+        """Logits of all nodes on the whole graph, (N, classes), and the number of the update they are of.
+
+        With `select`, of the update that was best on the validation nodes, the last one included; 0 is no training.
+        """
         if not self.supervised:
             raise UsageError("the task has no classifier: train it with --set task.supervised=true")
-        if self.select and int(self.best_update):
-            return self._classify(self.best["encoder"], self.best["classifier"], batch)
-        return self._classify(self.encoder, self.classifier, batch)
+        latest = self._latest(batch)
+        chosen = self.select and self.best_accuracy >= 0 and self.best_update > 0  # there are validation nodes
+        if not chosen or _accuracy(latest, batch["validation_label"]) >= self.best_accuracy:
+            return latest, int(self.update)
+        hidden = self.best["encoder"](self.encoder.inputs(batch), batch["edge_index"])
+        return self._logits(self.best["classifier"], hidden, batch), int(self.best_update)
 
-    def _classify(self, encoder: nn.Module, classifier: nn.Module, batch: Batch) -> Tensor:
-        hidden = encoder(self.encoder.inputs(batch), batch["edge_index"])
+    @torch.no_grad()
+    def _latest(self, batch: Batch) -> Tensor:
+        with evaluating(self):
+            hidden = self.encoder(self.encoder.inputs(batch), batch["edge_index"])
+        return self._logits(self.classifier, hidden, batch)
+
+    def _logits(self, classifier: nn.Module, hidden: Tensor, batch: Batch) -> Tensor:
         logits: Tensor = classifier(hidden, self._whole(batch["edge_index"], len(hidden)))
         return logits
 
@@ -183,8 +197,22 @@ class NodeTask(Task):
         return {"representations": pictures.scatter(hidden, labels)}
 
 
-def _prefixed(prefix: str, module: nn.Module) -> dict[str, Tensor]:
-    return {f"{prefix}.{name}": value for name, value in module.state_dict().items()}
+def training_labels(batch: Batch) -> Tensor:
+    """The labels of training nodes: int64 (N,), -1 elsewhere; the only ones that targets may use.
+
+    Raises:
+        UsageError: there are none.
+    """
+    labels: Tensor = batch["train_label"]
+    if not bool((labels >= 0).any()):
+        raise UsageError("this task builds its targets from training labels, and the data have none")
+    return labels
+
+
+def _accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Share of the labelled nodes that is right; NaN, which is no better than anything, if there are none."""
+    known = labels >= 0
+    return (logits.argmax(dim=1) == labels)[known].float().mean()
 
 
 def _stage(**changes: Any) -> Stage:
@@ -222,3 +250,13 @@ def two_stage(task: str, *, steps: int = 200, **options: Any) -> Recipe:
         _stage(name="supervised", steps=steps, options={"objective": "supervised"}),
     ]
     return first.model_copy(update={"stages": stages})
+
+
+def tiny(task: str, **options: Any) -> Recipe:
+    """Four updates on a small generated graph, of `task` alone."""
+    return Recipe(
+        task=Ref(task, **options),
+        encoder=Ref("graph/gcn", widths=(8,)),
+        dataset=Ref("graph/sbm", nodes=120, features=24, number_of_classes=3),
+        stages=[_stage(steps=4)],
+    )

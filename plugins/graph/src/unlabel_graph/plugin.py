@@ -9,6 +9,23 @@ from unlabel import hookimpl
 def tasks() -> dict[str, str]:
     return {
         "graph/supervised": "unlabel_graph.tasks.supervised:Supervised",
+        "graph/node_property": "unlabel_graph.tasks.node_property:NodeProperty",
+        "graph/edge_mask": "unlabel_graph.tasks.edge_mask:EdgeMask",
+        "graph/pairwise_distance": "unlabel_graph.tasks.pairwise_distance:PairwiseDistance",
+        "graph/distance2clusters": "unlabel_graph.tasks.distance2clusters:Distance2Clusters",
+        "graph/attribute_mask": "unlabel_graph.tasks.attribute_mask:AttributeMask",
+        "graph/pairwise_attr_sim": "unlabel_graph.tasks.pairwise_attr_sim:PairwiseAttrSim",
+        "graph/distance2labeled": "unlabel_graph.tasks.distance2labeled:Distance2Labeled",
+        "graph/context_label": "unlabel_graph.tasks.context_label:ContextLabel",
+        "graph/ensemble_label": "unlabel_graph.tasks.ensemble_label:EnsembleLabel",
+        "graph/corrected_label": "unlabel_graph.tasks.corrected_label:CorrectedLabel",
+        "graph/random_target": "unlabel_graph.tasks.random_target:RandomTarget",
+        "graph/paretognn": "unlabel_graph.tasks.paretognn:ParetoGNN",
+        "graph/feature_reconstruction": "unlabel_graph.tasks.feature_reconstruction:FeatureReconstruction",
+        "graph/topology_reconstruction": "unlabel_graph.tasks.topology_reconstruction:TopologyReconstruction",
+        "graph/decorrelation": "unlabel_graph.tasks.decorrelation:Decorrelation",
+        "graph/node_graph_contrast": "unlabel_graph.tasks.node_graph_contrast:NodeGraphContrast",
+        "graph/node_subgraph_contrast": "unlabel_graph.tasks.node_subgraph_contrast:NodeSubgraphContrast",
     }
 
 
@@ -31,4 +48,8 @@ def datasets() -> dict[str, str]:
 def evaluations() -> dict[str, str]:
     return {
         "graph/node_classification": "unlabel_graph.evaluations.node_classification:node_classification",
+        "graph/frozen_classification": "unlabel_graph.evaluations.frozen_classification:frozen_classification",
+        "graph/node_clustering": "unlabel_graph.evaluations.node_clustering:node_clustering",
+        "graph/link_prediction": "unlabel_graph.evaluations.link_prediction:link_prediction",
+        "graph/partition_prediction": "unlabel_graph.evaluations.partition_prediction:partition_prediction",
     }

@@ -39,9 +39,9 @@ def ones(edge_index: Tensor, nodes: int) -> Sparse:
 
 
 def mean(edge_index: Tensor, nodes: int) -> Sparse:
-    """Each node gets the mean of its neighbours; 0 if it has none."""
-    matrix = ones(edge_index, nodes)
-    return matrix.scaled(1 / matrix.indptr.diff().clamp_min(1))
+    """Each node gets the mean of its neighbours; 0 if it has none. In float64; `Sparse.to` rounds it."""
+    matrix = ones(edge_index, nodes).to(torch.float64)
+    return matrix.scaled(1 / matrix.indptr.diff().clamp_min(1).double())
 
 
 def symmetric(edge_index: Tensor, nodes: int) -> Sparse:

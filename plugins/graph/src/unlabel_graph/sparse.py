@@ -73,11 +73,13 @@ class Sparse:
         return product
 
     def times(self, dense: Tensor) -> Tensor:
-        """The product alone, outside of autograd."""
+        """The product alone, outside of autograd, in this matrix's precision: sparse kernels know no bf16."""
         first, *rest = self._blocks
-        product = first[0] @ dense[first[1]]
-        for matrix, part in rest:
-            product.addmm_(matrix, dense[part])
+        dense = dense.to(self.values.dtype)
+        with torch.autocast(self.device.type, enabled=False):
+            product = first[0] @ dense[first[1]]
+            for matrix, part in rest:
+                product.addmm_(matrix, dense[part])
         return product
 
     @functools.cached_property
@@ -125,6 +127,10 @@ class Sparse:
         entries = self.indptr[index].repeat_interleave(counts) + within
         return Sparse(indptr, self.columns[entries], self.values[entries], self.shape[1])
 
+    def to(self, dtype: torch.dtype) -> Sparse:
+        """The same matrix in another precision."""
+        return Sparse(self.indptr, self.columns, self.values.to(dtype), self.shape[1], symmetric=self.symmetric)
+
     def scaled(self, rows: Tensor) -> Sparse:
         """Each row times its number: float (R,)."""
         return Sparse(self.indptr, self.columns, self.values * rows[self.row_of], self.shape[1])
@@ -163,7 +169,7 @@ class Standardised:
 
     def dense(self) -> Tensor:
         """float, (N, F)."""
-        return (self.matrix.dense() - self.mean) / self.deviation
+        return self.matrix.dense().sub_(self.mean).div_(self.deviation)
 
 
 def kept(compute: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,6 +12,7 @@ from unlabel.errors import UsageError
 from unlabel.task import Batch
 from unlabel_graph import attributes
 from unlabel_graph.attributes import Attributes, Scaling
+from unlabel_graph.sampling import Block
 from unlabel_graph.sparse import kept
 
 __all__ = ["Activation", "Encoder", "Norm", "dropout", "known_features"]
@@ -21,10 +22,19 @@ Norm = Literal["none", "batch", "layer"]
 
 
 def dropout(hidden: Tensor, probability: float, training: bool) -> Tensor:
-    """Dropout by comparing uniform numbers: on a CPU a quarter of the time of torch's own, which draws in float64."""
+    """Dropout whose mask comes from 16 random bits an entry: on a CPU a fifth of the time of torch's own.
+
+    Args:
+        hidden: float, any shape.
+        probability: of dropping, rounded to a multiple of 2^-16.
+        training: otherwise nothing is dropped.
+    """
     if not training or probability == 0:
         return hidden
-    return hidden * ((torch.rand_like(hidden) >= probability) * (1 / (1 - probability)))
+    words = torch.empty(-(-hidden.numel() // 4), dtype=torch.int64, device=hidden.device).random_(-(2**63), None)
+    bits = words.view(torch.int16)[: hidden.numel()].view(hidden.shape)
+    kept = (bits >= round(probability * 2**16) - 2**15).to(hidden.dtype)
+    return hidden * kept.mul_(1 / (1 - probability))
 
 
 def known_features(features: int | None, name: str) -> int:
@@ -79,8 +89,14 @@ class Encoder(nn.Module):
         activations: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "prelu": nn.PReLU, "elu": nn.ELU}
         self.norms = nn.ModuleList(makers[norm](width) for width in widths)
         self.acts = nn.ModuleList(activations[activation]() for _ in widths)
-        self._structure = kept(structure)
+        self._make, self._structure = structure, kept(structure)
         self._attributes = kept(_attributes)
+
+    @property
+    def steady(self) -> bool:
+        """Whether training and evaluation mode give the same: no dropout between layers, no batch statistics."""
+        random = self.drop > 0 and len(self.convs) > 1
+        return not random and not any(isinstance(norm, nn.BatchNorm1d) for norm in self.norms)
 
     def inputs(self, batch: Batch) -> Attributes:
         """The attributes of a batch's graph, scaled: (N, features); computed once for a graph.
@@ -106,6 +122,24 @@ class Encoder(nn.Module):
             if number:
                 hidden = dropout(hidden, self.drop, self.training)
             hidden = act(norm(conv(hidden, structure)))
+        return hidden
+
+    def through_blocks(self, x: Attributes, blocks: Sequence[Block]) -> Tensor:
+        """Representations over sampled neighbourhoods: each layer reads one block, and keeps its receivers only.
+
+        Args:
+            x: float32 (S, features): attributes of the first block's senders.
+            blocks: at least one a layer, in the order of computation; further ones are not computed.
+
+        Returns:
+            float32 (R, dim), R the receivers of the last layer's block. Batch statistics are those of the receivers.
+        """
+        hidden: Any = x
+        for number, (conv, norm, act, block) in enumerate(zip(self.convs, self.norms, self.acts, blocks, strict=False)):
+            if number:
+                hidden = dropout(hidden, self.drop, self.training)
+            hidden = conv(hidden, self._make(block.edge_index, block.senders))
+            hidden = act(norm(hidden[: block.receivers]))
         return hidden
 
 

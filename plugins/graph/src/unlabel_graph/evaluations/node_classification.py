@@ -1,7 +1,7 @@
 """Node classification: accuracy of the task's own classifier on the test nodes.
 
-The classifier is the one trained jointly with, or after, the pretext task. If the task kept a copy of the update that
-was best on the validation nodes, that copy is judged, once. Validation labels choose the update; test labels only score.
+The classifier is the one trained jointly with, or after, the pretext task. If the task kept a copy of the update
+that was best on the validation nodes, that copy is judged, once: validation labels choose, test labels only score.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def node_classification(frozen: Frozen) -> dict[str, float]:
 
     Returns:
         ``accuracy`` on the test nodes, ``validation`` on the validation nodes (which chose the update, so it is no
-        fair score), and ``update``: the one that was chosen, 0 if none was.
+        fair score), and ``update``: the one that was judged.
 
     Raises:
         UsageError: the task has no classifier, or the data have no labelled test nodes.
@@ -33,11 +33,12 @@ def node_classification(frozen: Frozen) -> dict[str, float]:
     if not isinstance(task, NodeTask):
         raise UsageError(f"{type(task).__name__} has no classifier of nodes; use linear_probe")
     labels = torch.from_numpy(frozen.labels("test"))
-    right = total = 0
+    right = total = update = 0
     chosen = torch.zeros(())
     with evaluating(task):
         for batch in frozen.batches("test", None):
-            predicted = task.classify(batch).argmax(dim=1)
+            logits, update = task.classify(batch)
+            predicted = logits.argmax(dim=1)
             truth = labels[batch["index"].cpu()].to(predicted.device)
             known = truth >= 0
             right += int((predicted[batch["node"]] == truth)[known].sum())
@@ -46,5 +47,4 @@ def node_classification(frozen: Frozen) -> dict[str, float]:
             chosen = (predicted == validation)[validation >= 0].float().mean()
     if not total:
         raise UsageError("the test nodes have no labels, and this evaluation needs them")
-    update = float(task.best_update) if task.select else 0.0
-    return {"accuracy": right / total, "validation": float(chosen), "update": update}
+    return {"accuracy": right / total, "validation": float(chosen), "update": float(update)}

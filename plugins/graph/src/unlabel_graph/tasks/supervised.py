@@ -65,4 +65,4 @@ def quick() -> Recipe:
 
 def tiny() -> Recipe:
     """Seconds, for tests. ``unlabel train graph/supervised --recipe tiny``"""
-    return _recipe(Ref("graph/sbm", nodes=120, features=24), 4, 8)
+    return _recipe(Ref("graph/sbm", nodes=120, features=24, number_of_classes=3), 4, 8)
