@@ -184,19 +184,11 @@ def trains(task: TaskTrial) -> None:
 @_of("tasks")
 def loss_is_a_finite_scalar(task: TaskTrial) -> None:
     """`loss` returns named scalars, all finite; those that drive the update need a gradient."""
-    for number in task.stages:
-        for name, value in task.terms(task.task(number), task.batch(number), number).items():
-            if value.shape:
-                raise Violation(
-                    f"loss() returns {name!r} of shape {tuple(value.shape)}: a scalar is expected, e.g. .mean()"
-                )
-            if not value.isfinite():
-                raise Violation(f"loss() returns {name!r} = {value.item()} on the first batch: it must be finite")
-            drives = name == "loss" or name.startswith("loss_")
-            if drives and task.loses and not value.requires_grad:
-                raise Violation(
-                    f"{name!r} needs no gradient, so nothing would be learnt: is it detached, or under no_grad?"
-                )
+    if task.first_terms is None:
+        raise NotApplicable(f"it raises an error, see {task.name}-trains")
+    wrong = task.malformed()
+    if wrong:
+        raise Violation(wrong)
 
 
 @_of("tasks")
@@ -268,7 +260,7 @@ def encode_is_repeatable(task: TaskTrial) -> None:
         )
     if not features.is_floating_point() or not features.isfinite().all():
         raise Violation(f"encode() returns {features.dtype} with NaN or infinity in it: finite floats are expected")
-    apart = task.again(features)
+    apart = task.again()
     if apart:
         raise Violation(
             f"encoding the same samples twice gives other features (by {apart:.2g} of the largest one): in "
@@ -285,6 +277,8 @@ def encode_ignores_batch_mates(task: TaskTrial) -> None:
     """
     if task.samples.together:
         raise NotApplicable("its samples are encoded together (Dataset.together)")
+    if task.again():
+        raise NotApplicable(f"its features are never the same, see {task.name}-encode_is_repeatable")
     apart = task.mixed()
     if apart > 1e-4:
         raise Violation(
@@ -314,6 +308,7 @@ def state_dict_is_everything(task: TaskTrial) -> None:
     Whatever decides what the task computes and is drawn or counted up must be a parameter or a buffer; a plain
     attribute is forgotten when a run resumes.
     """
+    task.need_steady()
     for words, found in task.reloaded().items():
         if found:
             raise Violation(
@@ -325,6 +320,7 @@ def state_dict_is_everything(task: TaskTrial) -> None:
 @_of("tasks")
 def resumes_exactly(task: TaskTrial) -> None:
     """Stopped after any update of the tiny run and resumed, it ends with the same weights and moments, to the bit."""
+    task.need_steady()
     *earlier, last = task.checkpoints()
     for path in earlier:
         found = task.unlike(last, task.resumed(path))
@@ -380,6 +376,7 @@ def two_processes_are_one(task: TaskTrial) -> None:
     """
     if not task.ran_task.gathers:
         raise NotApplicable("it declares `gathers = False`")
+    task.need_steady()
     apart, worst = task.apart_in_two()
     if apart > 1e-3:
         raise Violation(

@@ -7,7 +7,7 @@ plugin that is missing or broken is a test that fails and says why, not an error
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from unlabel.errors import UnlabelError, UsageError, nearest
@@ -28,12 +28,14 @@ class Case:
         kind: the hook that offers the component; ``"plugin"`` for the plugin as a whole.
         component: name of the component, or of the plugin.
         check: what is checked.
+        catalog: what is installed; None if that cannot be told.
     """
 
     plugin: str
     kind: str
     component: str
     check: Check
+    catalog: Catalog | None = field(repr=False, compare=False)
 
     @property
     def id(self) -> str:
@@ -41,16 +43,18 @@ class Case:
         return f"{self.component}-{self.check.name}"
 
     def __call__(self) -> None:
-        """Run the check.
+        """Run the check; whatever it runs is refused the network.
 
         Raises:
             Violation: the component breaks the contract; the message says how, and how to mend it.
             NotApplicable: there is nothing to check here, and why.
         """
-        from unlabel.testing import trials
+        from unlabel.testing import network, trials
 
         try:
-            self.check.function(trials.of(self.plugin, self.kind, self.component))
+            catalog = self.catalog or Catalog.installed()
+            with network.refused():
+                self.check.function(trials.of(self.plugin, self.kind, self.component, catalog))
         except UnlabelError as error:  # the host's own message says what is wrong
             raise Violation(str(error)) from error
 
@@ -71,13 +75,16 @@ def cases(plugin: str, catalog: Catalog | None = None) -> list[Case]:
         plugin: name of its entry point.
         catalog: what is installed; default: looked up.
     """
-    whole = [Case(plugin, "plugin", plugin, check) for check in PLUGIN_CHECKS]
     try:
-        found = find(plugin, catalog or Catalog.installed())
+        catalog = catalog or Catalog.installed()
+        found = find(plugin, catalog)
     except UsageError:
-        return whole[:1]  # which fails, and says so
-    return whole[: len(whole) if found.offers else 1] + [
-        Case(plugin, offer.kind, offer.name, check)
+        return [Case(plugin, "plugin", plugin, PLUGIN_CHECKS[0], catalog)]  # which fails, and says why
+    whole = [Case(plugin, "plugin", plugin, check, catalog) for check in PLUGIN_CHECKS]
+    if not found.offers:
+        return whole[:1]
+    return whole + [
+        Case(plugin, offer.kind, offer.name, check, catalog)
         for offer in found.offers
         for check in CHECKS
         if offer.kind in check.kinds

@@ -40,14 +40,19 @@ class Pair:
             group: whether the two are a gloo process group meanwhile, rank 0 and rank 1 of 2.
 
         Raises:
-            RunError: the function raised in one of them; holds its traceback.
-            Exception: an argument cannot be pickled; whatever pickling it raised.
+            RunError: an argument cannot be pickled, or the function raised in one of them; holds its traceback.
         """
         if not self._processes:
             self._start()
         with tempfile.TemporaryDirectory() as folder:
             meeting = f"file://{folder}/meeting" if group else ""
-            job = ForkingPickler.dumps((meeting, function, arguments))  # as a whole, or nothing is sent
+            try:
+                job = ForkingPickler.dumps((meeting, function, arguments))  # as a whole, or nothing is sent
+            except Exception as error:  # whatever its own way of being pickled raises
+                raise RunError(
+                    f"it cannot be handed to another process ({type(error).__name__}: {error}): keep functions, open "
+                    "files and the like out of its attributes, and open what is needed when it is first used"
+                ) from error
             for line in self._lines:
                 line.send(sys.path)
                 line.send_bytes(job)

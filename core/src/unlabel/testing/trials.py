@@ -68,9 +68,8 @@ LIMIT = {"train": 256, "test": 128}
 
 
 @functools.cache
-def of(plugin: str, kind: str, name: str) -> Any:
-    """The trial of a component, or of a plugin as a whole (kind ``"plugin"``)."""
-    catalog = _catalog()
+def of(plugin: str, kind: str, name: str, catalog: Catalog) -> Any:
+    """The trial of a component, or of a plugin as a whole (kind ``"plugin"``); the same one each time."""
     if kind == "plugin":
         return Whole(find(plugin, catalog))
     kinds: dict[str, type[Component]] = {
@@ -82,11 +81,6 @@ def of(plugin: str, kind: str, name: str) -> Any:
         "commands": CommandTrial,
     }
     return kinds[kind](plugin, catalog.find(kind, name), catalog)
-
-
-@functools.cache
-def _catalog() -> Catalog:
-    return Catalog.installed()
 
 
 @functools.cache
@@ -183,7 +177,7 @@ class Component:
         """The plugin's tasks that have a `tiny` recipe."""
         for offer in self.catalog.offers("tasks"):
             if offer.plugin == self.plugin:
-                trial: TaskTrial = of(self.plugin, "tasks", offer.name)
+                trial: TaskTrial = of(self.plugin, "tasks", offer.name, self.catalog)
                 with contextlib.suppress(NotApplicable, UsageError):
                     trial.recipe  # noqa: B018  # asked for, to see whether there is one
                     yield trial
@@ -191,7 +185,7 @@ class Component:
     def chosen_ref(self, role: str) -> Ref:
         """The component with the keywords of a `tiny` recipe that uses it, or with its defaults."""
         for trial in self.tasks():
-            ref: Ref = getattr(trial.recipe, role)
+            ref: Ref = getattr(trial.fitted, role)
             if ref.name == self.name:
                 return ref
         needed = recipe.required(self.target)
@@ -203,7 +197,7 @@ class Component:
 class TaskTrial(Component):
     """A task, tried on the data of its `tiny` recipe, where equal means bit for bit: on a CPU, in fp32."""
 
-    attempts = 60
+    attempts = 200
     """Updates in which one batch must be overfitted."""
 
     def recipes(self) -> dict[str, Any]:
@@ -230,7 +224,11 @@ class TaskTrial(Component):
             if again != chosen:
                 problems.append(f"is another recipe after {kind}: keywords must be numbers, texts, lists or mappings")
         if name != "paper" and not problems:  # which may not fit into this machine
-            run.build(chosen.model_copy(update={"init": None}), self.catalog, self.engine)
+            implied = {}
+            if dataset.implies is not Dataset.implies:
+                implied = run.build_dataset(chosen.dataset, self.catalog).implies()
+            whole = recipe.fitted(chosen, implied, self.catalog).model_copy(update={"init": None})
+            run.build(whole, self.catalog, self.engine)
         return problems
 
     @cached_property
@@ -257,17 +255,21 @@ class TaskTrial(Component):
         return Engine("cpu", "fp32")
 
     @cached_property
+    def fitted(self) -> Recipe:
+        """The recipe with the keywords that its data determine."""
+        return recipe.fitted(self.recipe, self.dataset.implies(), self.catalog)
+
+    @cached_property
     def short(self) -> Recipe:
         """The recipe with each stage cut to `UPDATES`, saved after each; the schedules are the whole ones'."""
-        stages = [stage.resolved(len(self.samples)) for stage in self.recipe.stages]
+        stages = [stage.resolved(len(self.samples)) for stage in self.fitted.stages]
         stages = [stage.model_copy(update={"steps": min(stage.steps or 1, UPDATES)}) for stage in stages]
         changes = {"stages": stages, "save_every": 1, "keep": 1000, "log_every": 1, "monitor_every": 1000}
-        return self.recipe.model_copy(update=changes)
+        return self.fitted.model_copy(update=changes)
 
-    def task(self, number: int = 0, *, seed: int | None = None) -> Task:
+    def task(self, number: int = 0) -> Task:
         """A new task, as it enters a stage."""
-        chosen = self.recipe if seed is None else self.recipe.model_copy(update={"seed": seed})
-        task, _ = run.build(chosen, self.catalog, self.engine)
+        task, _ = run.build(self.short, self.catalog, self.engine)
         task.train()
         task.enter_stage(self.short.stages[number])
         return task
@@ -304,8 +306,38 @@ class TaskTrial(Component):
         return task.training_step([batch], optimizers, self.engine, stage)
 
     def value(self, terms: Mapping[str, Tensor], number: int = 0) -> float:
-        """The number that drives the update, out of named terms."""
-        return float(self.short.stages[number].total(terms))
+        """The number that drives the update, out of what a `training_step` returns: its losses, else its ``"loss"``."""
+        parts = {name: value for name, value in terms.items() if name.startswith("loss_")}
+        weights = self.short.stages[number].weights
+        if parts:
+            return sum(float(value) * weights.get(name, 1.0) for name, value in parts.items())
+        return float(terms["loss"]) * weights.get("loss", 1.0)
+
+    @cached_property
+    def first_terms(self) -> list[dict[str, Tensor]] | None:
+        """What the first batch of each stage gives; None if that raises, which `trained` will as well."""
+        try:
+            stages = range(len(self.short.stages))
+            return [self.terms(self.task(number), self.batch(number), number) for number in stages]
+        except NotApplicable:
+            raise
+        except (Exception, SystemExit):
+            return None
+
+    def malformed(self) -> str:
+        """What is wrong with those terms, in words; empty if nothing is."""
+        for terms in self.first_terms or []:
+            for name, value in terms.items():
+                drives = name == "loss" or name.startswith("loss_")
+                if value.shape:
+                    return (
+                        f"loss() returns {name!r} of shape {tuple(value.shape)}: a scalar is expected, as .mean() gives"
+                    )
+                if not value.isfinite():
+                    return f"loss() returns {name!r} = {value.item()} on the first batch: it must be finite"
+                if drives and self.loses and not value.requires_grad:
+                    return f"{name!r} needs no gradient, so nothing is learnt: is it detached, or made under no_grad()?"
+        return ""
 
     # The tiny run
 
@@ -322,7 +354,10 @@ class TaskTrial(Component):
     @property
     def ran(self) -> run.Run:
         """The tiny run, or the reason why there is none."""
-        if self._outcome[0] is not None:
+        failure = self._outcome[0]
+        if isinstance(failure, NotApplicable):
+            raise failure
+        if failure is not None:
             raise NotApplicable(f"the tiny run fails, see {self.name}-trains")
         finished: run.Run = self._outcome[1]
         return finished
@@ -334,6 +369,8 @@ class TaskTrial(Component):
 
     @cached_property
     def _outcome(self) -> tuple[BaseException | None, Any, list[str]]:
+        if self.malformed():
+            return NotApplicable(f"its loss is at fault, see {self.name}-loss_is_a_finite_scalar"), None, []
         folder = self.room() / "run"
         with network.refused() as tried:
             try:
@@ -371,6 +408,16 @@ class TaskTrial(Component):
         """The gradients of the tiny run."""
         return self._observed[0]
 
+    def need_steady(self) -> None:
+        """Raise `NotApplicable` where nothing can be the same to the bit, because chance is not injected."""
+        if any(any(self.draws(number).values()) for number in self.stages):
+            raise NotApplicable(f"its loss is never the same, see {self.name}-randomness_is_injected")
+        transform = self.ran_task.transform()
+        if transform is not None:
+            first, second = self.read_here(transform)
+            if first != second:
+                raise NotApplicable(f"its samples are never the same, see {self.name}-transform_is_repeatable")
+
     def checkpoints(self) -> list[Path]:
         """One after each update of the tiny run, oldest first."""
         return checkpoint.available(self._observed[2] / "checkpoints")
@@ -392,7 +439,7 @@ class TaskTrial(Component):
         last = self.stages[-1]
         stage = self.short.stages[last]
         left = copy.deepcopy(self._observed[1])
-        right, _ = run.build(self.recipe.model_copy(update={"seed": self.recipe.seed + 1}), self.catalog, self.engine)
+        right, _ = run.build(self.short.model_copy(update={"seed": self.short.seed + 1}), self.catalog, self.engine)
         checkpoint.load_task(self.checkpoints()[-1], right, self.engine)
         right.train()
         right.enter_stage(stage)
@@ -403,6 +450,7 @@ class TaskTrial(Component):
             found["the losses"].append(self.seeded_terms(task, last))
         return {name: difference(one, two) for name, (one, two) in found.items()}
 
+    @functools.cache  # noqa: B019  # a trial lives as long as the process
     def draws(self, number: int) -> dict[str, str]:
         """What the loss of a stage depends on besides seed, batch and weights: where it differs, in words.
 
@@ -517,9 +565,9 @@ class TaskTrial(Component):
         """How many samples `features` encodes."""
         return sum(len(batch["index"]) for batch in self.encoded_batches(task))
 
-    def again(self, features: Tensor) -> float:
-        """Difference of features to those of the same samples with another seed and other keys, likewise."""
-        return relative(features, self.features(self.ran_task, epoch=1, seed=1))
+    def again(self) -> float:
+        """Difference of features between two times, with other seeds and keys, as a share of the largest one."""
+        return relative(self.features(self.ran_task), self.features(self.ran_task, epoch=1, seed=1))
 
     def mixed(self) -> float:
         """Difference of features between one batch and several in another order, as a share of the largest one."""
@@ -540,9 +588,12 @@ class TaskTrial(Component):
     def elsewhere(self, transform: Transform | None) -> list[dict[str, str]]:
         """Fingerprints of training samples here, here again, and in two other processes; see `_read`."""
         reader = Reader(self.samples, transform, self.recipe.seed)
-        positions = _positions(len(self.samples))
-        here = [_read(reader, positions) for _ in range(2)]
-        return here + pair()(_read, reader, positions, group=False)
+        return self.read_here(transform) + pair()(_read, reader, _positions(len(self.samples)), group=False)
+
+    def read_here(self, transform: Transform | None) -> list[dict[str, str]]:
+        """The same, here twice."""
+        reader = Reader(self.samples, transform, self.recipe.seed)
+        return [_read(reader, _positions(len(self.samples))) for _ in range(2)]
 
     def apart_in_two(self) -> tuple[float, str]:
         """How far what the first updates compute in two processes is from one process's, and where most.
@@ -915,8 +966,10 @@ class ObserverTrial(Component):
             raise NotApplicable(str(error)) from error
 
     def made(self) -> Observer:
-        """One in a folder of its own."""
-        observer: Observer = self.target(self.room())
+        """One in the folder of a run of its own, where the recipe already lies."""
+        folder = self.room()
+        (folder / "recipe.json").write_text(_tale().to_json(), encoding="utf-8")
+        observer: Observer = self.target(folder)
         return observer
 
     def started(self) -> Observer:
@@ -925,20 +978,21 @@ class ObserverTrial(Component):
         observer.start(_tale())
         return observer
 
-    def told(self, *observers: Observer) -> dict[str, Tensor]:
-        """The state in which a tiny run ends that these observers hear about."""
+    def told(self, observer: Observer | None) -> dict[str, Tensor]:
+        """The state in which a tiny run ends, in the folder of an observer that hears about it."""
         chosen, engine = _tale(), Engine("cpu", "fp32")
         seeds.seed(0)
         task = _Line()
         engine.prepare(task)
-        for observer in observers:
+        if observer is not None:
             observer.start(chosen)
-        loop.train(chosen, task, _Numbers(), engine, self.room(), list(observers), lambda: {"score": 0.5, "knn": 0.5})
+        folder, observers = (self.room(), []) if observer is None else (observer.folder, [observer])
+        loop.train(chosen, task, _Numbers(), engine, folder, observers, lambda: {"score": 0.5, "knn": 0.5})
         return task.state_dict()
 
     def influence(self, observer: Observer) -> str:
         """Where a run that it hears about ends elsewhere than one that it does not, in words."""
-        return difference(self.told(), self.told(observer))
+        return difference(self.told(None), self.told(observer))
 
 
 def _tale() -> Recipe:
