@@ -88,7 +88,7 @@ def pixel_loss(images: Tensor, prediction: Tensor, mask: Tensor, patch_size: int
 
 
 def pictures(
-    images: Tensor, prediction: Tensor, mask: Tensor, patch_size: int, norm_pix: bool
+    images: Tensor, prediction: Tensor, mask: Tensor, patch_size: int, norm_pix: bool, seen: Tensor | None = None
 ) -> dict[str, np.ndarray]:
     """Input, masked input and reconstruction side by side, one image a row.
 
@@ -97,6 +97,8 @@ def pictures(
 
     Args:
         images, prediction, mask, patch_size, norm_pix: as in `pixel_loss`; a handful of images.
+        seen: float, (N, 3, S, S): what the network was shown of each image besides, if it was more; a fourth picture
+            behind the input.
 
     Returns:
         ``{"reconstruction": uint8 picture}``.
@@ -108,9 +110,10 @@ def pictures(
         prediction = prediction * normalised.std + normalised.mean
     hidden = mask[..., None]
     size = images.shape[-2:]
-    shown = [images] + [
+    shown = [images] + ([] if seen is None else [seen])
+    shown += [
         patches.unpatchify(values, patch_size, size)
         for values in (target * (1 - hidden), prediction * hidden + target * (1 - hidden))
     ]
-    triples = torch.stack(shown, dim=1).flatten(0, 1)  # input, masked input, reconstruction of each image in turn
-    return {"reconstruction": views.contact_sheet(views.to_pixels(triples), columns=3)}
+    row = torch.stack(shown, dim=1).flatten(0, 1)  # input, masked input, reconstruction of each image in turn
+    return {"reconstruction": views.contact_sheet(views.to_pixels(row), columns=len(shown))}
