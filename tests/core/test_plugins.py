@@ -63,8 +63,9 @@ def test_an_installed_plugin_offers_its_names_without_importing_what_they_name(s
 
 
 def test_the_core_offers_its_own_through_the_same_hooks(site: Path) -> None:
-    assert {"knn", "linear_probe"} <= set(Catalog.installed().names("evaluations"))
-    assert {offer.plugin for offer in Catalog.installed().offers("observers")} == {"core"}
+    catalog = Catalog.installed()
+    for kind, names in {"evaluations": {"knn", "linear_probe"}, "observers": {"tensorboard", "wandb"}}.items():
+        assert names <= {offer.name for offer in catalog.offers(kind) if offer.plugin == "core"}
 
 
 @pytest.mark.parametrize("hook", ["tasks", "encoders", "datasets", "evaluations", "commands", "observers"])
@@ -545,7 +546,7 @@ def test_a_wrong_name_is_answered_with_the_nearest_and_the_right_kind(site: Path
         catalog.find("tasks", "sonar/ehco")
     with pytest.raises(UsageError, match="'knn' is one of the evaluations, not of the tasks"):
         catalog.find("tasks", "knn")
-    with pytest.raises(UsageError, match="no observer is called 'carrier pigeon'; there are tensorboard, wandb"):
+    with pytest.raises(UsageError, match="no observer is called 'carrier pigeon'; there are .*tensorboard, wandb"):
         catalog.find("observers", "carrier pigeon")
     with pytest.raises(
         UsageError, match=r"no installed plugin offers tasks: install one, e.g. `pip install unlabel-radar`"

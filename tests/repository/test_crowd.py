@@ -31,7 +31,7 @@ def test_all_of_them_are_listed_and_nothing_of_theirs_is_imported(crowded: Envir
     code = (
         "import sys\nsys.argv = ['unlabel', 'list', '--json']\nfrom unlabel import cli\n"
         "try:\n    cli.main()\nfinally:\n"
-        "    names = {name for name in sys.modules if '.' in name and 'crowd' in name} | {'torch'} & sys.modules.keys()\n"
+        "    names = {n for n in sys.modules if '.' in n and 'crowd' in n} | {'torch'} & sys.modules.keys()\n"
         "    print(sorted({name.rpartition('.')[2] for name in names}), file=sys.stderr)"
     )
     answer = crowded.run("python", "-c", code)

@@ -474,9 +474,10 @@ def _add_plugin_commands() -> None:
     wanted = words[0] if words else ""
     if wanted in _own_commands() or "--version" in sys.argv:
         return
-    offers = {offer.name: offer for offer in _installed().offers("commands") if offer.name not in _own_commands()}
-    if wanted in offers:
-        app.command(wanted)(_loaded_command(offers[wanted]))
+    catalog = _installed()
+    offers = {offer.name: offer for offer in catalog.offers("commands") if offer.name not in _own_commands()}
+    if (name := catalog.current("commands", wanted)) in offers:
+        app.command(wanted)(_loaded_command(offers[name]))
         return
     for offer in offers.values():  # named only, for the help and for "did you mean"; none is imported
         from unlabel.describe import summary

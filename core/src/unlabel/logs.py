@@ -11,9 +11,9 @@ import importlib.util
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from unlabel.recipe import Recipe, Stage
 
 __all__ = ["Dispensable", "Interval", "Metrics", "Observer", "ProgressLine", "TensorBoard", "WandB"]
-
-_Made = TypeVar("_Made")
 
 
 class Observer:
@@ -177,48 +175,28 @@ def _clock(seconds: float) -> str:
 class Dispensable(Observer):
     """An observer that a run can do without: once it fails, that is said, and it is told nothing more.
 
-    Before training begins, a failure is an error all the same: nothing is lost yet.
+    While the run has not begun, a failure is an error all the same: nothing is lost yet.
 
     Args:
         name: what the user calls it.
-        kind: its class.
+        kind: its class; it is made when the run starts.
         folder: the run's.
-
-    Raises:
-        UsageError: it cannot be made.
     """
 
     def __init__(self, name: str, kind: type[Observer], folder: Path):
         super().__init__(folder)
-        self.name = name
-        self.observer: Observer | None = self._begin(lambda: kind(folder))
+        self.name, self.kind = name, kind
+        self.observer: Observer | None = None
 
-    def _begin(self, what: Callable[[], _Made]) -> _Made:
+    def start(self, recipe: Recipe) -> None:
+        """Make it and start it; UsageError if that fails."""
         try:
-            return what()
+            self.observer = self.kind(self.folder)
+            self.observer.start(recipe)
         except UsageError:
             raise
         except Exception as error:
             raise UsageError(f"--observe {self.name} does not work: {words(error)}") from error
-
-    def _tell(self, method: str, *arguments: Any) -> None:
-        if self.observer is None:
-            return
-        observer = self.observer
-        try:
-            getattr(observer, method)(*arguments)
-        except (Exception, SystemExit) as error:
-            self.observer = None
-            text = f"warning: observer {self.name} failed in {method}(): {words(error)}; the run goes on without it"
-            terminal().print(text, highlight=False, markup=False)
-            if method != "close":
-                with contextlib.suppress(Exception, SystemExit):
-                    observer.close()
-
-    def start(self, recipe: Recipe) -> None:
-        if self.observer is not None:
-            observer = self.observer
-            self._begin(lambda: observer.start(recipe))
 
     def stage(self, number: int, stage: Stage, start: int) -> None:
         self._tell("stage", number, stage, start)
@@ -231,6 +209,20 @@ class Dispensable(Observer):
 
     def close(self) -> None:
         self._tell("close")
+
+    def _tell(self, method: str, *arguments: Any) -> None:
+        observer = self.observer
+        if observer is None:
+            return
+        try:
+            getattr(observer, method)(*arguments)
+        except (Exception, SystemExit) as error:
+            self.observer = None
+            text = f"warning: observer {self.name} failed in {method}(): {words(error)}; the run goes on without it"
+            terminal().print(text, highlight=False, markup=False)
+            if method != "close":
+                with contextlib.suppress(Exception, SystemExit):
+                    observer.close()
 
 
 class TensorBoard(Observer):
