@@ -111,6 +111,8 @@ def recursion() -> None:
         (SystemExit(3), "called sys.exit(3) while being imported"),
         (KeyboardInterrupt(), "raised KeyboardInterrupt while being imported"),
         (GeneratorExit("x"), "GeneratorExit: x"),
+        (ValueError("a" * 1000), f"ValueError: {'a' * 500} ..."),
+        (OSError("no file \udcff"), "OSError: no file \\udcff"),
         (Unprintable(), "Unprintable: an unprintable Unprintable"),
     ],
 )
@@ -164,6 +166,14 @@ def test_a_warning_is_noted_and_neither_shown_nor_raised(listener: Listener) -> 
     assert outcome == Outcome(warned=["DeprecationWarning: old"])
     with pytest.raises(DeprecationWarning):  # the filters of this suite are back
         warnings.warn("old", DeprecationWarning, stacklevel=1)
+
+
+def test_standard_output_comes_back_to_who_has_closed_it(capfd: pytest.CaptureFixture[str]) -> None:
+    with Listener() as listener:
+        assert listener.run(lambda: os.close(1)).failure == ""
+        assert listener.run(lambda: None).failure == ""
+    os.write(1, b"as ever")
+    assert capfd.readouterr().out == "as ever"
 
 
 def test_it_works_without_a_standard_output() -> None:

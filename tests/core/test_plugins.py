@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from commandline import unlabel
 from distributions import HOOKS, offering, write
+from packaging.specifiers import SpecifierSet
 
-from unlabel import __version__
+from unlabel import __version__, plugins
 from unlabel.errors import UsageError
 from unlabel.plugins import Catalog, Plugin
 
@@ -155,6 +156,28 @@ def test_the_user_reads_which_plugin_is_broken_and_why(site: Path) -> None:
     assert "(with problems: raises; see `unlabel plugins`)" in unlabel("train", "raises/thing").err
 
 
+@pytest.mark.parametrize("version", ["0.1.0", "0.1", "1.10.2", "2", "0.1.1.dev3"])
+def test_plain_requirements_are_read_as_packaging_reads_them(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "__version__", version)
+    bounds = ["0.1", "0.1.0", "0.2", "1.9", "1.10", "1.10.2.0", "2.0", "2.0.1", "0"]
+    clauses = [f"{operator}{bound}" for operator in (">=", "<=", "<", ">") for bound in bounds]
+    wanted = [*clauses, *(f"{left}, {right}" for left in clauses for right in clauses[::5]), ""]
+    for specifier in wanted:
+        admitted = plugins._admits(specifier)
+        expected = SpecifierSet(specifier).contains(version, prereleases=True)
+        assert admitted == (None if "dev" in version and specifier else expected), specifier
+    for specifier in (
+        "==0.1",
+        "~=0.1",
+        "!=0.1",
+        ">=0.1; python_version > '3'",
+        ">=0.1a1",
+        "@ file:///somewhere",
+        ">=0..1",
+    ):
+        assert plugins._admits(specifier) is None
+
+
 @pytest.mark.parametrize(
     ("requirement", "fits"),
     [
@@ -162,6 +185,9 @@ def test_the_user_reads_which_plugin_is_broken_and_why(site: Path) -> None:
         ("Unlabel >=9 , <10", False),
         ("unlabel[onnx]>=9", False),
         (f"unlabel=={__version__}", True),
+        ("unlabel (<0.1)", False),
+        ("unlabel~=9.1", False),
+        ("unlabel!=0.0.1", True),
         ("unlabel-vision-like-names>=9", True),
         ('unlabel>=9; extra == "later"', True),
         ('unlabel>=9; python_version < "3"', True),
@@ -370,10 +396,15 @@ def test_the_current_folder_may_be_gone(site: Path, tmp_path: Path) -> None:
     good(site)
     gone = tmp_path / "gone"
     gone.mkdir()
-    code = "import os, sys; os.rmdir(os.getcwd()); sys.argv = ['unlabel', 'list']; import unlabel.cli as c; c.main()"
+    code = "import os, sys; os.rmdir(os.getcwd()); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
     environment = {**os.environ, "PYTHONPATH": str(site)}
     answer = subprocess.run(
-        [sys.executable, "-P", "-c", code], cwd=gone, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, "-m", "unlabel", "list"],
+        cwd=gone,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
     assert (answer.returncode, answer.stderr) == (0, "")
@@ -546,7 +577,7 @@ def test_a_wrong_name_is_answered_with_the_nearest_and_the_right_kind(site: Path
         catalog.find("tasks", "sonar/ehco")
     with pytest.raises(UsageError, match="'knn' is one of the evaluations, not of the tasks"):
         catalog.find("tasks", "knn")
-    with pytest.raises(UsageError, match="no observer is called 'carrier pigeon'; there are .*tensorboard, wandb"):
+    with pytest.raises(UsageError, match=r"no observer is called 'carrier pigeon'; there are .*tensorboard, wandb"):
         catalog.find("observers", "carrier pigeon")
     with pytest.raises(
         UsageError, match=r"no installed plugin offers tasks: install one, e.g. `pip install unlabel-radar`"

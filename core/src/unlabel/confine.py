@@ -25,6 +25,7 @@ from typing import Any, Generic, TypeVar
 __all__ = ["Listener", "Outcome", "Overdue", "words"]
 
 _AGAIN = 0.5  # seconds after which a plugin that caught the interruption is interrupted once more
+_LONGEST = 500  # letters of an error's text that are kept
 
 _Result = TypeVar("_Result")
 
@@ -124,8 +125,10 @@ class Listener:
 
 
 def words(error: BaseException) -> str:
-    """An exception in one line; one that cannot even be printed is named by its class."""
-    return f"{type(error).__name__}: {' '.join(_safely(str, error).split())}"
+    """An exception in one line of bounded length; one that cannot even be printed is named by its class."""
+    text = " ".join(_safely(str, error).split())
+    text = text if len(text) <= _LONGEST else text[:_LONGEST] + " ..."
+    return f"{type(error).__name__}: {text}".encode(errors="backslashreplace").decode()
 
 
 def _safely(show: Callable[[Any], str], value: object) -> str:

@@ -7,6 +7,7 @@ libraries behind a name are; `component` imports it and reads its signature.
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
 import inspect
 import re
@@ -51,7 +52,7 @@ def _docstring(text: str, name: str) -> str:
     for stop in (document.end() if document else end, end):
         try:
             node = ast.parse(text[start.start() : stop]).body[0]
-        except SyntaxError:
+        except (SyntaxError, ValueError, RecursionError, MemoryError):  # whatever the parser says to what is no Python
             continue
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             return ast.get_docstring(node) or ""
@@ -72,7 +73,7 @@ def _source(module: str) -> str:
         places.append(Path(spec.origin))
     for place in places:
         for candidate in (place, place.with_name(f"{place.name}.py"), place / "__init__.py"):
-            if candidate.is_file():
+            with contextlib.suppress(OSError, ValueError):  # not there, not ours to read, or no path at all
                 return candidate.read_text(encoding="utf-8", errors="replace")
     return ""
 
@@ -83,7 +84,7 @@ def component(offer: Offer, catalog: Catalog) -> dict[str, Any]:
 
     target = offer.load()
     skip = {"tasks": 1, "evaluations": 1, "observers": 1}.get(offer.kind, 0)
-    meanings = arguments(inspect.getdoc(target) or "")
+    meanings = _meanings(target)
     keywords = [
         {
             "name": name,
@@ -105,6 +106,15 @@ def component(offer: Offer, catalog: Catalog) -> dict[str, Any]:
         found |= {"encoders": _encoders(target, offer, catalog), "evaluations": list(target.evaluations)}
         found["recipes"] = _recipes(offer)
     return found
+
+
+def _meanings(target: Any) -> dict[str, str]:
+    """Meanings of the keywords: from the docstrings of a class and of its ``__init__``, else from those it inherits."""
+    owners = reversed(inspect.getmro(target)) if inspect.isclass(target) else [target]
+    documents = [
+        text for owner in owners for text in (owner.__doc__, getattr(vars(owner).get("__init__"), "__doc__", ""))
+    ]
+    return {name: meaning for text in documents for name, meaning in arguments(inspect.cleandoc(text or "")).items()}
 
 
 def arguments(document: str) -> dict[str, str]:

@@ -63,7 +63,9 @@ class Offer:
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 return getattr(importlib.import_module(module), attribute)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             reason = str(error) if isinstance(error, ImportError | AttributeError) else words(error)
             raise UsageError(
                 f"{self.name} of plugin {self.plugin!r} cannot be loaded from {self.target}: {reason}"
