@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unlabel.errors import UsageError
+from unlabel_trajectory.dropout import dropout
 
 __all__ = ["TrackGPT", "require_gpt"]
 
@@ -50,16 +51,30 @@ class Attention(nn.Module):
         queries = query.shape[2]
         mask = None
         if causal and queries not in (1, length):  # the queries are the last ones of the sequence
-            mask = query.new_ones(queries, length, dtype=torch.bool).tril(length - queries)
-        mixed = functional.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=causal and queries == length,
-        )
+            mask = _lower(query, length)
+        whole = causal and queries == length
+        if self.training and self.dropout and tokens.device.type == "cpu":  # no fused kernel there has dropout
+            mixed = _spelt_out(query, key, value, _lower(query, length) if whole else mask, self.dropout)
+        else:
+            mixed = functional.scaled_dot_product_attention(
+                query, key, value, mask, self.dropout if self.training else 0.0, is_causal=whole
+            )
         return self.proj(mixed.transpose(1, 2).reshape(count, queries, dim))  # type: ignore[no-any-return]
+
+
+def _lower(query: Tensor, length: int) -> Tensor:
+    """Which of `length` positions each query, (..., Q, D), may see if the queries are the last: bool, (Q, length)."""
+    queries = query.shape[2]
+    return query.new_ones(queries, length, dtype=torch.bool).tril(length - queries)
+
+
+def _spelt_out(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, probability: float) -> Tensor:
+    """Attention with dropout of its weights, as the fused function computes it where it has no kernel, but faster."""
+    scores = (query * (1 / math.sqrt(query.shape[-1]))) @ key.transpose(-2, -1)
+    if mask is not None:  # added, which has no work to do in the backward pass
+        scores = scores + torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -math.inf)
+    weights = scores.softmax(-1)
+    return dropout(weights, probability, True) @ value
 
 
 class Block(nn.Module):
@@ -77,9 +92,9 @@ class Block(nn.Module):
     def forward(self, tokens: Tensor, causal: bool, wanted: slice | None) -> Tensor:
         """Transform (N, L, D); with `wanted`, only those positions come out, see `Attention`."""
         own = tokens if wanted is None else tokens[:, wanted]
-        own = own + functional.dropout(self.attn(self.norm1(tokens), causal, wanted), self.dropout, self.training)
+        own = own + dropout(self.attn(self.norm1(tokens), causal, wanted), self.dropout, self.training)
         mlp = self.fc2(functional.gelu(self.fc1(self.norm2(own))))
-        return own + functional.dropout(mlp, self.dropout, self.training)
+        return own + dropout(mlp, self.dropout, self.training)
 
 
 class TrackGPT(nn.Module):
@@ -176,7 +191,7 @@ class TrackGPT(nn.Module):
             if isinstance(steps, range)
             else torch.cat([self.positions[step : step + 1] for step in steps])
         )
-        tokens = functional.dropout(tokens + places, self.dropout, self.training)
+        tokens = dropout(tokens + places, self.dropout, self.training)
         last = len(self.blocks) - 1
         for number, block in enumerate(self.blocks):  # all but the last need every token
             tokens = block(tokens, causal, wanted if number == last else None)

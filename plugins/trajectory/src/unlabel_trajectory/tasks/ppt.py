@@ -37,6 +37,7 @@ Part = Literal["I", "II warm-up", "II", "III"]
 
 _PARTS: tuple[Part, ...] = get_args(Part)
 _CHUNK = 4096  # tracks of which teachers compute features at once
+_CACHED = 256  # trajectories at once on a CPU
 
 
 def trajectory_terms(
@@ -381,12 +382,19 @@ class PPT(Task):
 
     @torch.no_grad()
     def forecast(self, past: Tensor) -> Tensor:
-        """All candidates in one pass: (N, P, 2) -> (N, K, future, 2), in the coordinates of `past`."""
+        """All candidates of a track in one pass: (N, P, 2) -> (N, K, future, 2), in the coordinates of `past`.
+
+        On a CPU, no more trajectories at once than its cache holds the tokens of: 10,000 took twice as long each.
+        """
         known = forecasting.relative(past, self.observed)
         _, ends = self.candidates(known)
-        features = self.trajectory.features(known, ends)
-        futures = self.trajectory.read_out(features, ends.flatten(0, 1))
-        return futures.view(*ends.shape[:2], self.future, 2) + past[:, None, -1:]
+        size = max(1, (_CACHED if past.device.type == "cpu" else _CHUNK * 16) // ends.shape[1])
+        parts = []
+        for start in range(0, len(past), size):
+            chosen = ends[start : start + size]
+            features = self.trajectory.features(known[start : start + size], chosen)
+            parts.append(self.trajectory.read_out(features, chosen.flatten(0, 1)))
+        return torch.cat(parts).view(*ends.shape[:2], self.future, 2) + past[:, None, -1:]
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:

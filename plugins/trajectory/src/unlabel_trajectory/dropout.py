@@ -1,0 +1,41 @@
+"""Dropout whose random numbers cost little on a CPU.
+
+Torch draws one number for each value there, in sequence, which took a seventh of a training step here. Sixteen random
+bits decide a value just as well: four values share a draw.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["dropout"]
+
+_LEVELS = 1 << 16
+
+
+def dropout(values: Tensor, probability: float, training: bool) -> Tensor:
+    """Set values to zero at random and scale the others up, as torch's function of that name does.
+
+    On a CPU, the probability is rounded to a multiple of 2^-16 and the scale belongs to the rounded one, so the
+    expectation is exact. Elsewhere, and under compilation, this is torch's own.
+
+    Args:
+        values: any shape.
+        probability: of a zero, in [0, 1).
+        training: leave everything as it is if not.
+    """
+    if not training or probability == 0:
+        return values
+    if values.device.type != "cpu" or torch.compiler.is_compiling():
+        return functional.dropout(values, probability)
+    dropped = round(probability * _LEVELS)
+    return values * (_bits(values) >= dropped - _LEVELS // 2).to(values.dtype).mul_(_LEVELS / (_LEVELS - dropped))
+
+
+def _bits(values: Tensor) -> Tensor:
+    """Random int16, uniform over all of them, in the shape of `values`."""
+    count = values.numel()
+    draws = torch.randint(-(2**63), 2**63 - 1, ((count + 3) // 4,))
+    return draws.view(torch.int16)[:count].view(values.shape)
