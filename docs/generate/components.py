@@ -1,0 +1,194 @@
+"""Pages about what is installed: one for each task, one for each other kind. Everything is asked of the catalog."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+from docstrings import link_papers, prose, sections, table
+
+from unlabel import Catalog, Recipe, Stage
+from unlabel.describe import component, summary
+from unlabel.plugins import Offer
+
+__all__ = ["Page", "others", "tasks"]
+
+Page = tuple[str, str, str]
+"""Path below the documents, title in the navigation, and text."""
+
+_ALWAYS = ("name", "steps", "epochs", "batch_size", "optimizer", "lr", "lr_batch_size", "warmup_steps", "warmup_epochs")
+_SHOWN = (*_ALWAYS, "schedule", "weight_decay")
+
+INTRODUCTION = {
+    "encoders": "What is trained. Choose one with `--encoder NAME`; its keywords are set with "
+    "`--set encoder.KEYWORD=VALUE`. Any module of your own is one too: `--encoder package.module:factory`.",
+    "datasets": "What is trained on. Choose one by its name, or give a path and the plugin's datasets are asked which "
+    "of them it is for: `--data NAME` or `--data PATH`. Keywords are set with `--set dataset.KEYWORD=VALUE`.",
+    "evaluations": "What a frozen encoder is judged by. Each task names its own; `unlabel evaluate RUN NAME ...` runs "
+    "others, and `--set NAME.KEYWORD=VALUE` sets their keywords.",
+    "observers": "What else is told about a run while it goes: `--observe NAME,NAME`.",
+}
+
+
+def tasks(catalog: Catalog) -> Iterator[Page]:
+    """The overview of all tasks, then a page for each."""
+    offers = catalog.offers("tasks")
+    lines = [(offer, summary(offer)) for offer in offers]
+    text = "# Pretext tasks\n\nOne page for each installed task, written from its own source.\n"
+    for plugin in dict.fromkeys(offer.plugin for offer in offers):
+        rows = [
+            (f"[{_method(found['summary'])}](tasks/{offer.name}.md)", f"`{offer.name}`", _idea(found["summary"]))
+            for offer, found in lines
+            if offer.plugin == plugin
+        ]
+        text += f"\n## {plugin}\n\n{table(('task', 'name', 'idea'), rows)}\n"
+    yield "tasks.md", "All tasks", text
+    for offer, found in lines:
+        yield f"tasks/{offer.name}.md", _method(found["summary"]), task(offer, catalog)
+
+
+def _method(line: str) -> str:
+    """``"MAE"`` out of ``"MAE: hide three quarters of the patches."``."""
+    return line.partition(":")[0].strip()
+
+
+def _idea(line: str) -> str:
+    idea = line.partition(":")[2].strip() or line
+    return prose(idea[:1].upper() + idea[1:])
+
+
+def task(offer: Offer, catalog: Catalog) -> str:
+    """The page of one task."""
+    found = component(offer, catalog)
+    up = "../" * (1 + offer.name.count("/"))
+    first, _, rest = found["document"].partition("\n")
+    paper = f" · [arXiv {found['arxiv']}](https://arxiv.org/abs/{found['arxiv']})" if found["arxiv"] else ""
+    parts = [
+        f"# {_method(first)}",
+        f"`{offer.name}` · plugin `{offer.plugin}`{paper}",
+        f"**{_idea(first)}**",
+        prose(sections(rest)[""]),
+        f"```bash\nunlabel train {offer.name}\n```",
+        "## Keywords",
+        keywords(found["keywords"], "task"),
+    ]
+    if found.get("loss"):
+        parts += ["## Loss and logged numbers", prose(sections(found["loss"])[""])]
+        parts += [_healthy(found["expected"])] if found.get("expected") else []
+    fitting = "\n".join(f"- [`{name}`]({up}encoders.md#{anchor(name)})" for name in found["encoders"])
+    parts += [
+        "## Encoders",
+        f"{fitting or 'None of this plugin fits.'}\n\nOr your own: `--encoder package.module:factory`.",
+        "## Evaluations",
+        "\n".join(f"- [`{name}`]({up}evaluations.md#{anchor(name)})" for name in found["evaluations"]),
+        "Run at the end of training, before and after, and again by `unlabel evaluate RUN`.",
+        "## Recipes",
+    ]
+    for name, details in found["recipes"].items():
+        parts += [f"### {name}", *recipe(offer.name, name, details, up)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _healthy(expected: dict[str, Any]) -> str:
+    ranges = ", ".join(f"`{name}` in {low:g} to {high:g}" for name, (low, high) in expected.items())
+    return f"Healthy late in training: {ranges}."
+
+
+def recipe(task_name: str, name: str, details: dict[str, Any], up: str) -> Iterator[str]:
+    """One recipe: what its author says of it, the exact command, what it is made of, its stages, and it as a file."""
+    words, commands = _commands(details["document"])
+    yield prose(words)
+    yield "```bash\n{}\n```".format("\n".join(commands or [f"unlabel train {task_name} --recipe {name}"]))
+    chosen = Recipe.model_validate(details["recipe"])
+    rows = []
+    for role, page in (("task", ""), ("encoder", "encoders.md"), ("dataset", "datasets.md")):
+        ref = getattr(chosen, role)
+        shown = f"[`{ref.name}`]({up}{page}#{anchor(ref.name)})" if page and ":" not in ref.name else f"`{ref.name}`"
+        rows.append((role, shown, ", ".join(f"`{key}={value!r}`" for key, value in ref.options.items()) or "defaults"))
+    yield table(("", "name", "keywords"), rows)
+    yield stages(chosen.stages)
+    text = yaml.safe_dump(details["recipe"], sort_keys=False, default_flow_style=None, width=88).rstrip()
+    indented = "\n".join(f"    {line}" for line in ["```yaml", *text.split("\n"), "```"])
+    yield f'??? note "As a file for `--recipe FILE`"\n\n{indented}'
+
+
+def _commands(document: str) -> tuple[str, list[str]]:
+    """The text of a recipe's docstring without the commands in it, and the commands."""
+    pattern = re.compile(r"``(unlabel train [^`]+)``")
+    return pattern.sub("", document).strip(), [" ".join(found.split()) for found in pattern.findall(document)]
+
+
+def stages(chosen: list[Stage]) -> str:
+    """The stages of a recipe as a table; fields that differ from the defaults and have no column stand last."""
+    rows = []
+    for stage in chosen:
+        length = f"{stage.epochs:g} epochs" if stage.epochs is not None else f"{stage.steps} updates"
+        warmup = f"{stage.warmup_epochs:g} epochs" if stage.warmup_epochs else f"{stage.warmup_steps} updates"
+        lr = f"{stage.lr:g}" + (f" for a batch of {stage.lr_batch_size}" if stage.lr_batch_size else "")
+        further = [
+            f"`{name}={value}`"
+            for name, value in stage.model_dump(mode="json", exclude_defaults=True).items()
+            if name not in _SHOWN
+        ]
+        rows.append(
+            (
+                stage.name,
+                length,
+                stage.batch_size,
+                stage.optimizer,
+                lr,
+                warmup if stage.warmup_epochs or stage.warmup_steps else "none",
+                stage.schedule,
+                f"{stage.weight_decay:g}",
+                ", ".join(further) or "defaults",
+            )
+        )
+    head = ("stage", "length", "batch", "optimizer", "learning rate", "warm-up", "schedule", "weight decay", "further")
+    return table(head, rows)
+
+
+def keywords(entries: list[dict[str, Any]], role: str) -> str:
+    """Keywords with type, default and meaning."""
+    if not entries:
+        return "None."
+    rows = [
+        (
+            f"`{entry['name']}`",
+            f"`{entry['type']}`",
+            "required" if entry["required"] else f"`{entry['default']!r}`",
+            prose(entry["meaning"]),
+        )
+        for entry in entries
+    ]
+    example = entries[0]["name"]
+    hint = f"Set one with `--set {role}.{example}=VALUE`.\n\n" if role else ""
+    return hint + table(("keyword", "type", "default", "meaning"), rows)
+
+
+def others(kind: str, catalog: Catalog) -> Page:
+    """The page of all encoders, datasets, evaluations or observers."""
+    offers = catalog.offers(kind)
+    text = f"# {kind.capitalize()}\n\n{INTRODUCTION[kind]}\n"
+    for plugin in dict.fromkeys(offer.plugin for offer in sorted(offers, key=lambda o: (o.plugin != "core", o.plugin))):
+        text += f"\n## {plugin}\n"
+        for offer in offers:
+            if offer.plugin == plugin:
+                text += f"\n### `{offer.name}` {{ #{anchor(offer.name)} }}\n\n{_section(offer, catalog)}\n"
+    return f"{kind}.md", kind.capitalize(), text
+
+
+def _section(offer: Offer, catalog: Catalog) -> str:
+    found = component(offer, catalog)
+    body = prose(sections(found["document"])[""])
+    role = {"encoders": "encoder", "datasets": "dataset", "evaluations": offer.name}.get(offer.kind, "")
+    entries = [entry for entry in found["keywords"] if offer.kind != "observers"]
+    returns = sections(found["document"]).get("Returns", "") if offer.kind == "evaluations" else ""
+    measured = f"\n\nMeasures: {prose(returns)}" if returns else ""
+    return link_papers(body) + measured + (f"\n\n{keywords(entries, role)}" if entries else "")
+
+
+def anchor(name: str) -> str:
+    """The anchor of a name on the page of its kind."""
+    return re.sub(r"[^\w]+", "-", name)
