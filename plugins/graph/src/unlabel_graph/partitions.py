@@ -33,7 +33,8 @@ def metis(edge_index: Tensor, nodes: int, parts: int) -> Tensor:
         ) from error
     edges = propagation.in_order(propagation.without_self_loops(edge_index.cpu()), nodes)
     matrix = propagation.ones(edges, nodes)
-    _, found = pymetis.part_graph(parts, xadj=matrix.indptr.tolist(), adjncy=matrix.columns.tolist())
+    adjacency = pymetis.CSRAdjacency(matrix.indptr.tolist(), matrix.columns.tolist())
+    found = pymetis.part_graph(parts, adjacency).vertex_part
     return torch.tensor(found, dtype=torch.int64, device=edge_index.device)
 
 

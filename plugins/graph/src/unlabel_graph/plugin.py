@@ -41,6 +41,11 @@ def datasets() -> dict[str, str]:
     return {
         "graph/sbm": "unlabel_graph.datasets.sbm:BlockModel",
         "graph/planetoid": "unlabel_graph.datasets.planetoid:Planetoid",
+        "graph/amazon": "unlabel_graph.datasets.gnn_benchmark:Amazon",
+        "graph/coauthor": "unlabel_graph.datasets.gnn_benchmark:Coauthor",
+        "graph/heterophilous": "unlabel_graph.datasets.heterophilous:Heterophilous",
+        "graph/wikics": "unlabel_graph.datasets.wikics:WikiCS",
+        "graph/file": "unlabel_graph.datasets.file:GraphFile",
     }
 
 

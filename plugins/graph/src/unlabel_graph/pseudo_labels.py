@@ -71,7 +71,7 @@ def ica(edge_index: Tensor, x: Tensor | Sparse, labels: Tensor, classes: int, *,
         sweeps: passes over the nodes.
 
     Returns:
-        float64 (N, C): probabilities after the last pass; one-hot for labelled nodes.
+        float64 (N, C): probabilities as each node was last decided; one-hot for labelled nodes.
     """
     edges = edge_index.cpu()
     attributes = _as_scipy(x)
@@ -85,14 +85,14 @@ def ica(edge_index: Tensor, x: Tensor | Sparse, labels: Tensor, classes: int, *,
     of_counts = weights[:, attributes.shape[1] :]  # (C, C): what one neighbour of each class adds to each score
 
     indptr, neighbours = counts_of.indptr, counts_of.indices
-    waiting = truth < 0
+    waiting, decided = truth < 0, scores.copy()
     for _ in range(sweeps):
         if not waiting.any():
             break
         for node in range(len(truth)):  # one after the other is what the method is
             if not waiting[node]:
                 continue
-            waiting[node] = False
+            waiting[node], decided[node] = False, scores[node]
             new = int(scores[node].argmax())
             if new == guess[node]:
                 continue
@@ -100,7 +100,7 @@ def ica(edge_index: Tensor, x: Tensor | Sparse, labels: Tensor, classes: int, *,
             scores[around] += of_counts[:, new] - of_counts[:, guess[node]]
             waiting[around] = truth[around] < 0
             guess[node] = new
-    shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
+    shifted = np.exp(decided - decided.max(axis=1, keepdims=True))
     probabilities = shifted / shifted.sum(axis=1, keepdims=True)
     probabilities[known] = np.eye(classes)[truth[known]]
     return torch.from_numpy(probabilities).to(edge_index.device)

@@ -9,13 +9,15 @@ not unpickled: their arrays are read as data, and a file that names anything els
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from scipy import sparse
 
 from unlabel.errors import UsageError, nearest
 from unlabel_graph.datasets import pickled_arrays
-from unlabel_graph.graph import Graph, Nodes, Splitting, checked
+from unlabel_graph.datasets.stored import Stored
+from unlabel_graph.graph import Graph
 
 __all__ = ["Planetoid", "read_planetoid"]
 
@@ -82,52 +84,39 @@ def read_planetoid(folder: Path, name: str) -> Graph:
     return Graph(sparse.csr_array(x), edges, labels, masks)
 
 
-class Planetoid(Nodes):
+class Planetoid(Stored):
     """Cora, CiteSeer or PubMed from their original files.
 
     Args:
         path: folder of the eight files ``ind.NAME.*``, or one with them in ``raw/``.
         name: which graph, if the folder holds several: ``cora``, ``citeseer``, ``pubmed``.
+        download: fetch the files into the folder if they are not there.
         split: ``"auto"`` and ``"public"`` are the public split; ``"random"`` draws one.
         split_number: seed of the random split.
-        train_per_class, validation_per_class: sizes of the random split.
+        train_per_class: nodes of each class in the random split.
+        validation_per_class: the same for validation.
         components: replace the attributes by so many principal components.
+        holdout_edges: seed of a split of the edges for link prediction; by default all edges are there.
     """
 
-    def __init__(
-        self,
-        *,
-        path: Path,
-        name: str | None = None,
-        split: Splitting = "auto",
-        split_number: int = 0,
-        train_per_class: int = 20,
-        validation_per_class: int = 30,
-        components: int | None = None,
-    ):
-        known = {
+    what: ClassVar[str] = "Planetoid graphs"
+
+    @classmethod
+    def graphs(cls, path: Path) -> dict[str, Path]:
+        return {
             file.name.removeprefix("ind.").removesuffix(".graph"): place
             for place in _raw(path)
             for file in place.glob("ind.*.graph")
         }
-        wanted = name.lower() if name else None
-        if wanted not in known and (wanted or len(known) != 1):
-            names = ", ".join(sorted(known)) or "none"
-            raise UsageError(
-                f"{path}: dataset.name {name!r}: the Planetoid graphs there are {names}{nearest(wanted or '', known)}"
-            )
-        chosen = wanted or next(iter(known))
-        super().__init__(
-            checked(read_planetoid(known[chosen], chosen), str(known[chosen])),
-            str(known[chosen]),
-            split=split,
-            split_number=split_number,
-            train_per_class=train_per_class,
-            validation_per_class=validation_per_class,
-            components=components,
-        )
 
     @classmethod
-    def claims(cls, path: Path) -> bool:
-        """A folder with ``ind.*.graph``, in it, in its ``raw/``, or in the ``raw/`` of its sub-folders."""
-        return bool(_raw(path))
+    def read(cls, place: Path, name: str) -> Graph:
+        return read_planetoid(place, name)
+
+    @classmethod
+    def urls(cls, name: str) -> tuple[str, list[str]]:
+        known = {"cora": "Cora", "citeseer": "CiteSeer", "pubmed": "PubMed"}
+        if name not in known:
+            raise UsageError(f"dataset.name {name!r}: expected {', '.join(known)}{nearest(name, known)}")
+        source = "https://github.com/kimiyoung/planetoid/raw/master/data"
+        return f"{known[name]}/raw", [f"{source}/ind.{name}.{part}" for part in _PARTS]

@@ -80,6 +80,7 @@ class BlockModel(Nodes):
         split_number: seed of the split.
         train_per_class, validation_per_class: sizes of the split; all other nodes test.
         components: replace the attributes by so many principal components.
+        holdout_edges: seed of a split of the edges for link prediction; by default all edges are there.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class BlockModel(Nodes):
         train_per_class: int = 10,
         validation_per_class: int = 60,
         components: int | None = None,
+        holdout_edges: int | None = None,
     ):
         if not 2 <= number_of_classes <= nodes // 4:
             raise UsageError(f"number_of_classes {number_of_classes}: expected 2 to a quarter of the {nodes} nodes")
@@ -124,4 +126,5 @@ class BlockModel(Nodes):
             train_per_class=train_per_class,
             validation_per_class=validation_per_class,
             components=components,
+            holdout_edges=holdout_edges,
         )
