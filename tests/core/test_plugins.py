@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commandline import unlabel
+from commandline import install, unlabel
 from distributions import HOOKS, offering, write
 from packaging.specifiers import SpecifierSet
 
@@ -424,6 +424,21 @@ def test_a_damaged_distribution_hides_no_other(site: Path) -> None:
     assert "sonar/echo" in catalog.names("tasks")
     damaged = [found for found in catalog.plugins if found.name not in ("core", "sonar") and found.problems]
     assert {found.distribution for found in damaged} == {"a distribution without a name"}
+
+
+def test_a_run_goes_well_beside_a_damaged_distribution(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(site, "toy", "toysonar.plugin")
+    metadata = site / "damaged-0.1.dist-info"
+    metadata.mkdir()
+    (metadata / "entry_points.txt").write_text("[unlabel]\na = b = c : d : e [")  # and without a name
+
+    answer = unlabel("train", "toy/echo", "--recipe", "tiny", "--steps", 1, "--no-evaluate", "--out", "run")
+
+    assert answer.code == 0, answer.err
+    versions = json.loads(Path("run/environment.json").read_text())["versions"]
+    assert (versions["unlabel"], versions["unlabel-toy"]) == (__version__, "0.1")
+    assert {"torch", "numpy"} <= versions.keys()
+    assert "pytest" not in versions  # which an extra needs
 
 
 def test_a_distribution_in_the_older_format_is_read(site: Path) -> None:

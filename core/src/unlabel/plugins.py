@@ -89,6 +89,7 @@ class Plugin:
         moved: old names that still work, by kind and name.
         problems: why it, or a name of it, cannot be used.
         notes: what its author should know, and nobody else needs to.
+        requires: requirement lines of the distribution.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Plugin:
     moved: dict[tuple[str, str], Moved] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    requires: tuple[str, ...] = ()
 
 
 class Catalog:
@@ -216,11 +218,10 @@ def _claims(plugins: list[Plugin]) -> Iterable[tuple[str, str, list[tuple[Plugin
 
 @dataclass
 class _Found:
-    """A plugin that is installed and not loaded yet: where its module is, and what its distribution requires."""
+    """A plugin that is installed and not loaded yet, and where its module is."""
 
     plugin: Plugin
     target: str
-    requires: tuple[str, ...] = ()
 
 
 def _found() -> Iterator[_Found]:
@@ -253,8 +254,8 @@ def _of_entries(
     plugins: dict[str, Plugin] = {}
     for entry in entries:
         if entry.name not in plugins:
-            plugins[entry.name] = Plugin(entry.name, distribution, version)
-            yield _Found(plugins[entry.name], entry.value, requires)
+            plugins[entry.name] = Plugin(entry.name, distribution, version, requires=requires)
+            yield _Found(plugins[entry.name], entry.value)
         else:
             plugins[entry.name].problems.append(
                 f"entry point {entry.name!r} stands twice in {distribution}; {entry.value} is not used"
@@ -335,7 +336,7 @@ _Contents = tuple[list[Offer], dict[tuple[str, str], Moved], list[str], list[str
 
 def _imported(found: _Found) -> _Contents:
     """Import a plugin's table of contents and read it: offers, old names, problems and notes."""
-    if mismatch := _mismatch(found.requires):
+    if mismatch := _mismatch(found.plugin.requires):
         return [], {}, [mismatch], []
     name, _, attribute = found.target.partition(":")
     try:

@@ -424,7 +424,7 @@ def execute(
         _check_optimizers(chosen, task, len(samples))
         observers = {name: _observer(name, catalog) for name in observe}
         if engine.main and not resuming:
-            _prepare_folder(folder, chosen)
+            _prepare_folder(folder, chosen, catalog)
             prepared = True
         engine.barrier()
         _announce(say, chosen, task, samples, engine, report)
@@ -513,14 +513,15 @@ def _execute(
         _conclude(chosen, folder, catalog, engine, task, dataset, known, evaluate, say)
 
 
-def _prepare_folder(folder: Path, chosen: Recipe) -> None:
+def _prepare_folder(folder: Path, chosen: Recipe, catalog: Catalog) -> None:
     """Make the run's folder with recipe and environment in it; an old run there is replaced."""
     try:
         if folder.exists():
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
         (folder / "recipe.json").write_text(chosen.to_json(), encoding="utf-8")
-        (folder / "environment.json").write_text(json.dumps(_environment(), indent=2) + "\n", encoding="utf-8")
+        environment = json.dumps(_environment(catalog), indent=2) + "\n"
+        (folder / "environment.json").write_text(environment, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"--out {folder} cannot be written: {error.strerror or error}") from error
 
@@ -644,18 +645,18 @@ class _HealthObserver(Observer):
         return sorted(self.speeds)[len(self.speeds) // 2] if self.speeds else 0.0
 
 
-def _environment() -> dict[str, Any]:
+def _environment(catalog: Catalog) -> dict[str, Any]:
     """What a result depends on besides the recipe: versions, hardware, command, code revision."""
-    versions = {}
-    for distribution in {entry.dist for entry in metadata.entry_points(group="unlabel") if entry.dist} | {
-        metadata.distribution("unlabel")
-    }:
-        names = [re.split(r"[^\w.-]", line)[0] for line in distribution.requires or () if "extra ==" not in line]
-        for name in [distribution.name, *names]:
-            try:
-                versions[name] = metadata.version(name)
-            except metadata.PackageNotFoundError:
-                continue
+    versions = {plugin.distribution: plugin.version for plugin in catalog.plugins}
+    required = [
+        *(metadata.requires("unlabel") or ()),
+        *(line for plugin in catalog.plugins for line in plugin.requires),
+    ]
+    for name in {re.split(r"[^\w.-]", line)[0] for line in required if "extra ==" not in line} - versions.keys():
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
     gpus = (
         [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     )
