@@ -87,7 +87,7 @@ def test_all_fields_are_named_as_set_takes_them() -> None:
         ("first . --out table.csv", "error: . is not a run: it has no recipe.json"),
         ("first --out table.xlsx", "error: --out table.xlsx: expected a file ending in .csv"),
         ("first --out no/table.csv", "error: --out no/table.csv: there is no folder no"),
-        ("", "error: Missing argument 'RUN...'"),
+        ("", "error: Missing argument 'RUN'"),
         ("first --ot table.csv", "error: No such option: --ot"),
     ],
 )

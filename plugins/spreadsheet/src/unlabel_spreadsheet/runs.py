@@ -18,7 +18,7 @@ __all__ = ["differing", "fields", "flat", "row", "spreadsheet"]
 
 
 def spreadsheet(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs.")],
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Where to write; default: standard output.")
     ] = None,
