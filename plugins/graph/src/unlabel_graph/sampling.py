@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from unlabel.errors import UsageError
+from unlabel_graph.sparse import ordering
 
 __all__ = ["Block", "Incoming", "pairs"]
 
@@ -140,10 +141,10 @@ def _at_most(owner: Tensor, count: int) -> Tensor:
     if not bool(crowded.any()):
         return torch.arange(len(owner), device=owner.device)
     inside = crowded.nonzero()[:, 0]
-    drawn = owner[inside] + torch.rand(len(inside), dtype=torch.float64, device=owner.device)
-    order = drawn.argsort()  # by owner, and at random within
-    ordered = owner[inside]  # which sorting leaves as it is
-    first = torch.searchsorted(ordered, ordered, right=False)
+    owners = owner[inside]
+    order = torch.randint(2**31 - 1, (len(inside),), dtype=torch.int32, device=owner.device).argsort()
+    order = order[ordering(owners[order], len(sizes))]  # by owner, and at random within
+    first = torch.searchsorted(owners, owners, right=False)  # `owners` is what sorting leaves in each place
     rank = torch.arange(len(inside), device=owner.device) - first
     kept = ~crowded
     kept[inside[order[rank < count]]] = True
