@@ -11,6 +11,7 @@ def tasks() -> dict[str, str]:
         "vision/mae": "unlabel_vision.tasks.mae:MAE",
         "vision/colormae": "unlabel_vision.tasks.colormae:ColorMAE",
         "vision/droppos": "unlabel_vision.tasks.droppos:DropPos",
+        "vision/gmml": "unlabel_vision.tasks.gmml:GMML",
         "vision/mixedae": "unlabel_vision.tasks.mixedae:MixedAE",
         "vision/mp3": "unlabel_vision.tasks.mp3:MP3",
         "vision/simclr": "unlabel_vision.tasks.simclr:SimCLR",
