@@ -72,8 +72,8 @@ def train(
     quarantine = Quarantine(folder / "quarantine.jsonl", len(dataset), recipe.max_bad)
     with _Signals() as signals:
         for number, stage in enumerate(stages):
-            if number < start.stage or (number == start.stage and start.step >= (stage.steps or 0)):
-                continue
+            if not stage.steps or number < start.stage or (number == start.stage and start.step >= stage.steps):
+                continue  # left out, or done before
             here = start if number == start.stage else Position(recipe.task.name, number, 0, _before(stages, number))
             run_stage(recipe, task, stage, here, dataset, engine, folder, observers, monitor, quarantine, signals)
 

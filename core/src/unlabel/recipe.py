@@ -93,7 +93,7 @@ class Stage(_Strict):
     """
 
     name: str = Field("main", description="shown in logs")
-    steps: int | None = Field(None, ge=1, description="updates in this stage")
+    steps: int | None = Field(None, ge=0, description="updates in this stage; 0 leaves it out")
     epochs: float | None = Field(None, gt=0, description="passes over the training data, instead of `steps`")
     horizon: int | None = Field(None, ge=1, description="updates the schedule is computed for; default: `steps`")
     horizon_epochs: float | None = Field(None, gt=0, description="the same in epochs")
@@ -106,7 +106,7 @@ class Stage(_Strict):
     lr_batch_size: int | None = Field(None, ge=1, description="`lr` is stated for this batch size and scaled linearly")
     min_lr: float = Field(0.0, ge=0, description="learning rate at the end of the schedule")
     warmup_steps: int | None = Field(None, ge=0, description="updates of linear warm-up")
-    warmup_epochs: float | None = Field(None, ge=0, description="the same in epochs")
+    warmup_epochs: float | None = Field(None, gt=0, description="the same in epochs")
     warmup_start_lr: float = Field(0.0, ge=0, description="learning rate at the first update")
     schedule: Literal["cosine", "constant", "linear", "step", "polynomial"] = "cosine"
     milestones: tuple[float, ...] = Field((), description="schedule 'step': fractions of the horizon, in (0, 1)")
@@ -142,7 +142,7 @@ class Stage(_Strict):
         """The same stage with every length in updates, for a training set of `samples` samples."""
         size = samples if self.batch_size == "all" else self.batch_size
         each = samples / size  # updates of an epoch
-        steps = self.steps or max(1, math.ceil((self.epochs or 0) * each))
+        steps = self.steps if self.steps is not None else math.ceil((self.epochs or 0) * each)
         horizon = self.horizon or (math.ceil(self.horizon_epochs * each) if self.horizon_epochs else steps)
         warmup = self.warmup_steps if self.warmup_steps is not None else round((self.warmup_epochs or 0) * each)
         horizon = max(horizon, steps)  # one may be stated in updates and the other in epochs
@@ -200,6 +200,12 @@ class Recipe(_Strict):
     max_bad: float = Field(0.01, ge=0, le=1, description="largest tolerated share of unusable samples")
     init: str | None = Field(None, description="where the encoder's first weights come from")
     execution: Execution = Field(default_factory=Execution)
+
+    @model_validator(mode="after")
+    def _some_stage(self) -> Recipe:
+        if not any(stage.steps or stage.epochs for stage in self.stages):
+            raise ValueError("every stage is left out: give one of them `steps` above 0, or `epochs`")
+        return self
 
     def to_json(self) -> str:
         """Complete and re-runnable: ``unlabel train ... --recipe FILE``."""
