@@ -176,6 +176,30 @@ def test_standard_output_comes_back_to_who_has_closed_it(capfd: pytest.CaptureFi
     assert capfd.readouterr().out == "as ever"
 
 
+def test_threads_take_turns_and_leave_the_streams_as_they_were() -> None:
+    before = os.fstat(1).st_ino, sys.stdout, sys.stderr, warnings.showwarning
+    heard: dict[int, str] = {}
+
+    def listen(number: int) -> None:
+        def work() -> None:
+            for _ in range(20):
+                os.write(1, b"%d" % number)
+                time.sleep(1e-4)
+
+        with Listener() as outer, Listener() as listener:  # and one within another
+            heard[number] = listener.run(work).printed
+            assert outer.run(lambda: None).printed == ""
+
+    threads = [threading.Thread(target=listen, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert heard == {number: str(number) * 20 for number in range(8)}
+    assert (os.fstat(1).st_ino, sys.stdout, sys.stderr, warnings.showwarning) == before
+
+
 def test_it_works_without_a_standard_output() -> None:
     code = (
         "import os, sys; os.close(1)\nfrom unlabel.confine import Listener\n"

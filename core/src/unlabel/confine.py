@@ -55,14 +55,18 @@ class Listener:
     """Standard output, as the operating system sees it, goes to memory while this is entered; so do Python's streams
     and warnings while `run` runs something.
 
-    The descriptor of standard error stays as it is: what a crash writes there must be seen.
+    The descriptor of standard error stays as it is: what a crash writes there must be seen. All threads of a process
+    have the same streams, so that one listener waits for another.
     """
+
+    _turn = threading.RLock()
 
     def __init__(self) -> None:
         self._saved = self._memory = -1
         self._at = 0
 
     def __enter__(self) -> Listener:
+        self._turn.acquire()
         _flush()
         with contextlib.suppress(OSError):  # no standard output at all: nothing to keep clean
             self._saved = os.dup(1)
@@ -77,6 +81,7 @@ class Listener:
             os.close(self._memory)
         if self._saved >= 0:
             os.close(self._saved)
+        self._turn.release()
 
     def run(self, work: Callable[[], _Result], seconds: float = 0) -> Outcome[_Result]:
         """Run `work`.
@@ -119,8 +124,9 @@ class Listener:
             return ""
         _flush()
         end = os.fstat(self._memory).st_size
-        text = os.pread(self._memory, end - self._at, self._at) if end > self._at else b""
-        self._at = end
+        os.lseek(self._memory, self._at, os.SEEK_SET)
+        text = os.read(self._memory, end - self._at)
+        self._at = os.lseek(self._memory, end, os.SEEK_SET)
         return text.decode(errors="replace")
 
 
