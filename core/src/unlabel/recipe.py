@@ -106,7 +106,7 @@ class Stage(_Strict):
     lr_batch_size: int | None = Field(None, ge=1, description="`lr` is stated for this batch size and scaled linearly")
     min_lr: float = Field(0.0, ge=0, description="learning rate at the end of the schedule")
     warmup_steps: int | None = Field(None, ge=0, description="updates of linear warm-up")
-    warmup_epochs: float | None = Field(None, gt=0, description="the same in epochs")
+    warmup_epochs: float | None = Field(None, ge=0, description="the same in epochs")
     warmup_start_lr: float = Field(0.0, ge=0, description="learning rate at the first update")
     schedule: Literal["cosine", "constant", "linear", "step", "polynomial"] = "cosine"
     milestones: tuple[float, ...] = Field((), description="schedule 'step': fractions of the horizon, in (0, 1)")
