@@ -478,6 +478,14 @@ def test_an_entry_point_that_leads_nowhere_is_explained(site: Path, entry: str, 
     assert "other/echo" in catalog.names("tasks")
 
 
+def test_an_entry_point_may_name_extras(site: Path) -> None:
+    good(site)
+    lines = "[unlabel]\nsonar = sonar_plugin.plugin [water, deep]\n"
+    (site / "unlabel_sonar-0.1.dist-info" / "entry_points.txt").write_text(lines)
+
+    assert "sonar/echo" in Catalog.installed().names("tasks")
+
+
 def test_an_entry_point_that_stands_twice_counts_once(site: Path) -> None:
     good(site)
     lines = "[unlabel]\nsonar = sonar_plugin.plugin\nsonar = sonar_plugin.other\n"

@@ -255,7 +255,7 @@ def _of_entries(
     for entry in entries:
         if entry.name not in plugins:
             plugins[entry.name] = Plugin(entry.name, distribution, version, requires=requires)
-            yield _Found(plugins[entry.name], entry.value)
+            yield _Found(plugins[entry.name], re.sub(r"\s*\[.*\]\s*$", "", entry.value))  # without extras
         else:
             plugins[entry.name].problems.append(
                 f"entry point {entry.name!r} stands twice in {distribution}; {entry.value} is not used"
