@@ -26,5 +26,8 @@ bench: .venv  ## speed and replications; an hour and more
 	$(PY) benchmarks/loading.py
 	$(PY) benchmarks/vision_first.py
 
+docs: .venv  ## the site, into site/; a link that leads nowhere fails
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
+
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build dist site .pytest_cache .mypy_cache .ruff_cache

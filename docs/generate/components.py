@@ -18,8 +18,11 @@ __all__ = ["Page", "others", "tasks"]
 Page = tuple[str, str, str]
 """Path below the documents, title in the navigation, and text."""
 
-_ALWAYS = ("name", "steps", "epochs", "batch_size", "optimizer", "lr", "lr_batch_size", "warmup_steps", "warmup_epochs")
-_SHOWN = (*_ALWAYS, "schedule", "weight_decay")
+_SHOWN = (
+    *("name", "steps", "epochs", "batch_size", "optimizer", "lr", "lr_batch_size"),
+    *("warmup_steps", "warmup_epochs", "schedule", "weight_decay"),
+)
+"""Fields of a stage that have a row of their own."""
 
 INTRODUCTION = {
     "encoders": "What is trained. Choose one with `--encoder NAME`; its keywords are set with "
@@ -69,7 +72,7 @@ def task(offer: Offer, catalog: Catalog) -> str:
         f"# {_method(first)}",
         f"`{offer.name}` · plugin `{offer.plugin}`{paper}",
         f"**{_idea(first)}**",
-        prose(sections(rest)[""]),
+        prose(_sentences(sections(rest)[""])),
         f"```bash\nunlabel train {offer.name}\n```",
         "## Keywords",
         keywords(found["keywords"], "task"),
@@ -89,6 +92,11 @@ def task(offer: Offer, catalog: Catalog) -> str:
     for name, details in found["recipes"].items():
         parts += [f"### {name}", *recipe(offer.name, name, details, up)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _sentences(text: str) -> str:
+    """A sentence that begins on a line of its own begins a paragraph: the paper, what is predicted, what differs."""
+    return re.sub(r"(?<=\.)\n(?=[A-Z])", "\n\n", text)
 
 
 def _healthy(expected: dict[str, Any]) -> str:
@@ -121,32 +129,32 @@ def _commands(document: str) -> tuple[str, list[str]]:
 
 
 def stages(chosen: list[Stage]) -> str:
-    """The stages of a recipe as a table; fields that differ from the defaults and have no column stand last."""
-    rows = []
-    for stage in chosen:
-        length = f"{stage.epochs:g} epochs" if stage.epochs is not None else f"{stage.steps} updates"
-        warmup = f"{stage.warmup_epochs:g} epochs" if stage.warmup_epochs else f"{stage.warmup_steps} updates"
-        lr = f"{stage.lr:g}" + (f" for a batch of {stage.lr_batch_size}" if stage.lr_batch_size else "")
-        further = [
-            f"`{name}={value}`"
-            for name, value in stage.model_dump(mode="json", exclude_defaults=True).items()
-            if name not in _SHOWN
-        ]
-        rows.append(
-            (
-                stage.name,
-                length,
-                stage.batch_size,
-                stage.optimizer,
-                lr,
-                warmup if stage.warmup_epochs or stage.warmup_steps else "none",
-                stage.schedule,
-                f"{stage.weight_decay:g}",
-                ", ".join(further) or "defaults",
-            )
-        )
-    head = ("stage", "length", "batch", "optimizer", "learning rate", "warm-up", "schedule", "weight decay", "further")
-    return table(head, rows)
+    """The stages of a recipe, one a column: length, batch, rate, and whatever else differs from the defaults."""
+    columns = [_stage(stage) for stage in chosen]
+    names = dict.fromkeys(name for column in columns for name in column)
+    rows = ([name, *(column.get(name, "") for column in columns)] for name in names)
+    return table(("stage", *(f"`{stage.name}`" for stage in chosen)), rows)
+
+
+def _stage(stage: Stage) -> dict[str, str]:
+    """What a reader asks first, in words; then the other fields that are not at their defaults, as `--set` has them."""
+    warmup = f"{stage.warmup_epochs:g} epochs" if stage.warmup_epochs else f"{stage.warmup_steps} updates"
+    scaled = f", stated for a batch of {stage.lr_batch_size} and scaled" if stage.lr_batch_size else ""
+    words = {
+        "length": f"{stage.epochs:g} epochs" if stage.epochs is not None else f"{stage.steps} updates",
+        "batch size": str(stage.batch_size),
+        "optimizer": stage.optimizer,
+        "learning rate": f"{stage.lr:g}{scaled}",
+        "warm-up": warmup if stage.warmup_epochs or stage.warmup_steps else "none",
+        "schedule": stage.schedule,
+        "weight decay": f"{stage.weight_decay:g}",
+    }
+    further = {
+        name: value
+        for name, value in stage.model_dump(mode="json", exclude_defaults=True).items()
+        if name not in _SHOWN
+    }
+    return words | {f"`{name}`": f"`{value}`" for name, value in further.items()}
 
 
 def keywords(entries: list[dict[str, Any]], role: str) -> str:
@@ -162,8 +170,7 @@ def keywords(entries: list[dict[str, Any]], role: str) -> str:
         )
         for entry in entries
     ]
-    example = entries[0]["name"]
-    hint = f"Set one with `--set {role}.{example}=VALUE`.\n\n" if role else ""
+    hint = f"Set one with `--set {role}.{entries[0]['name']}=VALUE`.\n\n" if role else ""
     return hint + table(("keyword", "type", "default", "meaning"), rows)
 
 
@@ -182,7 +189,7 @@ def others(kind: str, catalog: Catalog) -> Page:
 def _section(offer: Offer, catalog: Catalog) -> str:
     found = component(offer, catalog)
     body = prose(sections(found["document"])[""])
-    role = {"encoders": "encoder", "datasets": "dataset", "evaluations": offer.name}.get(offer.kind, "")
+    role = offer.name if offer.kind == "evaluations" else ""
     entries = [entry for entry in found["keywords"] if offer.kind != "observers"]
     returns = sections(found["document"]).get("Returns", "") if offer.kind == "evaluations" else ""
     measured = f"\n\nMeasures: {prose(returns)}" if returns else ""

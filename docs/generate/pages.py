@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import components
@@ -21,7 +21,7 @@ from mkdocs.structure.files import File, Files
 
 from unlabel import Catalog, UsageError
 
-__all__ = ["generated", "on_files", "on_page_markdown"]
+__all__ = ["generated", "on_files", "on_page_markdown", "warn_of_problems"]
 
 ROOT = Path(__file__).resolve().parents[2]
 LOG = logging.getLogger("mkdocs.hooks.unlabel")
@@ -30,9 +30,7 @@ LOG = logging.getLogger("mkdocs.hooks.unlabel")
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the generated pages, and put them into the navigation where it names their group."""
     catalog = Catalog.installed()
-    for plugin in catalog.plugins:
-        for problem in plugin.problems:
-            LOG.warning("plugin %s (%s) has no pages: %s", plugin.name, plugin.distribution, problem)
+    warn_of_problems(catalog, LOG.warning)
     try:
         groups = generated(catalog)
     except UsageError as error:  # a name that cannot be loaded: the message says whose
@@ -42,6 +40,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             files.append(File.generated(config, path, content=text))
     config.nav = _filled(config.nav, groups)
     return files
+
+
+def warn_of_problems(catalog: Catalog, warn: Callable[..., None]) -> None:
+    """Say which plugins, or names of them, will be missing; in strict mode that fails the build."""
+    for plugin in catalog.plugins:
+        for problem in plugin.problems:
+            warn("plugin %s (%s) has no pages: %s", plugin.name, plugin.distribution, problem)
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:

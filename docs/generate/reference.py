@@ -72,8 +72,8 @@ def _parameters(parameters: list[Any]) -> str:
             shown = f"`{flag}{value}`"
             unset = parameter.default in (None, False, [], ())
             default = "required" if parameter.required else "" if unset else f"`{_default(parameter)}`"
-        rows.append((shown, prose(parameter.help or ""), default))
-    return table(("", "meaning", "default"), rows)
+        rows.append((shown, default, prose(parameter.help or "")))
+    return table(("word", "default", "meaning"), rows)
 
 
 def _default(parameter: Any) -> str:

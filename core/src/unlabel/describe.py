@@ -104,8 +104,13 @@ def component(offer: Offer, catalog: Catalog) -> dict[str, Any]:
     }
     if offer.kind == "tasks":
         found |= {"encoders": _encoders(target, offer, catalog), "evaluations": list(target.evaluations)}
-        found["recipes"] = _recipes(offer)
+        found |= {"loss": _loss(target), "expected": dict(target.expected), "recipes": _recipes(offer)}
     return found
+
+
+def _loss(task: Any) -> str:
+    """What a task says of its own `loss`: the terms, their formula; empty if it says nothing."""
+    return inspect.cleandoc(task.loss.__doc__ or "") if task.loss.__doc__ and "loss" in vars(task) else ""
 
 
 def _meanings(target: Any) -> dict[str, str]:
