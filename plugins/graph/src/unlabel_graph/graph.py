@@ -6,6 +6,7 @@ training, validation and test nodes is only whose labels are known.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, cast
@@ -232,6 +233,11 @@ class Nodes(Dataset):
         return {"node": torch.arange(len(self))}
 
     def context(self) -> Batch:
+        return dict(self._context)
+
+    @functools.cached_property
+    def _context(self) -> Batch:
+        """Made once: what is computed from the very same tensors is computed once too (`unlabel_graph.sparse.kept`)."""
         batch: Batch = {
             "edge_index": torch.from_numpy(self.graph.edge_index),
             "train_label": self._known("train"),

@@ -1,7 +1,7 @@
 """Your own graph: one ``.npz`` or ``.safetensors`` file of plain arrays, or a folder of CSV files.
 
 A file holds ``x`` (N, F) and ``edge_index`` (2, E), as torch-geometric calls them; if there are labels ``y`` (N,), and
-if there is a split ``train_mask``, ``val_mask`` and ``test_mask``, (N,) or (N, splits). Sparse attributes are ``x_data``,
+if there is a split ``train_mask``, ``val_mask``, ``test_mask``, (N,) or (N, splits). Sparse attributes are ``x_data``,
 ``x_indices``, ``x_indptr``, ``x_shape``. A folder holds ``edges.csv``, two node numbers a line, and ``features.csv``,
 the attributes of one node a line; if there are labels ``labels.csv``, one number or word a line (empty for none), and
 if there is a split ``split.csv``: ``train``, ``validation``, ``test``, or nothing. A first line that is no data is a

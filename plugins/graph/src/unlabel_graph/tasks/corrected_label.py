@@ -49,10 +49,10 @@ def _quantile(values: Tensor, share: float) -> Tensor:
     place = share * (len(values) - 1)
     low = int(place)
     below = values.kthvalue(low + 1).values
-    if low + 1 >= len(values) or place == low:
+    larger = values > below
+    if place == low or len(values) - int(larger.sum()) > low + 1:  # the next one in order is equal
         return below
-    above = values.kthvalue(low + 2).values
-    return below + (place - low) * (above - below)
+    return below + (place - low) * (values[larger].min() - below)
 
 
 def prototypes(features: Tensor, *, count: int = 8, quantile: float = 0.4, too_near: float = 0.95) -> Tensor:
