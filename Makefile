@@ -5,9 +5,11 @@ TESTS := $(if $(PLUGIN),tests/$(PLUGIN),tests)
 
 .PHONY: fast test check bench docs clean
 
-.venv: constraints.txt core/pyproject.toml plugins/vision/pyproject.toml
+PACKAGES := core $(wildcard plugins/*)
+
+.venv: constraints.txt $(PACKAGES:%=%/pyproject.toml)
 	python3 -m venv .venv
-	.venv/bin/pip install -q -c constraints.txt -e "./core[test]" -e "./plugins/vision[test]" ruff mypy types-PyYAML
+	.venv/bin/pip install -q -c constraints.txt $(PACKAGES:%=-e "./%[test]") ruff mypy types-PyYAML
 	touch .venv
 
 fast: .venv  ## tests under a minute
