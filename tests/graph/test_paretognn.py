@@ -14,6 +14,11 @@ import pytest
 import torch
 from scipy.optimize import minimize
 from torch import Tensor
+
+from unlabel import combine, seeds
+from unlabel.engine import Engine
+from unlabel.errors import UsageError
+from unlabel.recipe import Stage
 from unlabel_graph import agreement, augment, propagation
 from unlabel_graph.attributes import standardised
 from unlabel_graph.augment import Columns
@@ -28,11 +33,6 @@ from unlabel_graph.tasks.node_graph_contrast import NodeGraphContrast
 from unlabel_graph.tasks.node_subgraph_contrast import NodeSubgraphContrast
 from unlabel_graph.tasks.paretognn import PARTS, ParetoGNN
 from unlabel_graph.tasks.topology_reconstruction import TopologyReconstruction
-
-from unlabel import combine, seeds
-from unlabel.engine import Engine
-from unlabel.errors import UsageError
-from unlabel.recipe import Stage
 
 Case = Mapping[str, np.ndarray]
 TASKS = ("p_recon", "p_link", "p_decor", "p_ming", "p_minsg")
