@@ -33,6 +33,9 @@ def tasks() -> dict[str, str]:
 def encoders() -> dict[str, str]:
     return {
         "graph/gcn": "unlabel_graph.encoders.gcn:gcn",
+        "graph/sage": "unlabel_graph.encoders.sage:sage",
+        "graph/gat": "unlabel_graph.encoders.gat:gat",
+        "graph/gin": "unlabel_graph.encoders.gin:gin",
     }
 
 
