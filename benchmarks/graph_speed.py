@@ -1,9 +1,10 @@
 """ParetoGNN's speed and memory: one pass and sparse attributes, against two passes and dense ones.
 
 On Chameleon with the paper's configuration. The other formulation is the authors' way, written out below: every task is
-run once for its gradient and, on the same samples, once more for the update; attributes are a dense matrix,
-views are changed copies of it, the decoder transforms before it sums, and the contrast computes similarities in each
-direction. Sampling, aggregation kernels, heads and optimizer are the same. The two take turns. Then: memory over many updates, and a generated graph of a million edges.
+run once for its gradient and, on the same samples, once more for the update; attributes are a dense matrix, views are
+changed copies of it, the decoder transforms before it sums, and the contrast computes similarities in each direction.
+Sampling, aggregation kernels, heads and optimizer are the same. The two take turns. Then: memory over many updates, and
+a generated graph of a million edges.
 
     UNLABEL_SHARED=FOLDER python benchmarks/graph_speed.py [--rounds N] [--steps N]
 """

@@ -370,18 +370,27 @@ def test_contrast_of_orthogonal_views_and_of_equal_ones() -> None:
     assert agreement.info_nce(equal, equal, tau).mean().item() == pytest.approx(np.log(2 * n - 1), rel=1e-9)
 
 
-def test_contrast_in_parts_is_contrast_at_once() -> None:
+@pytest.mark.parametrize("count", [7, 512, 700])  # within a block of similarities, a whole one, more than one
+def test_contrast_in_parts_is_contrast_at_once(count: int) -> None:
     draw = torch.Generator().manual_seed(0)
-    first, second = (torch.randn(50, 6, generator=draw, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    first, second = (torch.randn(count, 6, generator=draw, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    weight = torch.rand(count, generator=draw, dtype=torch.float64)  # or errors of opposite sign would cancel
     whole = agreement.info_nce(first, second, 0.3)
-    parts = agreement.info_nce(first, second, 0.3, rows=16)
+    parts = agreement.info_nce(first, second, 0.3, rows=5 if count == 7 else 256)
     assert torch.allclose(whole, parts, rtol=1e-12)
-    for one, other in zip(
-        torch.autograd.grad(whole.sum(), (first, second)),
-        torch.autograd.grad(parts.sum(), (first, second)),
-        strict=True,
-    ):
+    found = [torch.autograd.grad((loss * weight).sum(), (first, second)) for loss in (whole, parts)]
+    for one, other in zip(*found, strict=True):
         assert torch.allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_a_temperature_near_zero_does_not_overflow() -> None:
+    first, second = (torch.randn(20, 4, generator=torch.Generator().manual_seed(n)) for n in range(2))
+    for temperature in (0.03, 0.02, 1e-3):
+        first.requires_grad_().grad = None
+        loss = agreement.info_nce(first, second, temperature)
+        loss.sum().backward()
+        assert loss.isfinite().all()
+        assert first.grad.isfinite().all()
 
 
 def test_decorrelation_of_decorrelated_columns_is_what_the_unbiased_deviation_leaves() -> None:
