@@ -13,9 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from unlabel import describe
-from unlabel.plugins import BUILT_IN
-
 if TYPE_CHECKING:
     from unlabel.testing.trials import (
         CommandTrial,
@@ -84,7 +81,7 @@ def _of(*kinds: str) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]
 def loads(plugin: Whole) -> None:
     """The plugin is installed, and the host finds nothing wrong with it.
 
-    A name that two plugins claim, a misspelt hook, or something printed while importing is a problem of the host's.
+    A name without the plugin's prefix, or that two plugins claim, a misspelt hook, something printed while importing.
     """
     problems = plugin.found.problems
     if problems:
@@ -110,15 +107,7 @@ def imports_nothing_heavy(plugin: Whole) -> None:
 
 @_of(*EVERYTHING)
 def resolves(component: Component) -> None:
-    """The name leads to an object of the kind it is offered as, and bears the plugin's prefix.
-
-    Without the prefix two plugins would sooner or later claim one name. Commands and observers may do without it.
-    """
-    prefix = "" if component.plugin == BUILT_IN else f"{component.plugin}/"
-    if component.kind not in ("commands", "observers") and not component.name.startswith(prefix):
-        raise Violation(
-            f"{component.name!r} lacks the plugin's prefix: call it {prefix}{component.name.split('/')[-1]}"
-        )
+    """The name leads to an object of the kind that it is offered as."""
     wrong = component.misfit()
     if wrong:
         raise Violation(wrong)
@@ -130,7 +119,7 @@ def is_described(component: Component) -> None:
 
     A task's is its module's: the idea, the paper, what is predicted from what, where it differs.
     """
-    line = describe.summary(component.offer)["summary"]
+    line = component.document.partition("\n")[0]
     where = (
         f"module {component.offer.target.partition(':')[0]}" if component.kind == "tasks" else component.offer.target
     )
@@ -193,10 +182,10 @@ def loss_is_a_finite_scalar(task: TaskTrial) -> None:
 
 @_of("tasks")
 def gradients_reach_what_learns(task: TaskTrial) -> None:
-    """Every trainable parameter is in an optimizer and gets a finite gradient that is not always zero; others get none.
+    """Every trainable parameter is in an optimizer and gets a gradient that is not always zero; frozen ones get none.
 
     A parameter that gets none is dead weight, or a teacher that ought to be frozen. The figures are those of the whole
-    tiny run, over all its stages.
+    tiny run, over all its stages. (One that is not finite stops the run, see `trains`.)
     """
     seen = task.recorded()
     given: dict[str, list[Any]] = {}
@@ -207,9 +196,6 @@ def gradients_reach_what_learns(task: TaskTrial) -> None:
         "in no optimizer: let optimizers() include them, or requires_grad_(False)": seen.learning - given.keys(),
         "get no gradient: use them in loss(), or requires_grad_(False)": {
             name for name, values in given.items() if all(value is None for value in values)
-        },
-        "get a gradient that is not finite: look for a division by zero, or the root or log of zero": {
-            name for name, values in given.items() if any(v is not None and not v.isfinite().all() for v in values)
         },
         f"get nothing but zeros in {len(seen.gradients)} updates: what they compute does not matter to the loss": {
             name

@@ -86,6 +86,7 @@ def cases(plugin: str, catalog: Catalog | None = None) -> list[Case]:
     return whole + [
         Case(plugin, offer.kind, offer.name, check, catalog)
         for offer in found.offers
+        if offer in catalog.offers(offer.kind)  # or it is another plugin's, and `loads` says so
         for check in CHECKS
         if offer.kind in check.kinds
     ]
@@ -140,6 +141,7 @@ def _under_pytest(case: Case) -> Callable[[], None]:
 
 def _skipped(reason: str) -> Callable[[], None]:
     def check() -> None:
+        __tracebackhide__ = True
         import pytest
 
         pytest.skip(reason)
@@ -148,10 +150,12 @@ def _skipped(reason: str) -> Callable[[], None]:
 
 
 def _stale(name: str, found: Mapping[str, Any]) -> Callable[[], None]:
+    what = "has no reason" if name in found else f"is no check of this plugin{nearest(name, found)}"
+
     def check() -> None:
+        __tracebackhide__ = True
         import pytest
 
-        what = "has no reason" if name in found else f"is no check of this plugin{nearest(name, found)}"
         pytest.fail(f"skip={{{name!r}: ...}}: {name} {what}", pytrace=False)
 
     return check

@@ -39,7 +39,7 @@ def refused() -> Iterator[list[str]]:
     try:
         yield tried
     finally:
-        _watchers.remove(tried)
+        _watchers[:] = [others for others in _watchers if others is not tried]  # equal lists are not the same
 
 
 @functools.cache

@@ -68,19 +68,20 @@ class Pair:
             self._processes.append(process)
 
     def _results(self) -> list[Any]:
-        found: dict[int, Any] = {}
-        while len(found) < 2:
-            for ready in wait([line for rank, line in enumerate(self._lines) if rank not in found]):
-                rank = next(rank for rank, line in enumerate(self._lines) if line is ready)
-                try:
-                    good, value = self._lines[rank].recv()
-                except EOFError:
-                    good, value = False, "it ended without a word"
-                if not good:
-                    self.close()  # the other one may wait for this one for ever
-                    raise RunError(f"process {rank} of 2 failed:\n{value}")
-                found[rank] = value
-        return [found[0], found[1]]
+        answers: dict[int, tuple[bool, Any]] = {}
+        while len(answers) < 2:
+            failed = not all(good for good, _ in answers.values())
+            lines = {line: rank for rank, line in enumerate(self._lines) if rank not in answers}
+            ready = wait(list(lines), timeout=3 if failed else None)
+            if not ready:  # the other one waits for the one that failed
+                break
+            for line in ready:
+                answers[lines[line]] = _answer(line)  # type: ignore[index, arg-type]
+        failures = [f"process {rank} of 2 failed:\n{answers[rank][1]}" for rank in answers if not answers[rank][0]]
+        if failures:
+            self.close()
+            raise RunError("\n".join(sorted(failures)))
+        return [answers[rank][1] for rank in (0, 1)]
 
     def close(self) -> None:
         """End both; the next job starts new ones."""
@@ -96,6 +97,15 @@ class Pair:
 def pair() -> Pair:
     """The two processes of this one."""
     return Pair()
+
+
+def _answer(line: Connection) -> tuple[bool, Any]:
+    """Whether a job went well, and its result or traceback."""
+    try:
+        good, value = line.recv()
+    except EOFError:
+        return False, "it ended without a word"
+    return good, value
 
 
 def _serve(line: Connection, rank: int) -> None:

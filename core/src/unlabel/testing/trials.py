@@ -139,6 +139,14 @@ class Component:
         """The class or function itself."""
         return self.offer.load()
 
+    @property
+    def document(self) -> str:
+        """Its own docstring, not an inherited one; a task's is its module's."""
+        if self.kind == "tasks":
+            return inspect.getdoc(self.offer.module()) or ""
+        found = vars(self.target).get("__doc__") if inspect.isclass(self.target) else self.target.__doc__
+        return inspect.cleandoc(found or "")
+
     def room(self) -> Path:
         """A new folder, empty."""
         return Path(tempfile.mkdtemp(prefix=f"{self.name.replace('/', '-')}-", dir=_place()))
@@ -328,15 +336,16 @@ class TaskTrial(Component):
         """What is wrong with those terms, in words; empty if nothing is."""
         for terms in self.first_terms or []:
             for name, value in terms.items():
-                drives = name == "loss" or name.startswith("loss_")
                 if value.shape:
                     return (
                         f"loss() returns {name!r} of shape {tuple(value.shape)}: a scalar is expected, as .mean() gives"
                     )
                 if not value.isfinite():
                     return f"loss() returns {name!r} = {value.item()} on the first batch: it must be finite"
-                if drives and self.loses and not value.requires_grad:
-                    return f"{name!r} needs no gradient, so nothing is learnt: is it detached, or made under no_grad()?"
+            driving = [name for name in terms if name == "loss" or name.startswith("loss_")]
+            if self.loses and driving and not any(terms[name].requires_grad for name in driving):
+                names = " and ".join(driving)
+                return f"{names} need no gradient, so nothing is learnt: detached, or made under no_grad()?"
         return ""
 
     # The tiny run
@@ -523,6 +532,7 @@ class TaskTrial(Component):
 
     def scribbles(self) -> dict[str, list[str]]:
         """Fields of a batch that each of the task's methods changed."""
+        self.ran  # noqa: B018  # or the reason why there is none
         task = self.task()
         given = {"loss": self.batch(), "encode": next(self.encoded_batches(task))}
         before = {method: digests(batch) for method, batch in given.items()}
@@ -885,6 +895,8 @@ class DatasetTrial(Component):
         labels = part.labels
         if labels is None:
             raise NotApplicable("it has no labels")
+        if self.label_problems():
+            raise NotApplicable(f"its labels are at fault, see {self.name}-labels_fit")
         stage = Stage(steps=1, batch_size=min(64, len(part))).resolved(len(part))
         batch, _ = next(data.batches(part, stage, Engine("cpu", "fp32"), seed=0))
         shared, table = part.context(), part.table() or {}

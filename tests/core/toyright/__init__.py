@@ -1,0 +1,1 @@
+"""A plugin that keeps the contract, small enough to be checked in seconds; the wrong ones are made of it."""
