@@ -21,15 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from unlabel_graph import nodes
-from unlabel_graph.datasets.planetoid import Planetoid
-from unlabel_graph.evaluations.node_classification import node_classification
-from unlabel_graph.tasks import supervised
 
 import machine
 from unlabel import Catalog, Recipe, loop, recipe, run
 from unlabel.engine import Engine
 from unlabel.evaluate.features import Frozen
+from unlabel_graph import nodes
+from unlabel_graph.datasets.planetoid import Planetoid
+from unlabel_graph.evaluations.node_classification import node_classification
+from unlabel_graph.tasks import supervised
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Effort:
 
 EFFORT = {
     "Cora": Effort(10, 10, 2, (0.05, 0.2, 1, 4)),
-    "CiteSeer": Effort(10, 5, 2, (0.05, 0.2, 1, 4)),
-    "PubMed": Effort(3, 2, 1, (0.2, 1)),
+    "CiteSeer": Effort(10, 10, 2, (0.05, 0.2, 1)),
+    "PubMed": Effort(5, 3, 1, (0.2, 1)),
 }
 GRAPHS = tuple(EFFORT)
 
@@ -186,8 +186,8 @@ def chosen_weight(cells: Cells, graph: str, method: str) -> float | None:
     return max(scores, key=lambda weight: (round(scores[weight], 6), -weight))
 
 
-def collect(cells: Cells, graph: str, only: str, strategies: tuple[str, ...]) -> list[dict[str, object]]:
-    """The rows of one graph; a row without its cells is left out."""
+def collect(cells: Cells, graph: str, only: str, strategies: tuple[str, ...], most: int) -> list[dict[str, object]]:
+    """The rows of one graph, over `most` seeds at most; a row without its cells is left out."""
     effort, rows = EFFORT[graph], []
     for method in (*BASELINES, *METHODS):
         if only not in method:
@@ -197,10 +197,10 @@ def collect(cells: Cells, graph: str, only: str, strategies: tuple[str, ...]) ->
         if "joint" in strategies and method in METHODS:
             weight = chosen_weight(cells, graph, method)
         if "joint" in strategies and weight is not None:
-            wanted = (cells.get(graph, method, "joint", weight, seed) for seed in range(effort.seeds))
+            wanted = (cells.get(graph, method, "joint", weight, seed) for seed in range(min(most, effort.seeds)))
             found["joint"] = [cell for cell in wanted if cell]
         if "two-stage" in strategies and method in METHODS:
-            wanted = (cells.get(graph, method, "two-stage", 0.0, seed) for seed in range(effort.two_stage))
+            wanted = (cells.get(graph, method, "two-stage", 0.0, seed) for seed in range(min(most, effort.two_stage)))
             found["two-stage"] = [cell for cell in wanted if cell]
         if found["joint"]:
             rows.append(
@@ -232,6 +232,9 @@ def main() -> None:
     parser.add_argument("--graphs", default=",".join(GRAPHS))
     parser.add_argument("--only", default="", help="part of a row's name")
     parser.add_argument("--strategies", default="joint,two-stage", help="one of them, to train in another order")
+    parser.add_argument(
+        "--seeds", type=int, default=10, help="at most so many of each row, to see a first table sooner"
+    )
     parser.add_argument("--cells", type=Path, default=Path("runs/graph_selftask/cells.jsonl"))
     parser.add_argument("--table", action="store_true", help="write the table of what is there, train nothing")
     options = parser.parse_args()
@@ -239,7 +242,11 @@ def main() -> None:
 
     cells = Cells(options.cells, options.data, not options.table)
     strategies = tuple(options.strategies.split(","))
-    rows = [row for graph in options.graphs.split(",") for row in collect(cells, graph, options.only, strategies)]
+    rows = [
+        row
+        for graph in options.graphs.split(",")
+        for row in collect(cells, graph, options.only, strategies, options.seeds)
+    ]
     if options.only or len(strategies) < 2 or not rows:
         return
     total = sum(cell["cpu"] for cell in cells.known.values()) / 60
