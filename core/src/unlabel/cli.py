@@ -385,6 +385,23 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command("new-plugin")
+def new_plugin(
+    name: Annotated[str, typer.Argument(help="What your plugin's names will begin with, e.g. sonar for sonar/order.")],
+    into: Annotated[Path, typer.Option(metavar="DIR", help="Existing folder to write it into.")] = Path(),
+) -> None:
+    """A first plugin of your own, written to unlabel-NAME: it installs, trains and passes its tests."""
+    from unlabel.scaffold import plugin
+
+    folder = plugin.write(name, into, _installed())
+    print(f"{folder}/")
+    for path in plugin.files(name):
+        print(f"  {path}")
+    print("\nNext:")
+    for command in plugin.commands(name, folder):
+        print(f"  {command}")
+
+
 @app.callback(invoke_without_command=True)
 def root(
     context: typer.Context,
