@@ -107,6 +107,22 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(here: Path) -> None:
     assert not [name for name in os.listdir() if "writing" in name]
 
 
+def test_a_damaged_file_of_a_run_is_named_and_what_to_do_about_it() -> None:
+    Path("first/evaluations.json").write_text("{")
+    answer = unlabel("spreadsheet", "second", "first")
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err.startswith("error: first/evaluations.json is damaged (")
+    assert answer.err.endswith("; delete it, and `unlabel resume first` measures again\n")
+
+    Path("first/evaluations.json").unlink()
+    assert unlabel("resume", "first").code == 0
+    assert json.loads(Path("first/evaluations.json").read_text())["after"]
+
+    Path("second/metrics.jsonl").unlink()
+    [row] = csv.DictReader(io.StringIO(unlabel("spreadsheet", "second").out))
+    assert (row["updates"], row["finished"]) == ("0", "yes")
+
+
 def test_text_that_a_spreadsheet_would_execute_is_text() -> None:
     assert [table.cell(value) for value in ("=1+1", "-x", "@a", "+b", "a=b", -1, None)] == [
         "'=1+1", "'-x", "'@a", "'+b", "a=b", -1, None

@@ -85,7 +85,11 @@ class Run:
     def evaluations(self) -> dict[str, Any]:
         """What was measured: ``{"before": {...}, "after": {...}, "health": [...]}``, as far as it was."""
         path = self.folder / "evaluations.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        except ValueError as error:
+            again = f"`unlabel resume {shlex.quote(str(self.folder))}`"
+            raise RunError(f"{path} is damaged ({error}); delete it, and {again} measures again") from error
 
     @property
     def encoder(self) -> nn.Module:
