@@ -26,6 +26,10 @@ def tasks() -> dict[str, str]:
         "graph/decorrelation": "unlabel_graph.tasks.decorrelation:Decorrelation",
         "graph/node_graph_contrast": "unlabel_graph.tasks.node_graph_contrast:NodeGraphContrast",
         "graph/node_subgraph_contrast": "unlabel_graph.tasks.node_subgraph_contrast:NodeSubgraphContrast",
+        "graph/dgi": "unlabel_graph.tasks.dgi:DGI",
+        "graph/grace": "unlabel_graph.tasks.grace:GRACE",
+        "graph/graphmae": "unlabel_graph.tasks.graphmae:GraphMAE",
+        "graph/cca_ssg": "unlabel_graph.tasks.cca_ssg:CCASSG",
     }
 
 
