@@ -153,8 +153,9 @@ def template(folder: Path) -> Path:
             (environment.site / "libraries.pth").write_text(f"{links}\n")
             for name in ("pip", "pytest"):
                 script = made / "bin" / name
-                module = f"import runpy\n\nrunpy.run_module({name!r}, run_name='__main__')\n"
-                script.write_text(f"#!{made / 'bin' / 'python'}\n{module}")
+                # with an installer's guard: the processes that multiprocessing starts import the script again
+                call = f"import runpy\n    runpy.run_module({name!r}, run_name='__main__')"
+                script.write_text(f"#!{made / 'bin' / 'python'}\nif __name__ == '__main__':\n    {call}\n")
                 script.chmod(0o755)
             environment.install(CORE)
             made.rename(done)
