@@ -1,8 +1,8 @@
 """How long looking around takes with no plugin, with those of this repository, and with twenty more.
 
-The twenty are generated (``tests/core/crowd.py``): nine names each, in modules of some hundred lines. All are installed
-by pip in an environment of their own. The commands take turns. Wall time is what a person waits for; processor time is
-what other programs on the machine change less.
+Twenty as ``unlabel new-plugin`` writes them, or twenty larger ones (``tests/core/crowd.py``): nine names each, in
+modules of some hundred lines. All are installed by pip in one environment. The commands take turns. Wall time is what a
+person waits for; processor time is what other programs on the machine change less.
 
     python benchmarks/list_speed.py [--rounds N] [--plugins N]
 """
@@ -49,19 +49,20 @@ def main() -> None:
     times: dict[tuple[str, str], list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         environment = environments.clone(environments.template(Path(folder)), Path(folder))
-        environment.install(*ours, *crowd.crowd(Path(folder), arguments.plugins))
+        count = arguments.plugins
+        environment.install(*ours, *crowd.fresh(Path(folder), count), *crowd.crowd(Path(folder), count))
         installed = len(list(environment.site.glob("*.dist-info")))
         libraries = len(list((Path(folder) / "libraries").glob("*.dist-info")))
+        names = [path.name for path in ours]
         choices = {
-            "0": "",
-            f"{len(ours)} of this repository": ",".join(path.name for path in ours),
-            f"these and {arguments.plugins} more": None,
+            "0": [],
+            f"{len(ours)} of this repository": names,
+            f"these and {count} as new-plugin writes them": [*names, *(f"fresh{number:02}" for number in range(count))],
+            f"these and {count} larger ones": [*names, *(f"crowd{number:02}" for number in range(count))],
         }
         for _ in range(arguments.rounds):
-            for plugins, restricted in choices.items():
-                environment.variables.pop("UNLABEL_PLUGINS", None)
-                if restricted is not None:
-                    environment.variables["UNLABEL_PLUGINS"] = restricted
+            for plugins, chosen in choices.items():
+                environment.variables["UNLABEL_PLUGINS"] = ",".join(chosen)
                 for words in COMMANDS:
                     times.setdefault((plugins, words), []).append(measured(environment, words))
     rows: list[dict[str, object]] = [

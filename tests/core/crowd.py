@@ -1,10 +1,13 @@
-"""Many plugins, each as large as a real one with a few methods, to see what a crowd of them costs."""
+"""Many plugins, to see what a crowd of them costs: as `unlabel new-plugin` writes them, and larger ones."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import environments
+
+from unlabel import Catalog
+from unlabel.scaffold import plugin
 
 OFFERS = {
     "tasks": ("order", "masked"),
@@ -16,8 +19,13 @@ OFFERS = {
 }
 
 
+def fresh(folder: Path, count: int) -> list[Path]:
+    """Write `count` distributions as `unlabel new-plugin` does, called fresh00 and so on, and return their folders."""
+    return [plugin.write(f"fresh{number:02}", folder, Catalog([])) for number in range(count)]
+
+
 def crowd(folder: Path, count: int) -> list[Path]:
-    """Write the sources of `count` distributions with nine names each, and return their folders."""
+    """Write `count` distributions with nine names each, called crowd00 and so on, and return their folders."""
     return [_member(folder, f"crowd{number:02}") for number in range(count)]
 
 

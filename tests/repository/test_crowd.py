@@ -18,13 +18,18 @@ COUNT = 20
 
 @pytest.fixture(scope="module")
 def crowded(tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """An environment with twenty plugins in it, installed by pip."""
+    """An environment with twice twenty plugins in it, installed by pip."""
     session = tmp_path_factory.getbasetemp()
     session = session.parent if "PYTEST_XDIST_WORKER" in os.environ else session
     folder = tmp_path_factory.mktemp("crowd")
     made = environments.clone(environments.template(session), folder)
-    made.install(*crowd.crowd(folder, COUNT))
+    made.install(*crowd.fresh(folder, COUNT), *crowd.crowd(folder, COUNT))
     return made
+
+
+def choose(environment: Environment, name: str) -> None:
+    """Load those of that name only."""
+    environment.variables["UNLABEL_PLUGINS"] = ",".join(f"{name}{number:02}" for number in range(COUNT))
 
 
 def test_all_of_them_are_listed_and_nothing_of_theirs_is_imported(crowded: Environment) -> None:
@@ -34,6 +39,7 @@ def test_all_of_them_are_listed_and_nothing_of_theirs_is_imported(crowded: Envir
         "    names = {n for n in sys.modules if '.' in n and 'crowd' in n} | {'torch'} & sys.modules.keys()\n"
         "    print(sorted({name.rpartition('.')[2] for name in names}), file=sys.stderr)"
     )
+    choose(crowded, "crowd")
     answer = crowded.run("python", "-c", code)
 
     assert answer.code == 0
@@ -49,13 +55,19 @@ def test_all_of_them_are_listed_and_nothing_of_theirs_is_imported(crowded: Envir
     }
 
 
-@pytest.mark.parametrize("words", [("list",), ("plugins", "--json"), ("--help",)], ids=" ".join)
-def test_it_takes_less_than_a_third_of_a_second(crowded: Environment, words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("fresh", "list"), ("crowd", "list"), ("crowd", "list --json"), ("crowd", "plugins"), ("crowd", "--help")],
+)
+def test_it_takes_less_than_a_third_of_a_second(crowded: Environment, name: str, words: str) -> None:
     """Processor time of the best of five, which other programs on the machine do not change much."""
+    choose(crowded, name)
     spent = []
     for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert crowded.run("unlabel", *words).code == 0
+        answer = crowded.run("unlabel", *words.split())
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        assert (answer.code, answer.err) == (0, "")
+        assert words == "--help" or answer.out.count(name) >= COUNT
     assert min(spent) < 0.3
