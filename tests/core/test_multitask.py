@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from echo import WIDTH, Echo, Linear, Noises
-from torch import Tensor, nn
+from pulls import Drift, Pull, Raw, Vector, Whole
+from torch import Tensor
 
 from unlabel import loop, multitask, run, seeds
 from unlabel.data import Reader, Views
@@ -23,123 +23,13 @@ from unlabel.logs import Metrics, Observer
 from unlabel.multitask import Joint
 from unlabel.plugins import Catalog, Offer, Plugin
 from unlabel.recipe import Execution, Group, Recipe, Ref, Stage, fitted, load
-from unlabel.task import Batch, Sample, Task, Transform
+from unlabel.task import Sample
 
 CPU = Engine("cpu", "fp32")
 
 
-class Vector(nn.Module):
-    """An encoder that is its weights."""
-
-    def __init__(self, *, dim: int = 3) -> None:
-        super().__init__()
-        self.dim = dim
-        self.weight = nn.Parameter(torch.zeros(dim))
-        self.unused = nn.Parameter(torch.ones(2))
-        self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
-
-
-class Pull(Task):
-    """A loss whose gradient on the encoder is known: a direction, times a batch mean.
-
-    Args:
-        encoder: vector.
-        direction: the gradient at a batch mean of 1.
-        scale: of the whole loss.
-    """
-
-    evaluations = ("knn",)
-
-    def __init__(self, encoder: Vector, *, direction: tuple[float, ...] = (1.0, 0.0, 0.0), scale: float = 1.0) -> None:
-        super().__init__()
-        self.encoder, self.scale = encoder, scale
-        self.head = nn.Parameter(torch.ones(1))
-        self.register_buffer("direction", torch.tensor(direction))
-
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        along = (self.encoder.weight * self.direction).sum() * batch["x"].mean()
-        return {"loss": self.scale * (along + self.head.sum() + 5), "along": along}
-
-    def encode(self, batch: Batch) -> Tensor:
-        return batch["x"]
-
-
-class Whole(Pull):
-    """Encodes by the whole weight, and has two losses."""
-
-    evaluations = ("linear_probe", "knn")
-    gathers = False
-
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        return {"loss_near": super().loss(batch)["loss"], "loss_far": self.head.sum() ** 2}
-
-
-class OwnStep(Pull):
-    """Updates in its own way."""
-
-    def training_step(self, *_: object) -> dict[str, Tensor]:
-        return {}
-
-
-class OwnOptimizers(Pull):
-    """Chooses its optimizers."""
-
-    def optimizers(self, stage: Stage) -> dict[str, torch.optim.Optimizer]:
-        return {"main": torch.optim.SGD(self.parameters(), lr=0.1)}
-
-
-class Drift(Echo):
-    """A second task with everything a checkpoint must not forget, and another transform.
-
-    Args:
-        encoder: linear layer.
-        dropout: probability of dropping a hidden unit.
-        scale: of the noise in its view.
-    """
-
-    def __init__(self, encoder: nn.Module, *, dropout: float = 0.1, scale: float = 0.5) -> None:
-        super().__init__(encoder, dropout=dropout)
-        self.scale = scale
-
-    def transform(self) -> Transform:
-        return Louder(self.scale)
-
-
-class Louder:
-    """Another random transform, which changes what it is given."""
-
-    def __init__(self, scale: float) -> None:
-        self.scale = scale
-
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        sample["x"] = sample["x"] + np.float32(self.scale) * rng.normal(size=WIDTH).astype(np.float32)
-        return sample
-
-
-class Raw(Echo):
-    """Sees samples as they are, and draws from their keys."""
-
-    def transform(self) -> None:
-        return None
-
-
-class Reinitialising(Echo):
-    """Gives the encoder first weights of its own."""
-
-    def __init__(self, encoder: Linear) -> None:
-        nn.init.constant_(encoder.weight, 7.0)
-        super().__init__(encoder)
-
-
-class Picky(Echo):
-    """Refuses every encoder."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        raise UsageError(f"needs an encoder with ears, not {type(encoder).__name__}")
-
-
 def catalog() -> Catalog:
-    here = "test_multitask"
+    here = "pulls"
     tasks = {
         "test/echo": "echo:Echo",
         "test/drift": f"{here}:Drift",
