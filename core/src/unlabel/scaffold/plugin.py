@@ -57,15 +57,16 @@ def write(name: str, into: Path, catalog: Catalog) -> Path:
         raise UsageError(f"{folder} already exists and is never overwritten: give another name, or another --into")
     aside = into / f".unlabel-{name}.writing"
     try:
-        if aside.is_dir():  # of a kill: no other command makes one of this name
-            shutil.rmtree(aside)
+        shutil.rmtree(aside, ignore_errors=True)  # what a kill left: no other command makes one of this name
+        aside.mkdir()
+    except OSError as error:
+        raise UsageError(f"--into {into} cannot be written to: {error.strerror}") from error
+    try:
         for path, text in files(name).items():
             place = aside / path
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(text, encoding="utf-8")
         aside.rename(folder)
-    except PermissionError as error:
-        raise UsageError(f"--into {into} cannot be written to: {error.strerror}") from error
     except OSError as error:
         raise RunError(f"{folder} could not be written, and nothing is left of it: {error}") from error
     finally:
