@@ -22,7 +22,8 @@ __all__ = ["read"]
 
 _ARRAY = {"numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct"}
 _MATRIX = {"scipy.sparse.csr csr_matrix", "scipy.sparse._csr csr_matrix"}
-_NAMES = {*_ARRAY, *_MATRIX, "numpy ndarray", "numpy dtype", "collections defaultdict", "__builtin__ list"}
+_BYTES = "_codecs encode"  # how Python 3 writes bytes so that Python 2 can read them
+_NAMES = {*_ARRAY, *_MATRIX, _BYTES, "numpy ndarray", "numpy dtype", "collections defaultdict", "__builtin__ list"}
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _VALUES = {"BININT", "BININT1", "BININT2", "SHORT_BINSTRING", "BINSTRING", "BINUNICODE"}
@@ -95,12 +96,19 @@ def _follow(name: str, argument: Any, stack: list[Any], memo: dict[int, Any]) ->
         stack.append(_Named(argument))
     elif name in ("REDUCE", "NEWOBJ"):
         arguments, made = stack.pop(), stack.pop()
-        stack.append({} if made.name == "collections defaultdict" else _Named(made.name, arguments))
+        stack.append(_made(made.name, arguments))
     elif name == "BUILD":
         state = stack.pop()
         stack[-1].state = state
     elif name not in ("PROTO", "STOP"):
         raise _Refused(f"has the instruction {name}, which arrays do not need")
+
+
+def _made(name: str, arguments: tuple[Any, ...]) -> Any:
+    """What calling a name would make: a dictionary, a text of bytes, or something still to be filled in."""
+    if name == "collections defaultdict":
+        return {}
+    return arguments[0] if name == _BYTES else _Named(name, arguments)
 
 
 def _marked(stack: list[Any]) -> list[Any]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 from safetensors import SafetensorError
@@ -113,6 +113,8 @@ def arrays(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
         if path.suffix == ".safetensors":
             yield load_file(path)
             return
+        if path.is_file() and not is_zipfile(path):
+            raise UsageError(f"{path} cannot be read: it is no .npz archive, or damaged")
         with np.load(path, allow_pickle=False) as content:
             yield content
     except (OSError, EOFError, BadZipFile, SafetensorError) as error:
