@@ -26,15 +26,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     quiet = distributions.offering("commands", {"hum": "os:getcwd"})
     distributions.write(folder, "noisy", f"print('hello')\n{quiet}")
     distributions.write(folder, "stray", distributions.offering("encoders", {"linear": "toyright.encoders:linear"}))
+    distributions.write(folder, "broken", "raise OSError('no sound card')")
     distributions.write(folder, "heavy", f"import numpy\n{quiet.replace('hum', 'ham')}")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
-        patch.setenv("UNLABEL_PLUGINS", "right,wrong,noisy,heavy,stray")
+        patch.setenv("UNLABEL_PLUGINS", "right,wrong,noisy,heavy,stray,broken")
         yield folder
     for name in [
         name
         for name in sys.modules
-        if name.startswith(("wrong_plugin", "noisy_plugin", "heavy_plugin", "stray_plugin"))
+        if name.startswith(("wrong_plugin", "noisy_plugin", "heavy_plugin", "stray_plugin", "broken_plugin"))
     ]:
         del sys.modules[name]
 
@@ -59,6 +60,7 @@ def test_the_right_plugin_passes_every_check(catalog: Catalog) -> None:
     assert found["failed"] == {}
     unasked = {name.rpartition("-")[2] for name in found["not applicable"] if "right/echo" in name or "diary" in name}
     assert unasked == set()  # there is something to check in each of them
+    assert found["not applicable"]["right/tide-measures"] == "there is no water (right/echo, right/phases)"
     checked = {name.rpartition("-")[2] for name in found["ok"]}
     assert checked == {check.name for check in (*CHECKS, *PLUGIN_CHECKS)}
 
@@ -86,6 +88,7 @@ def test_every_check_has_a_wrong_toy() -> None:
         ("noisy", "loads", "prints while being imported: 'hello'"),
         ("stray", "loads", "encoder 'linear' does not begin with the plugin's own 'stray/'; not used"),
         ("heavy", "imports_nothing_heavy", "the plugin's entry point imports numpy: name components by strings"),
+        ("broken", "loads", "OSError: no sound card"),
         ("wrnog", "loads", "no plugin called 'wrnog' is installed; did you mean wrong?"),
     ],
 )

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from unlabel import Frozen, Observer, Progress
+from unlabel import Frozen, Observer, Progress, UsageError
 
 
 def spread(frozen: Frozen, *, scale: float = 1.0) -> dict[str, float]:
@@ -17,6 +17,15 @@ def spread(frozen: Frozen, *, scale: float = 1.0) -> dict[str, float]:
         scale: multiplies the result.
     """
     return {"spread": scale * float(frozen.features("test")[0].std())}
+
+
+def tide(frozen: Frozen) -> dict[str, float]:
+    """How high the water is, which none of these tasks can tell.
+
+    Args:
+        frozen: the encoder.
+    """
+    raise UsageError("there is no water")
 
 
 class Diary(Observer):

@@ -24,7 +24,7 @@ def datasets() -> dict[str, str]:
 
 @hookimpl
 def evaluations() -> dict[str, str]:
-    return {"right/spread": "toyright.listening:spread"}
+    return {"right/spread": "toyright.listening:spread", "right/tide": "toyright.listening:tide"}
 
 
 @hookimpl

@@ -6,6 +6,7 @@ plugin that is missing or broken is a test that fails and says why, not an error
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -96,7 +97,8 @@ def find(plugin: str, catalog: Catalog) -> Plugin:
     """The plugin of that name; UsageError with the nearest name otherwise."""
     known = {found.name: found for found in catalog.plugins}
     if plugin not in known:
-        raise UsageError(f"no plugin called {plugin!r} is installed{nearest(plugin, known)}")
+        only = " (UNLABEL_PLUGINS restricts what is loaded)" if "UNLABEL_PLUGINS" in os.environ else ""
+        raise UsageError(f"no plugin called {plugin!r} is installed{nearest(plugin, known)}{only}")
     return known[plugin]
 
 

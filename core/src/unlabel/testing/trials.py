@@ -957,14 +957,17 @@ class EvaluationTrial(Component):
 
     def measured(self) -> Any:
         """What it returns for a task that lists it, or for the first one that it can judge."""
-        refusals = []
+        refusals: dict[str, list[str]] = {}
         users = sorted(self.tasks(), key=lambda trial: self.name not in trial.target.evaluations)
         for trial in users:
             try:
                 return self.target(trial.frozen)
             except (NotApplicable, UsageError) as error:
-                refusals.append(f"{trial.name}: {error}")
-        raise NotApplicable("; ".join(refusals) or "the plugin has no task to try it on")
+                refusals.setdefault(str(error), []).append(trial.name)
+        reasons = [
+            f"{reason} ({', '.join(names[:2])}{', ...' * (len(names) > 2)})" for reason, names in refusals.items()
+        ]
+        raise NotApplicable("; ".join(reasons) or "the plugin has no task to try it on")
 
 
 class ObserverTrial(Component):
