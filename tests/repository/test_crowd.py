@@ -56,8 +56,7 @@ def test_all_of_them_are_listed_and_nothing_of_theirs_is_imported(crowded: Envir
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
-    [("fresh", "list"), ("crowd", "list"), ("crowd", "list --json"), ("crowd", "plugins"), ("crowd", "--help")],
+    ("name", "words"), [("fresh", "list"), ("crowd", "list"), ("crowd", "list --json"), ("crowd", "plugins")]
 )
 def test_it_takes_less_than_a_third_of_a_second(crowded: Environment, name: str, words: str) -> None:
     """Processor time of the best of five, which other programs on the machine do not change much."""
@@ -69,5 +68,5 @@ def test_it_takes_less_than_a_third_of_a_second(crowded: Environment, name: str,
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert (answer.code, answer.err) == (0, "")
-        assert words == "--help" or answer.out.count(name) >= COUNT
+        assert answer.out.count(name) >= COUNT
     assert min(spent) < 0.3
