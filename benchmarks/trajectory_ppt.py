@@ -70,7 +70,7 @@ PRESETS = {
         ("encoder.dim=48", "encoder.depth=2", "encoder.hidden=128", "task.head_dim=128", "task.checks=5"),
         (64, 64),
         SHARES,
-        1200,
+        800,
         0,
         1e-3,
     ),

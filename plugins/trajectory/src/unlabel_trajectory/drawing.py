@@ -54,12 +54,12 @@ class Canvas:
         places = self.place(positions)
         nearest = np.full(self._x.shape, np.inf)
         for (ax, ay), (bx, by) in pairwise(places):  # a handful of steps
+            near = self._near(min(ax, bx), min(ay, by), max(ax, bx), max(ay, by), width)
             along, across = bx - ax, by - ay
             length = along * along + across * across
-            share = ((self._x - ax) * along + (self._y - ay) * across) / length if length > 1e-12 else 0.0
-            share = np.clip(share, 0, 1)
-            distance = np.hypot(self._x - ax - share * along, self._y - ay - share * across)
-            np.minimum(nearest, distance, out=nearest)
+            x, y = self._x[near] - ax, self._y[near] - ay
+            share = np.clip((x * along + y * across) / max(length, 1e-12), 0, 1)
+            np.minimum(nearest[near], np.hypot(x - share * along, y - share * across), out=nearest[near])
         self._cover(nearest, width / 2, colour, strength)
 
     def dots(self, positions: np.ndarray, colour: Sequence[int], radius: float = 3.0) -> None:
@@ -67,8 +67,15 @@ class Canvas:
         places = self.place(positions)
         nearest = np.full(self._x.shape, np.inf)
         for x, y in places:
-            np.minimum(nearest, np.hypot(self._x - x, self._y - y), out=nearest)
+            near = self._near(x, y, x, y, 2 * radius)
+            np.minimum(nearest[near], np.hypot(self._x[near] - x, self._y[near] - y), out=nearest[near])
         self._cover(nearest, radius, colour, 1.0)
+
+    def _near(self, left: float, top: float, right: float, bottom: float, width: float) -> tuple[slice, slice]:
+        """The part of the canvas that a shape of that width in that box can reach."""
+        low = np.floor(np.array([top, left]) - width / 2 - 1).clip(0, self.size).astype(int)
+        high = np.ceil(np.array([bottom, right]) + width / 2 + 1).clip(0, self.size).astype(int)
+        return slice(low[0], high[0]), slice(low[1], high[1])
 
     def _cover(self, distance: np.ndarray, reach: float, colour: Sequence[int], strength: float) -> None:
         """Blend the colour in where a shape is nearer than `reach`, over an edge of one pixel."""
@@ -81,25 +88,28 @@ class Canvas:
 
 
 def forecasts(task: Forecaster, batch: Batch, largest: int = 8) -> dict[str, np.ndarray]:
-    """One picture a scene: what was observed (dark), the candidates (orange), what came (green).
+    """Pictures of what was observed (dark), the candidates (orange) and what came (green): of every scene in turn the
+    track that moves furthest, as standing looks like nothing.
 
     Args:
         task: draws the candidates.
         batch: ``track`` and, if the data set has scenes, ``scene``.
-        largest: how many scenes at most.
+        largest: how many pictures at most.
     """
-    scenes = batch.get("scene", torch.zeros(len(batch["track"]), dtype=torch.int64)).tolist()
-    moving = torch.linalg.vector_norm(batch["track"][:, -1] - batch["track"][:, 0], dim=-1).tolist()
-    chosen: dict[int, int] = {}
-    for place, scene in enumerate(scenes):  # in each scene the one that moves furthest: standing looks like nothing
-        if scene not in chosen or moving[place] > moving[chosen[scene]]:
-            chosen[scene] = place
+    tracks = batch["track"]
+    scenes = batch.get("scene", torch.zeros(len(tracks), dtype=torch.int64)).tolist()
+    moved = torch.linalg.vector_norm(tracks[:, -1] - tracks[:, 0], dim=-1).tolist()
+    turn: dict[int, int] = {}  # how many tracks of a scene come before
+    order = []
+    for place in sorted(range(len(tracks)), key=lambda place: -moved[place]):
+        turn[scenes[place]] = turn.get(scenes[place], -1) + 1
+        order.append((turn[scenes[place]], scenes[place], place))
     pictures = {}
-    for scene in sorted(chosen)[:largest]:
-        track = relative(batch["track"][chosen[scene] : chosen[scene] + 1], task.observed)
+    for number, scene, place in sorted(order)[:largest]:
+        track = relative(tracks[place : place + 1], task.observed)
         futures = task.forecast(track[:, : task.observed])[0].cpu().double().numpy()
         whole = track[0].cpu().double().numpy()
-        pictures[f"forecast, scene {scene}"] = _draw(whole, futures, task.observed)
+        pictures[f"forecast, scene {scene}, track {number}"] = _draw(whole, futures, task.observed)
     return pictures
 
 

@@ -37,7 +37,7 @@ class Rows:
     Attributes:
         path: the file.
         frame: float64, (R,): frame number or time.
-        agent: int64, (R,): number of the agent, from 0 in order of appearance.
+        agent: int64, (R,): number of the agent, from 0 in the order of ids (as numbers, if they all are).
         xy: float64, (R, 2): position.
         line: int64, (R,): line of the file (row of a table), from 1.
         names: what the file calls the agents.
@@ -71,10 +71,10 @@ def read(path: Path, columns: Mapping[str, str | None] | None = None) -> Rows:
     table, lines = _parquet(path, wanted) if path.suffix.lower() == ".parquet" else _text(path, wanted)
     if not len(lines):
         raise UsageError(f"{path} holds no rows: expected frame, id, x, y in each line")
-    names, agent = np.unique(table["agent"], return_inverse=True)
+    names, agent = np.unique(_ids(table["agent"]), return_inverse=True)
     numbers = {name: _numbers(table[name], name, path, lines) for name in ("frame", "x", "y")}
     xy = np.stack([numbers["x"], numbers["y"]], axis=1)
-    rows = Rows(path, numbers["frame"], agent.reshape(-1), xy, lines, tuple(str(name) for name in names))
+    rows = Rows(path, numbers["frame"], agent.reshape(-1), xy, lines, tuple(map(_name, names)))
     _refuse_duplicates(rows)
     return rows
 
@@ -190,6 +190,19 @@ def _numbers(column: np.ndarray, name: str, path: Path, lines: np.ndarray) -> np
     return numbers
 
 
+def _ids(column: np.ndarray) -> np.ndarray:
+    """Agents' ids as numbers if they are numbers, so that 1 and 1.0 are one and 2 comes before 10; else as text."""
+    try:
+        numbers = column.astype(np.float64)
+    except (TypeError, ValueError):
+        return column.astype(str)
+    return numbers if np.isfinite(numbers).all() else column.astype(str)
+
+
+def _name(identity: Any) -> str:
+    return f"{identity:.15g}" if isinstance(identity, float) else str(identity)
+
+
 def _is_float(cell: Any) -> bool:
     try:
         float(cell)
@@ -210,10 +223,10 @@ def _refuse_duplicates(rows: Rows) -> None:
 
 
 def backward(rows: Rows) -> list[int]:
-    """Rows whose agent was already seen at a later frame: the file is not in the order of time."""
+    """Rows whose agent was already seen at a later frame, in the order of the file."""
     order = np.lexsort((rows.line, rows.agent))
     back = (np.diff(rows.agent[order]) == 0) & (np.diff(rows.frame[order]) < 0)
-    return [int(row) for row in order[1:][back]]
+    return sorted((int(row) for row in order[1:][back]), key=lambda row: int(rows.line[row]))
 
 
 def suspicious_jumps(rows: Rows, step: float, metre: float) -> str | None:

@@ -25,7 +25,7 @@ BEHAVIOURS = ("walks", "hurries", "turns", "stops", "strolls")
 _STEP = 0.4  # seconds between positions
 _FINE = 4  # integration steps in one
 _REACH = 0.5  # seconds until a person has the velocity it wants
-_PUSH, _RANGE, _RADIUS = 2.0, 0.35, 0.3  # m/s^2, m, m
+_PUSH, _RANGE, _RADIUS = 6.0, 0.4, 0.3  # m/s^2, m, m
 _SIDE = 24.0  # metres; who leaves on one side comes back on the other, for the others too
 
 
@@ -66,26 +66,25 @@ class Crowd(TrackDataset):
         positions, behaviour = simulate(scenes, agents, steps, seed)
         held_out = max(1, scenes // 5)
         train, test = (
-            _windows(positions[part], length, stride, first)
-            for part, first in ((slice(None, -held_out), 0), (slice(-held_out, None), scenes - held_out))
+            _windows(positions[part], length, stride) for part in (slice(None, -held_out), slice(-held_out, None))
         )
         label = behaviour.reshape(-1)
         labels = (label[train.agent], label[test.agent + agents * (scenes - held_out)])
         super().__init__(train, test, observed=observed, select=select, labels=labels, classes=BEHAVIOURS)
 
 
-def _windows(positions: np.ndarray, length: int, stride: int, first: int) -> Windows:
-    """Windows of simulated people: positions float64, (S, A, T, 2); scenes are numbered from `first`."""
+def _windows(positions: np.ndarray, length: int, stride: int) -> Windows:
+    """Windows of simulated people, float64, (S, A, T, 2); as a scene, all their squares are one."""
     count, agents, steps, _ = positions.shape
     begins = np.arange(0, steps - length + 1, stride)
     cut = positions[:, :, begins[:, None] + np.arange(length)]  # (S, A, W, length, 2)
     scene, agent, begin = (part.reshape(-1) for part in np.indices(cut.shape[:3]))
     return Windows(
         cut.reshape(-1, length, 2),
-        scene,
+        np.zeros_like(scene),
         scene * agents + agent,
         begins[begin].astype(np.float64),
-        tuple(f"square {number}" for number in range(first, first + count)),
+        ("square",),
         tuple(str(number) for number in range(count * agents)),
         "m",
     )

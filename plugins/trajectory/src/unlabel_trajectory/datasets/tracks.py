@@ -111,8 +111,9 @@ class TrackDataset(Dataset):
         return len(self.windows)
 
     def __getitem__(self, index: int) -> Sample:
-        sample: Sample = {name: column[index] for name, column in self._table.items()}
-        return {**sample, "label": int(self.labels[index])}
+        sample: Sample = {name: self._table[name][index].numpy().copy() for name in ("track", "origin")}
+        numbers = {name: int(self._table[name][index]) for name in ("scene", "row")}
+        return {**sample, **numbers, "label": int(self.labels[index])}
 
     def table(self) -> Batch:
         return self._table

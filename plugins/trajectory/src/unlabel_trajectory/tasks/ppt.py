@@ -11,6 +11,7 @@ once; and weights are selected by held-out training tracks instead of the test s
 from __future__ import annotations
 
 import math
+from types import MappingProxyType
 from typing import Literal, cast, get_args
 
 import numpy as np
@@ -137,6 +138,7 @@ class PPT(Task):
 
     evaluations = ("trajectory/forecast", "linear_probe")
     gathers = False  # dropout draws from each process's own generator
+    expected = MappingProxyType({"loss": (0.0, math.inf)})  # of three different losses, none can be asked to fall
 
     begun: Tensor
     best_score: Tensor
