@@ -14,16 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unlabel.testing.trials import (
-        CommandTrial,
-        Component,
-        DatasetTrial,
-        EncoderTrial,
-        EvaluationTrial,
-        ObserverTrial,
-        TaskTrial,
-        Whole,
-    )
+    from unlabel.testing.component import Component
+    from unlabel.testing.dataset_trial import DatasetTrial
+    from unlabel.testing.task_trial import TaskTrial
+    from unlabel.testing.trials import CommandTrial, EncoderTrial, EvaluationTrial, ObserverTrial, Whole
 
 __all__ = ["CHECKS", "PLUGIN_CHECKS", "Check", "NotApplicable", "Violation"]
 
@@ -173,11 +167,10 @@ def trains(task: TaskTrial) -> None:
 @_of("tasks")
 def loss_is_a_finite_scalar(task: TaskTrial) -> None:
     """`loss` returns named scalars, all finite; those that drive the update need a gradient."""
-    if task.first_terms is None:
+    if task.malformed is None:
         raise NotApplicable(f"it raises an error, see {task.name}-trains")
-    wrong = task.malformed()
-    if wrong:
-        raise Violation(wrong)
+    if task.malformed:
+        raise Violation(task.malformed)
 
 
 @_of("tasks")

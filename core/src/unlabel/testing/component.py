@@ -1,0 +1,128 @@
+"""What trials of all kinds have in common: a name, an object, a folder to write to, and the tasks beside it."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import inspect
+import shutil
+import tempfile
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from unlabel import describe, recipe
+from unlabel.data import Dataset
+from unlabel.errors import UsageError
+from unlabel.logs import Observer
+from unlabel.plugins import Catalog, Offer
+from unlabel.recipe import Ref
+from unlabel.task import Task
+from unlabel.testing.checks import NotApplicable
+
+if TYPE_CHECKING:
+    from unlabel.testing.task_trial import TaskTrial
+
+__all__ = ["Component"]
+
+
+class Component:
+    """Something a plugin offers by name.
+
+    Attributes:
+        plugin: name of the plugin. offer: name and place. catalog: what is installed.
+    """
+
+    def __init__(self, plugin: str, offer: Offer, catalog: Catalog):
+        self.plugin, self.offer, self.catalog = plugin, offer, catalog
+
+    @property
+    def name(self) -> str:
+        """Its name in the catalog."""
+        return self.offer.name
+
+    @property
+    def kind(self) -> str:
+        """The hook that offers it."""
+        return self.offer.kind
+
+    @cached_property
+    def target(self) -> Any:
+        """The class or function itself."""
+        return self.offer.load()
+
+    @property
+    def document(self) -> str:
+        """Its own docstring, not an inherited one; a task's is its module's."""
+        if self.kind == "tasks":
+            return inspect.getdoc(self.offer.module()) or ""
+        found = vars(self.target).get("__doc__") if inspect.isclass(self.target) else self.target.__doc__
+        return inspect.cleandoc(found or "")
+
+    def room(self) -> Path:
+        """A new folder, empty."""
+        return Path(tempfile.mkdtemp(prefix=f"{self.name.replace('/', '-')}-", dir=_place()))
+
+    def misfit(self) -> str:
+        """Why the object is not of its kind; empty if it is."""
+        wanted: dict[str, type] = {"tasks": Task, "datasets": Dataset, "observers": Observer}
+        expected = wanted.get(self.kind)
+        if expected and not (inspect.isclass(self.target) and issubclass(self.target, expected)):
+            return f"{self.offer.target} is no subclass of unlabel.{expected.__name__}, which {self.kind} are"
+        if not callable(self.target):
+            return f"{self.offer.target} is a {type(self.target).__name__}: a class or function is expected"
+        made = recipe.made_by(self.target)
+        if self.kind == "encoders" and made is not None and not issubclass(made, nn.Module):
+            return f"{self.offer.target} makes a {made.__name__}: encoders are torch modules"
+        return ""
+
+    def undocumented(self) -> list[str]:
+        """What is missing in the description of the keywords."""
+        problems = []
+        for entry in describe.component(self.offer, self.catalog)["keywords"]:
+            if entry["type"] == "any":
+                problems.append(f"keyword {entry['name']!r} has no type: annotate it")
+            if not entry["meaning"]:
+                problems.append(f"keyword {entry['name']!r} has no meaning: give it a line under 'Args:'")
+            if self.kind == "tasks" and entry["required"]:
+                problems.append(f"keyword {entry['name']!r} has no default: give it the paper's value")
+        if self.kind == "tasks":
+            parameters = list(inspect.signature(self.target).parameters.values())[1:]
+            positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+            if positional:
+                problems.append(f"{', '.join(positional)} can be given by position: put '*,' after the encoder")
+        return problems
+
+    def tasks(self) -> Iterator[TaskTrial]:
+        """The plugin's tasks that have a `tiny` recipe."""
+        from unlabel.testing.trials import of
+
+        for offer in self.catalog.offers("tasks"):
+            if offer.plugin == self.plugin:
+                trial: TaskTrial = of(self.plugin, "tasks", offer.name, self.catalog)
+                with contextlib.suppress(NotApplicable, UsageError):
+                    trial.recipe  # noqa: B018  # asked for, to see whether there is one
+                    yield trial
+
+    def chosen_ref(self, role: str) -> Ref:
+        """The component with the keywords of a `tiny` recipe that uses it, or with its defaults."""
+        for trial in self.tasks():
+            ref: Ref = getattr(trial.fitted, role)
+            if ref.name == self.name:
+                return ref
+        needed = recipe.required(self.target)
+        if needed:
+            raise NotApplicable(f"no tiny recipe uses it, and its {', '.join(needed)} only a user knows")
+        return Ref(self.name)
+
+
+@functools.cache
+def _place() -> Path:
+    """A folder for everything that trials write; gone when the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="unlabel-contract-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
