@@ -30,7 +30,7 @@ def area(positive: Tensor, negative: Tensor) -> float:
     """
     values = torch.cat([positive, negative]).double()
     _, place, counts = values.unique(return_inverse=True, return_counts=True)
-    ranks = (counts.cumsum(0) - (counts - 1) / 2)[place]  # mean rank among equals, from 1
+    ranks = (counts.cumsum(0) - (counts.double() - 1) / 2)[place]  # mean rank among equals, from 1
     above = ranks[: len(positive)].sum() - len(positive) * (len(positive) + 1) / 2
     return float(above / (len(positive) * len(negative)))
 

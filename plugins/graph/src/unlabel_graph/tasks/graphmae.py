@@ -87,6 +87,9 @@ class GraphMAE(GraphTask):
         self.decoder = (
             Attention(encoder.dim, encoder.features, 1) if self.attends else Convolution(encoder.dim, encoder.features)
         )
+        if isinstance(self.decoder, Attention):
+            # Predicted are nodes whose own representation was zeroed: what the receiver adds to a score is always 0.
+            self.decoder.att_dst.requires_grad_(False)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``{"loss"}``: of a random mask."""
