@@ -182,6 +182,8 @@ def test_json_output_is_json_with_the_documented_fields(finished: tuple[Path, An
         "keywords",
         "encoders",
         "evaluations",
+        "loss",
+        "expected",
         "recipes",
     } == set(shown)
     assert shown["keywords"][0] == {
