@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unlabel import data, loop, seeds
+from unlabel import data, loop, run, seeds
 from unlabel.data import Dataset, Positions, Subset
 from unlabel.engine import Engine
 from unlabel.errors import UsageError
 from unlabel.evaluate.features import Frozen
-from unlabel.recipe import Stage
+from unlabel.plugins import Catalog, Offer, Plugin
+from unlabel.recipe import Ref, Stage
 from unlabel.task import Batch, Sample
 
 CPU = Engine("cpu", "fp32")
@@ -164,3 +165,27 @@ def test_positions_depend_on_the_number_of_the_batch_alone(
 def test_keys_of_many_samples_are_those_of_each(run: int, places: list[tuple[int, int]]) -> None:
     epochs, indices = torch.tensor(places).T
     assert seeds.keys(run, epochs, indices).tolist() == [seeds.key(run, *place) for place in places]
+
+
+def test_a_path_is_offered_to_the_plugin_whose_data_the_recipe_borrows(tmp_path: Path) -> None:
+    """A plugin of tasks alone, on another plugin's data: ``--data PATH`` must reach that other plugin."""
+    kinds = [("borrower", "echo:Echo", "tasks"), ("lender", "test_data:Claiming", "datasets")]
+    plugins = [
+        Plugin(name, f"unlabel-{name}", "0.1", [Offer(kind, f"{name}/thing", target, name)])
+        for name, target, kind in kinds
+    ]
+    borrowed = recipe(task=Ref("borrower/thing"), dataset=Ref("lender/thing", width=3))
+    place = tmp_path / "recordings.wave"
+    place.touch()
+    chosen = run.choose_dataset(str(place), borrowed, Catalog(plugins))
+    assert chosen == Ref("lender/thing", width=3, path=str(place))
+    with pytest.raises(UsageError, match="is none of any dataset"):
+        run.choose_dataset(str(place), recipe(task=Ref("borrower/thing")), Catalog(plugins))
+
+
+class Claiming(Noises):
+    """A dataset for files of its own kind."""
+
+    @classmethod
+    def claims(cls, path: Path) -> bool:
+        return path.suffix == ".wave"

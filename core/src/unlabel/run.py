@@ -258,10 +258,9 @@ def _task_recipe(task: str, catalog: Catalog, name: str, encoder: str | None, da
 
 
 def _named_recipe(module: Any, task: str, name: str) -> Recipe:
-    functions = [key for key in ("paper", "quick", "tiny") if hasattr(module, key)]
+    functions = recipe.named(module)
     if name in functions:
-        found: Recipe = getattr(module, name)()
-        return found
+        return functions[name]()
     if Path(name).suffix in (".json", ".yaml", ".yml") or Path(name).exists():
         return recipe.load(Path(name))
     raise UsageError(
@@ -300,8 +299,10 @@ def choose_dataset(data: str, chosen: Recipe, catalog: Catalog) -> Ref:
         return chosen.dataset if same else Ref(data)
     path = Path(data).expanduser()
     if "{" in data or path.exists():
-        prefix = chosen.task.name.partition("/")[0] + "/"
-        candidates = [offer for offer in catalog.offers("datasets") if offer.name.startswith(prefix)]
+        # the task's own plugin's datasets first; then those of the plugin whose data its recipe borrows
+        owners = dict.fromkeys(ref.name.partition("/")[0] for ref in (chosen.task, chosen.dataset))
+        offers = catalog.offers("datasets")
+        candidates = [offer for owner in owners for offer in offers if offer.name.startswith(f"{owner}/")]
         name = claimant(path, candidates).name
         kept = chosen.dataset.options if chosen.dataset.name == name else {}
         return Ref(name, **{**kept, "path": str(path.absolute())})  # a run may be resumed from another folder
@@ -564,7 +565,9 @@ def _conclude(
         else:
             results["note"] = "no labelled held-out samples, so no downstream evaluation"
     path = folder / "evaluations.json"
-    path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    aside = path.with_suffix(".writing")  # a kill or a full disk while writing leaves what was there before
+    aside.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    aside.replace(path)
     print_results(say, results)
     run, data = shlex.quote(str(folder)), str(chosen.dataset.options.get("path", chosen.dataset.name))
     say(f"\nrun      {folder}")
