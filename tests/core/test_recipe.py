@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -443,3 +444,10 @@ def test_a_typed_encoder_is_trusted_and_a_task_cannot_be_a_factory(tiny: Recipe,
         run.compose("sonar/echo", catalog, name="tiny", encoder="collections:OrderedDict")
     with pytest.raises(UsageError, match="no task is called 'os:system'"):
         recipe.factory(Ref("os:system"), "tasks", catalog)
+
+
+def test_recipes_of_a_module_are_the_usual_ones_and_variants_of_the_papers() -> None:
+    module = types.ModuleType("any")
+    for name in ("tiny", "paper", "paper_lakes", "papers", "quickly"):
+        setattr(module, name, lambda: None)
+    assert list(recipe.named(module)) == ["paper", "paper_lakes", "tiny"]

@@ -15,7 +15,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from unlabel import combine, seeds
+from unlabel import Catalog, combine, recipe, run, seeds
 from unlabel.engine import Engine
 from unlabel.errors import UsageError
 from unlabel.recipe import Stage
@@ -27,6 +27,7 @@ from unlabel_graph.encoders.gcn import gcn
 from unlabel_graph.encoders.layers import Encoder
 from unlabel_graph.graph import Nodes
 from unlabel_graph.sampling import Block
+from unlabel_graph.tasks import paretognn
 from unlabel_graph.tasks.decorrelation import Decorrelation, decorrelation_loss
 from unlabel_graph.tasks.feature_reconstruction import FeatureReconstruction
 from unlabel_graph.tasks.node_graph_contrast import NodeGraphContrast
@@ -638,3 +639,49 @@ def test_topology_sees_real_edges_as_positives() -> None:
     # degrees of senders differ: those at the rim of a block send less than in the whole graph
     assert sampled.item() == pytest.approx(whole.item(), rel=0.2)
     assert propagation.with_self_loops(edges, len(x)).shape == edges.shape
+
+
+# The paper's settings
+
+# graph: lr, B, m (minsg / ming), k (minsg / ming), S, activation, drop of decorrelation and contrast
+TABLE = {
+    "pubmed": (1e-3, 1024, (5, 0), (3, 3), 10_000, "prelu", (0.2, 0.3)),
+    "wikics": (5e-4, 1024, (5, 0), (3, 3), 10_000, "prelu", (0.2, 0.3)),
+    "computers": (5e-4, 1024, (5, 0), (3, 3), 10_000, "prelu", (0.2, 0.3)),
+    "photo": (1e-4, 512, (10, 10), (3, 3), 5_000, "prelu", (0.2, 0.3)),
+    "cs": (5e-5, 1024, (10, 10), (3, 3), 10_000, "prelu", (0.5, 0.5)),
+    "physics": (1e-4, 1024, (5, 10), (1, 2), 20_000, "prelu", (0.5, 0.5)),
+    "chameleon": (5e-5, 1024, (1, 1), (3, 3), 1_500, "prelu", (0.2, 0.3)),
+    "squirrel": (1e-3, 1024, (3, 3), (3, 3), 5_000, "relu", (0.2, 0.3)),
+    "actor": (1e-3, 1024, (5, 5), (3, 3), 5_000, "relu", (0.2, 0.3)),
+    "arxiv": (1e-4, 512, (1, 20), (1, 3), 20_000, "prelu", (0.2, 0.3)),
+    "products": (1e-4, 512, (40, 40), None, 100_000, "prelu", (0.2, 0.3)),
+}
+
+
+@pytest.mark.parametrize("graph", TABLE)
+def test_each_graphs_recipe_is_the_papers_row(graph: str) -> None:
+    chosen = recipe.named(paretognn)[f"paper_{graph}"]()
+    lr, seeds_, times, hops, sample, activation, drop = TABLE[graph]
+    stage, task = chosen.stages[0], chosen.task.options
+    assert (stage.lr, stage.steps, stage.weight_decay, stage.optimizer) == (lr, 10_000, 1e-5, "adamw")
+    assert (stage.schedule, stage.warmup_steps, stage.clip_norm, stage.decay_vectors) == ("constant", None, None, True)
+    assert (task["seeds"], task["nodes"]) == (seeds_, sample)
+    assert (task["subgraph_times"], task["graph_times"]) == times
+    assert hops is None or (task["subgraph_hops"], task["graph_hops"]) == hops
+    assert (task.get("decorrelation_drop", 0.2), task.get("contrast_drop", 0.3)) == drop
+    large = graph in ("arxiv", "products")
+    widths = {"arxiv": (512, 512, 512), "products": (256, 256, 256)}.get(graph, (512, 256))
+    encoder = chosen.encoder.options
+    assert tuple(encoder["widths"]) == widths
+    assert (encoder["activation"], encoder["norm"]) == (activation, "layer" if large else "batch")
+    assert (encoder["propagation"], encoder["scaling"], encoder["norm_momentum"]) == ("given", "standard", 0.99)
+    assert task.get("predictor", 512) == (1024 if large else 512)
+    assert chosen.seed == 2345
+
+
+def test_paper_is_the_recipe_for_chameleon_and_joint_recipes_agree() -> None:
+    assert paretognn.paper() == paretognn.paper_chameleon()
+    catalog = Catalog.installed()
+    both = run.compose("graph/feature_reconstruction+graph/decorrelation", catalog, name="tiny")
+    assert both.encoder == paretognn.tiny().encoder

@@ -157,15 +157,15 @@ def _encoders(task: Any, offer: Offer, catalog: Catalog) -> list[str]:
 
 
 def _recipes(offer: Offer) -> dict[str, dict[str, Any]]:
-    module = offer.module()
+    from unlabel import recipe
+
     return {
         name: {
-            "document": inspect.getdoc(getattr(module, name)) or "",
-            "dataset": (chosen := getattr(module, name)()).dataset.name,
+            "document": inspect.getdoc(make) or "",
+            "dataset": (chosen := make()).dataset.name,
             "recipe": chosen.model_dump(mode="json", exclude_defaults=True),
         }
-        for name in ("paper", "quick", "tiny")
-        if hasattr(module, name)
+        for name, make in recipe.named(offer.module()).items()
     }
 
 

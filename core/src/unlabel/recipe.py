@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from unlabel.plugins import Catalog
 
-__all__ = ["Execution", "Group", "Recipe", "Ref", "Stage", "filled", "fitted", "keywords", "load"]
+__all__ = ["Execution", "Group", "Recipe", "Ref", "Stage", "filled", "fitted", "keywords", "load", "named"]
 
 
 class _Strict(BaseModel):
@@ -326,6 +326,12 @@ def load(path: Path) -> Recipe:
     except (json.JSONDecodeError, yaml.YAMLError) as error:
         kind = "JSON" if path.suffix == ".json" else "YAML of plain values"
         raise UsageError(f"recipe {path} is not {kind}: {' '.join(str(error).split())}") from error
+
+
+def named(module: Any) -> dict[str, Callable[[], Recipe]]:
+    """The recipes that a task's module offers: ``paper``, ``quick``, ``tiny``, and ``paper_...`` for other data."""
+    others = sorted(name for name in vars(module) if name.startswith("paper_"))
+    return {name: getattr(module, name) for name in ("paper", *others, "quick", "tiny") if hasattr(module, name)}
 
 
 def factory(ref: Ref, kind: str, catalog: Catalog) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ the problem that its Frank-Wolfe iterations approach, so they reach 0 and 1 wher
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from unlabel import Recipe, Ref
 from unlabel.combine import Normalisation
@@ -25,7 +25,7 @@ from unlabel_graph.tasks.feature_reconstruction import FeatureReconstruction
 from unlabel_graph.tasks.node_graph_contrast import NodeGraphContrast
 from unlabel_graph.tasks.node_subgraph_contrast import NodeSubgraphContrast
 from unlabel_graph.tasks.topology_reconstruction import TopologyReconstruction
-from unlabel_graph.whole_graph import SelfLoops, recipe
+from unlabel_graph.whole_graph import EVALUATIONS, SelfLoops, recipe
 
 __all__ = [
     "PARTS",
@@ -85,6 +85,9 @@ class ParetoGNN(Joint):
         decorrelation_weight: lambda of decorrelation.
         self_loops: "one": each node gets exactly one; "none": for encoders that add their own.
     """
+
+    evaluations: ClassVar[tuple[str, ...]] = EVALUATIONS
+    gathers: ClassVar[bool] = False  # every process draws its own views of the whole graph
 
     def __init__(
         self,
