@@ -207,17 +207,20 @@ def _yes(true: bool) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--graphs", default=",".join(GRAPHS))
     parser.add_argument("--runs", type=Path, default=Path("runs/graph_paretognn"))
-    parser.add_argument("--cells", help="compute one graph's cells of one seed, and nothing else")
+    parser.add_argument("--cells", metavar="GRAPH:SEED", help="compute these cells, and nothing else")
+    parser.add_argument("--for", dest="limit", type=float, default=float("inf"), help="stop after so many seconds")
     options = parser.parse_args()
     root = Path(os.environ.get("UNLABEL_SHARED", "../shared"))
     options.runs.mkdir(parents=True, exist_ok=True)
     if options.cells:
         torch.set_num_threads(1)
-        graph, seed = options.cells.split(":")
+        begun, (graph, seed) = time.perf_counter(), options.cells.split(":")
         for method in METHODS:
+            if time.perf_counter() - begun > options.limit:
+                sys.exit(3)  # call again: what is there stays
             cell(graph, method, int(seed), options.steps, root, options.runs)
         return
     for seed in range(options.seeds):  # all graphs of a seed first: a table of fewer seeds is a table
