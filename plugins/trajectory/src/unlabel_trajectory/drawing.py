@@ -88,8 +88,8 @@ class Canvas:
 
 
 def forecasts(task: Forecaster, batch: Batch, largest: int = 8) -> dict[str, np.ndarray]:
-    """Pictures of what was observed (dark), the candidates (orange) and what came (green): of every scene in turn the
-    track that moves furthest, as standing looks like nothing.
+    """Pictures of what was observed (dark), the candidates (orange) and what came (green): of every scene in turn a
+    track, those that stand (or move less than most) last.
 
     Args:
         task: draws the candidates.
@@ -98,10 +98,11 @@ def forecasts(task: Forecaster, batch: Batch, largest: int = 8) -> dict[str, np.
     """
     tracks = batch["track"]
     scenes = batch.get("scene", torch.zeros(len(tracks), dtype=torch.int64)).tolist()
-    moved = torch.linalg.vector_norm(tracks[:, -1] - tracks[:, 0], dim=-1).tolist()
+    moved = torch.linalg.vector_norm(tracks[:, -1] - tracks[:, 0], dim=-1)
+    still = (moved < moved.median()).tolist()
     turn: dict[int, int] = {}  # how many tracks of a scene come before
     order = []
-    for place in sorted(range(len(tracks)), key=lambda place: -moved[place]):
+    for place in sorted(range(len(tracks)), key=lambda place: still[place]):
         turn[scenes[place]] = turn.get(scenes[place], -1) + 1
         order.append((turn[scenes[place]], scenes[place], place))
     pictures = {}
