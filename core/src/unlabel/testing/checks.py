@@ -214,7 +214,7 @@ def overfits_one_batch(task: TaskTrial) -> None:
     """
     for number in task.stages:
         before, after = task.overfitted(number)
-        if not before - after > 0.1 * max(abs(before), abs(after)):
+        if not before - after > task.fall * max(abs(before), abs(after)):
             raise Violation(
                 f"{task.attempts} updates on one batch moved the loss of stage {task.short.stages[number].name!r} from "
                 f"{before:.4g} to {after:.4g}; a tenth less is expected: does the loss depend on the parameters that "

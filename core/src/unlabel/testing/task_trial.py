@@ -50,7 +50,10 @@ class TaskTrial(Component):
     """A task, tried on the data of its `tiny` recipe, where equal means bit for bit: on a CPU, in fp32."""
 
     attempts = 200
-    """Updates in which one batch must be overfitted."""
+    """Updates in which the loss of one batch must fall clearly."""
+
+    fall = 0.1
+    """What is clear, as a share of the loss."""
 
     def recipes(self) -> dict[str, Any]:
         """The recipe functions of the task's module."""
@@ -334,7 +337,7 @@ class TaskTrial(Component):
         return {name: value.detach() for name, value in self.terms(task, self.batch(number), number).items()}
 
     def overfitted(self, number: int) -> tuple[float, float]:
-        """The loss of a stage's first batch, before and after updates on it: `attempts`, or until it fell by a fifth.
+        """The loss of a stage's first batch, before and after updates on it: `attempts`, or until it fell.
 
         All that changes are the parameters that learn: the randomness is that of the first update, and teachers,
         queues and statistics are put back after each.
@@ -365,7 +368,7 @@ class TaskTrial(Component):
             optim.set_lr(optimizers, stage, step)
             metrics = task.training_step([dict(batch)], optimizers, self.engine, stage)
             losses.append(self.value(metrics, number))
-            if losses[0] - losses[-1] > 0.2 * max(abs(losses[0]), abs(losses[-1])):
+            if losses[0] - losses[-1] > self.fall * max(abs(losses[0]), abs(losses[-1])):
                 break
             with torch.no_grad():
                 for value, before in still:
