@@ -79,10 +79,10 @@ class Group(_Strict):
     """Parameters whose name matches `pattern` (shell style) differ from the rest of their stage."""
 
     pattern: str = Field(description="shell-style pattern over parameter names, e.g. '*.bias' or 'predictor.*'")
-    lr_scale: float = Field(1.0, ge=0, description="multiplies the learning rate")
-    weight_decay: float | None = Field(None, ge=0, description="replaces the stage's weight decay")
-    freeze: bool = Field(False, description="not trained in this stage")
-    fixed_lr: bool = Field(False, description="keeps its peak learning rate: no warm-up, no decay")
+    lr_scale: float = Field(default=1.0, ge=0, description="multiplies the learning rate")
+    weight_decay: float | None = Field(default=None, ge=0, description="replaces the stage's weight decay")
+    freeze: bool = Field(default=False, description="not trained in this stage")
+    fixed_lr: bool = Field(default=False, description="keeps its peak learning rate: no warm-up, no decay")
 
 
 class Stage(_Strict):
@@ -92,36 +92,47 @@ class Stage(_Strict):
     the schedule is computed for the horizon, training stops at `steps`.
     """
 
-    name: str = Field("main", description="shown in logs")
-    steps: int | None = Field(None, ge=0, description="updates in this stage; 0 leaves it out")
-    epochs: float | None = Field(None, gt=0, description="passes over the training data, instead of `steps`")
-    horizon: int | None = Field(None, ge=1, description="updates the schedule is computed for; default: `steps`")
-    horizon_epochs: float | None = Field(None, gt=0, description="the same in epochs")
-    batch_size: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
-        256, description="samples per update, over all processes and micro-batches; 'all': every training sample"
+    name: str = Field(default="main", description="shown in logs")
+    steps: int | None = Field(default=None, ge=0, description="updates in this stage; 0 leaves it out")
+    epochs: float | None = Field(default=None, gt=0, description="passes over the training data, instead of `steps`")
+    horizon: int | None = Field(
+        default=None, ge=1, description="updates the schedule is computed for; default: `steps`"
     )
-    accumulate: int = Field(1, ge=1, description="micro-batches per update")
-    optimizer: str = Field("adamw", description="adamw, adam, sgd, lars or any class of torch.optim")
-    lr: float = Field(1.5e-4, ge=0, description="peak learning rate")
-    lr_batch_size: int | None = Field(None, ge=1, description="`lr` is stated for this batch size and scaled linearly")
-    min_lr: float = Field(0.0, ge=0, description="learning rate at the end of the schedule")
-    warmup_steps: int | None = Field(None, ge=0, description="updates of linear warm-up")
-    warmup_epochs: float | None = Field(None, ge=0, description="the same in epochs")
-    warmup_start_lr: float = Field(0.0, ge=0, description="learning rate at the first update")
+    horizon_epochs: float | None = Field(default=None, gt=0, description="the same in epochs")
+    batch_size: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
+        default=256,
+        description="samples per update, over all processes and micro-batches; 'all': every training sample",
+    )
+    accumulate: int = Field(default=1, ge=1, description="micro-batches per update")
+    optimizer: str = Field(default="adamw", description="adamw, adam, sgd, lars or any class of torch.optim")
+    lr: float = Field(default=1.5e-4, ge=0, description="peak learning rate")
+    lr_batch_size: int | None = Field(
+        default=None, ge=1, description="`lr` is stated for this batch size and scaled linearly"
+    )
+    min_lr: float = Field(default=0.0, ge=0, description="learning rate at the end of the schedule")
+    warmup_steps: int | None = Field(default=None, ge=0, description="updates of linear warm-up")
+    warmup_epochs: float | None = Field(default=None, ge=0, description="the same in epochs")
+    warmup_start_lr: float = Field(default=0.0, ge=0, description="learning rate at the first update")
     schedule: Literal["cosine", "constant", "linear", "step", "polynomial"] = "cosine"
-    milestones: tuple[float, ...] = Field((), description="schedule 'step': fractions of the horizon, in (0, 1)")
-    gamma: float = Field(0.1, gt=0, description="schedule 'step': factor at each milestone")
-    power: float = Field(1.0, gt=0, description="schedule 'polynomial': exponent")
-    weight_decay: float = Field(0.05, ge=0)
+    milestones: tuple[float, ...] = Field(
+        default=(), description="schedule 'step': fractions of the horizon, in (0, 1)"
+    )
+    gamma: float = Field(default=0.1, gt=0, description="schedule 'step': factor at each milestone")
+    power: float = Field(default=1.0, gt=0, description="schedule 'polynomial': exponent")
+    weight_decay: float = Field(default=0.05, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
+    eps: float = Field(default=1e-8, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = False
-    trust_coefficient: float = Field(0.001, gt=0, description="lars: trust coefficient")
-    clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient, over all parameters")
-    clip_tensor_norm: float | None = Field(None, gt=0, description="largest norm of the gradient of each tensor")
-    layer_decay: float | None = Field(None, gt=0, le=1, description="learning-rate factor per layer below the top")
-    decay_vectors: bool = Field(False, description="apply weight decay to biases and 1-D parameters too")
+    trust_coefficient: float = Field(default=0.001, gt=0, description="lars: trust coefficient")
+    clip_norm: float | None = Field(default=None, gt=0, description="largest norm of the gradient, over all parameters")
+    clip_tensor_norm: float | None = Field(
+        default=None, gt=0, description="largest norm of the gradient of each tensor"
+    )
+    layer_decay: float | None = Field(
+        default=None, gt=0, le=1, description="learning-rate factor per layer below the top"
+    )
+    decay_vectors: bool = Field(default=False, description="apply weight decay to biases and 1-D parameters too")
     groups: list[Group] = Field(default_factory=list)
     weights: dict[str, float] = Field(default_factory=dict, description="weights of the task's named losses")
     options: dict[str, Any] = Field(default_factory=dict, description="what the task's enter_stage reads")
@@ -176,12 +187,14 @@ class Stage(_Strict):
 class Execution(_Strict):
     """Where and how a recipe runs; changes speed, and rounding at most."""
 
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     compile: bool = False
-    shard: bool = Field(False, description="shard parameters over the processes (FSDP2)")
-    workers: int | None = Field(None, ge=0, description="loader processes per training process; default: chosen")
-    deterministic: bool = Field(False, description="deterministic kernels on accelerators")
+    shard: bool = Field(default=False, description="shard parameters over the processes (FSDP2)")
+    workers: int | None = Field(
+        default=None, ge=0, description="loader processes per training process; default: chosen"
+    )
+    deterministic: bool = Field(default=False, description="deterministic kernels on accelerators")
 
 
 class Recipe(_Strict):
@@ -191,14 +204,20 @@ class Recipe(_Strict):
     encoder: Ref
     dataset: Ref
     stages: list[Stage] = Field(min_length=1)
-    evaluations: list[Ref] | None = Field(None, description="default: the task's own")
-    seed: int = Field(0, ge=0)
-    save_every: int | None = Field(None, ge=1, description="updates between checkpoints; default: about twenty a stage")
-    keep: int = Field(2, ge=1, description="newest checkpoints kept; the best by the online monitor is kept besides")
-    log_every: int = Field(10, ge=1, description="updates per line of metrics.jsonl")
-    monitor_every: int | None = Field(None, ge=1, description="updates between online checks; default: ten a stage")
-    max_bad: float = Field(0.01, ge=0, le=1, description="largest tolerated share of unusable samples")
-    init: str | None = Field(None, description="where the encoder's first weights come from")
+    evaluations: list[Ref] | None = Field(default=None, description="default: the task's own")
+    seed: int = Field(default=0, ge=0)
+    save_every: int | None = Field(
+        default=None, ge=1, description="updates between checkpoints; default: about twenty a stage"
+    )
+    keep: int = Field(
+        default=2, ge=1, description="newest checkpoints kept; the best by the online monitor is kept besides"
+    )
+    log_every: int = Field(default=10, ge=1, description="updates per line of metrics.jsonl")
+    monitor_every: int | None = Field(
+        default=None, ge=1, description="updates between online checks; default: ten a stage"
+    )
+    max_bad: float = Field(default=0.01, ge=0, le=1, description="largest tolerated share of unusable samples")
+    init: str | None = Field(default=None, description="where the encoder's first weights come from")
     execution: Execution = Field(default_factory=Execution)
 
     @model_validator(mode="after")
