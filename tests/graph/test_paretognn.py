@@ -6,12 +6,14 @@ comparison runs on them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commandline import unlabel
 from scipy.optimize import minimize
 from torch import Tensor
 
@@ -502,6 +504,27 @@ def test_masked_columns_and_permuted_rows_of_sparse_attributes_are_those_of_dens
         assert (len(lazy), lazy.shape) == (len(x), x.shape)
 
 
+def test_a_shared_product_is_computed_once_and_again_for_other_weights() -> None:
+    class Counting:
+        shape, products = (3, 2), 0
+
+        def __matmul__(self, weight: Tensor) -> Tensor:
+            self.products += 1
+            return torch.ones(3, 2) @ weight
+
+    x = Counting()
+    shared, weight = augment.Shared(x), torch.randn(2, 4, requires_grad=True)
+    first, second = shared @ weight, augment.Permuted(shared, torch.tensor([2, 0, 1])) @ weight
+    assert x.products == 1
+    assert torch.equal(first, second)
+    (first + second).sum().backward()
+    assert torch.allclose(weight.grad, torch.full((2, 4), 6.0))
+    with torch.no_grad():
+        weight += 1  # as an update does
+    assert not torch.equal(shared @ weight, first)
+    assert x.products == 2
+
+
 def _sparse(dataset: Nodes) -> object:
     from unlabel_graph import attributes
 
@@ -639,6 +662,29 @@ def test_topology_sees_real_edges_as_positives() -> None:
     # degrees of senders differ: those at the rim of a block send less than in the whole graph
     assert sampled.item() == pytest.approx(whole.item(), rel=0.2)
     assert propagation.with_self_loops(edges, len(x)).shape == edges.shape
+
+
+def test_any_parts_train_together_from_the_command_line(tmp_path: Path) -> None:
+    names = "graph/node_graph_contrast+graph/topology_reconstruction"
+    words = ("--recipe", "tiny", "--combine", "pareto", "--no-evaluate", "--set", "log_every=1", "--seed", 4)
+    answer = unlabel("train", names, *words, "--set", "task.graph/node_graph_contrast.hops=2", "--out", tmp_path / "a")
+    assert answer.code == 0, answer.err
+    answer = unlabel("train", "graph/paretognn", *words, "--out", tmp_path / "b")
+    assert answer.code == 0, answer.err
+    for folder, parts in (("a", ("node_graph_contrast", "topology_reconstruction")), ("b", PARTS)):
+        lines = [json.loads(line) for line in (tmp_path / folder / "metrics.jsonl").read_text().splitlines()]
+        updates = [line for line in lines if "loss" in line]
+        assert len(updates) == 4
+        for line in updates:
+            assert sum(line[f"alpha_{part}"] for part in parts) == pytest.approx(1, abs=1e-5)
+            assert sum(name.startswith("cosine_") for name in line) == len(parts) * (len(parts) - 1) // 2
+
+
+def test_the_map_of_the_representations_is_drawn_once() -> None:
+    dataset = small()
+    pictures = pareto(dataset).eval().pictures(batch_of(dataset))
+    assert list(pictures) == ["representations"]
+    assert pictures["representations"].dtype == np.uint8
 
 
 # The paper's settings

@@ -18,6 +18,7 @@ __all__ = [
     "Columns",
     "Permuted",
     "Replaced",
+    "Shared",
     "View",
     "Visible",
     "check_rate",
@@ -105,7 +106,7 @@ class Replaced:
         token: float (1, F): by what; differentiable.
     """
 
-    def __init__(self, x: Attributes, rows: Tensor, token: Tensor):
+    def __init__(self, x: Attributes | Permuted, rows: Tensor, token: Tensor):
         self.x, self.rows, self.token, self.shape = x, rows, token, x.shape
 
     def __len__(self) -> int:
@@ -117,6 +118,29 @@ class Replaced:
         return torch.where(self.rows[:, None], (self.token @ weight).to(product.dtype), product)
 
 
+class Shared:
+    """Attributes whose product with the same weights is computed once, forwards and backwards: for two readers.
+
+    Args:
+        x: (N, F).
+    """
+
+    def __init__(self, x: Attributes):
+        self.x, self.shape = x, x.shape
+        self._of: tuple[object, ...] | None = None
+        self._product: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __matmul__(self, weight: Tensor) -> Tensor:
+        """float (N, K), from float (F, K)."""
+        of = (weight.data_ptr(), weight._version, weight.shape, torch.is_grad_enabled())
+        if self._product is None or of != self._of:
+            self._of, self._product = of, self.x @ weight
+        return self._product
+
+
 class Permuted:
     """Attributes whose rows have changed places.
 
@@ -125,7 +149,7 @@ class Permuted:
         order: int64 (N,): row i is row ``order[i]`` of `x`.
     """
 
-    def __init__(self, x: Attributes, order: Tensor):
+    def __init__(self, x: Attributes | Shared, order: Tensor):
         self.x, self.order, self.shape = x, order, x.shape
 
     def __len__(self) -> int:
@@ -136,7 +160,7 @@ class Permuted:
         return (self.x @ weight)[self.order]
 
 
-Visible = Attributes | Columns | Replaced | Permuted
+Visible = Attributes | Columns | Replaced | Permuted | Shared
 """What an encoder reads."""
 
 View = tuple[Visible, Tensor]

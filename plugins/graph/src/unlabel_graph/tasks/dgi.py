@@ -15,7 +15,7 @@ from unlabel import Recipe, Ref, Stage
 from unlabel.task import Batch
 from unlabel_graph import agreement
 from unlabel_graph.attributes import Attributes
-from unlabel_graph.augment import Permuted
+from unlabel_graph.augment import Permuted, Shared
 from unlabel_graph.encoders.layers import Encoder
 from unlabel_graph.tasks.node_graph_contrast import critic
 from unlabel_graph.whole_graph import GraphTask, SelfLoops
@@ -42,8 +42,9 @@ class DGI(GraphTask):
 
     def loss_of(self, x: Attributes, edge_index: Tensor, order: Tensor) -> Tensor:
         """The loss for a given corruption: attributes of node i are those of node ``order[i]``, int64 (N,)."""
-        real = self.encoder(x, edge_index)
-        corrupted = self.encoder(Permuted(x, order), edge_index)
+        once = Shared(x)  # the corrupted copy's first product has the same rows
+        real = self.encoder(once, edge_index)
+        corrupted = self.encoder(Permuted(once, order), edge_index)
         return agreement.summary_loss(real, corrupted, self.critic) / 2
 
 

@@ -16,7 +16,7 @@ from unlabel import Recipe, Ref
 from unlabel.task import Batch
 from unlabel_graph import agreement
 from unlabel_graph.attributes import Attributes
-from unlabel_graph.augment import Permuted
+from unlabel_graph.augment import Permuted, Shared
 from unlabel_graph.encoders.layers import Encoder
 from unlabel_graph.whole_graph import GraphTask, SelfLoops, recipe
 
@@ -59,8 +59,9 @@ class NodeGraphContrast(GraphTask):
             edge_index: int64 (2, E).
             order: int64 (N,): node i of the corrupted copy has the attributes of node ``order[i]``.
         """
-        real = self.encoder(x, edge_index)
-        corrupted = self.encoder(Permuted(x, order), edge_index)
+        once = Shared(x)  # the corrupted copy's first product has the same rows
+        real = self.encoder(once, edge_index)
+        corrupted = self.encoder(Permuted(once, order), edge_index)
         return agreement.summary_loss(real, corrupted, self.critic)
 
 

@@ -14,11 +14,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+
 from unlabel import Recipe, Ref
 from unlabel.combine import Normalisation
 from unlabel.errors import UsageError, nearest
 from unlabel.multitask import Combine, Joint
-from unlabel.task import Task
+from unlabel.task import Batch, Task
 from unlabel_graph.encoders.layers import Encoder
 from unlabel_graph.tasks.decorrelation import Decorrelation
 from unlabel_graph.tasks.feature_reconstruction import FeatureReconstruction
@@ -163,6 +165,10 @@ class ParetoGNN(Joint):
                     self_loops=self_loops,
                 )
         super().__init__(encoder, made, combine=combine, normalise=normalise, update=update)
+
+    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+        """The map of the representations, once: the parts draw the same."""
+        return self.part(self.first).pictures(batch)
 
 
 def _chosen(parts: Sequence[str]) -> list[str]:
