@@ -15,7 +15,7 @@ from commandline import unlabel
 from safetensors.numpy import load_file
 from test_processes import largest_difference, train
 
-from unlabel import loop, run
+from unlabel import loop, optim, run
 from unlabel.data import Reader
 from unlabel.engine import Engine
 from unlabel.logs import Observer
@@ -68,6 +68,20 @@ def test_gradients_are_those_of_the_two_tasks_apart(catalog: Catalog) -> None:
     heads = {name.split(".")[1] for name in before if name.startswith("parts.")}
     assert heads == {"mae", "rotation"}
     assert all(not g.any() for n, g in separate["mae"].items() if n.startswith("parts.rotation."))
+
+
+def test_layers_are_the_first_parts_and_other_heads_are_on_top(catalog: Catalog) -> None:
+    chosen = recipe(catalog, settings=["stages.0.layer_decay=0.5"])
+    task, _ = run.build(chosen, catalog, CPU)
+    assert isinstance(task, Joint)
+    names = {parameter: name for name, parameter in task.named_parameters()}
+    groups = optim.groups(task, chosen.stages[0])
+    scale = {names[p]: group["lr_scale"] for group in groups for p in group["params"]}
+    assert scale["parts.rotation.head.weight"] == 1
+    assert {value for name, value in scale.items() if name.startswith("parts.mae.decoder.")} == {1}
+    within = {name: value for name, value in scale.items() if name.startswith("encoder.")}
+    assert min(within.values()) == 0.5**3  # below two blocks and what comes after them
+    assert len(set(within.values())) == 4
 
 
 class StopAt(Observer):

@@ -58,9 +58,9 @@ class Joint(Task):
         parts: short name -> task.
         combine: ``sum``, or ``pareto`` for the minimum-norm point of the gradients; see the module.
         normalise: pareto: what each part's gradient is divided by before the weights are sought.
-        update: pareto: ``authors`` multiplies the weights with the parts' own gradients, as ParetoGNN's code does, so
+        update: pareto: ``authors`` multiplies the weights with the parts' own gradients, as published code does, so
             that the update need not descend on every part; ``normalised`` with the normalised ones: the minimum-norm
-            point itself, which does.
+            point itself, which does. Heads get their part's weight times their own gradient in either case.
 
     Attributes:
         gathers: whether all parts do.
