@@ -19,6 +19,9 @@ from unlabel.describe import component
 
 ROOT = Path(__file__).resolve().parents[2]
 
+Pages = dict[str, list[tuple[str, str, str]]]
+"""Group of the navigation -> path, title and text of its pages."""
+
 
 def build(root: Path, site: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """What ``make docs`` does, for the checkout or a copy of it."""
@@ -32,14 +35,20 @@ def build(root: Path, site: Path, **variables: str) -> subprocess.CompletedProce
     )
 
 
-@pytest.fixture
-def generator(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+@pytest.fixture(scope="module")
+def generator() -> Iterator[ModuleType]:
     """The module that writes the generated pages."""
-    names = ("pages", "components", "reference", "docstrings")
-    monkeypatch.syspath_prepend(str(ROOT / "docs" / "generate"))
-    yield importlib.import_module("pages")
-    for name in names:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "docs" / "generate"))
+        yield importlib.import_module("pages")
+    for name in ("pages", "components", "reference", "docstrings"):
         sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def generated(generator: ModuleType) -> Pages:
+    """Every generated page."""
+    return generator.generated(Catalog.installed())
 
 
 @pytest.mark.slow
@@ -83,19 +92,17 @@ def test_a_plugin_that_cannot_be_shown_fails_the_build(generator: ModuleType) ->
 
 
 @pytest.mark.slow
-def test_generated_pages_are_the_same_every_time(generator: ModuleType) -> None:
-    first, second = (generator.generated(Catalog.installed()) for _ in range(2))
-
-    assert first == second
-    for group in first.values():
+def test_generated_pages_are_the_same_every_time(generator: ModuleType, generated: Pages) -> None:
+    assert generator.generated(Catalog.installed()) == generated
+    for group in generated.values():
         for path, _, text in group:
             assert not re.search(r" at 0x[0-9a-f]+|/site-packages/|<function|<class", text), path
 
 
 @pytest.mark.slow
-def test_a_tasks_page_says_what_its_source_says(generator: ModuleType) -> None:
+def test_a_tasks_page_says_what_its_source_says(generated: Pages) -> None:
     catalog = Catalog.installed()
-    pages = {path: text for path, _, text in generator.generated(catalog)["tasks"]}
+    pages = {path: text for path, _, text in generated["tasks"]}
     for offer in catalog.offers("tasks"):
         found, page = component(offer, catalog), pages[f"tasks/{offer.name}.md"]
         assert not found["arxiv"] or f"https://arxiv.org/abs/{found['arxiv']}" in page, offer.name
