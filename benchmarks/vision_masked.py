@@ -1,0 +1,325 @@
+"""The masked and positional family side by side: same images, same encoder, same number of updates.
+
+``--preset cpu``: each method on CIFAR-10 (20,000 training and 5,000 test JPEGs) at 32 pixels, with several seeds: curve
+of the loss, linear probe and k-NN before and after, time an image, parameters, multiplications. A training is a line of
+``runs/vision_masked/cells.jsonl``; what is there is not repeated, so the script may be stopped at any time.
+``--speed``: forward and backward pass of each method against MAE's, in turn, with what the multiplications let expect.
+
+    UNLABEL_SHARED=FOLDER python benchmarks/vision_masked.py --preset cpu [--seeds N] [--steps N] [--only NAME ...]
+    python benchmarks/vision_masked.py --speed [--rounds N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import machine
+from unlabel import Catalog, Recipe, Run, data, run, seeds
+from unlabel.data import Dataset
+from unlabel.engine import Engine
+from unlabel.recipe import Ref
+from unlabel.task import Sample, Task
+
+CIFAR = "data/cifar10_jpeg"
+ENCODER = {"image_size": 32, "patch_size": 4, "dim": 128, "depth": 4, "heads": 4, "pool": "avg"}
+DECODER = {"decoder_dim": 64, "decoder_depth": 1, "decoder_heads": 2}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row: a task, its keywords at this size, and those of its encoder that differ from the others'.
+
+    Attributes:
+        task: name.
+        options: keywords of the small preset.
+        large: keywords at ViT-Tiny's size and 224 pixels, for ``--speed``.
+        encoder: keywords of the encoder.
+        lr: peak learning rate of the small preset.
+    """
+
+    task: str
+    options: dict[str, Any] = field(default_factory=dict)
+    large: dict[str, Any] = field(default_factory=dict)
+    encoder: dict[str, Any] = field(default_factory=dict)
+    lr: float = 1.5e-3
+
+
+LARGE = {"decoder_dim": 192, "decoder_depth": 4, "decoder_heads": 6}
+SHALLOW = {**LARGE, "decoder_depth": 1}  # the papers' 2 blocks for MAE's 8
+METHODS = {
+    "MAE": Method("vision/mae", DECODER, LARGE),
+    "ColorMAE": Method("vision/colormae", DECODER, LARGE),
+    "MixedAE": Method("vision/mixedae", DECODER, LARGE),
+    "MixedAE, naive mixing": Method(
+        "vision/mixedae",
+        {**DECODER, "attention": "full", "segments": False, "contrast_weight": 0.0},
+        {**LARGE, "attention": "full", "segments": False, "contrast_weight": 0.0},
+    ),
+    "DropPos": Method("vision/droppos", DECODER, SHALLOW),
+    "DropPos, weights of its own pass": Method(
+        "vision/droppos", {**DECODER, "attentive": "own"}, {**SHALLOW, "attentive": "own"}
+    ),
+    "MP3": Method("vision/mp3", encoder={"class_token": False}),
+    "GMML": Method("vision/gmml", {"blocks": [2, 3, 4]}, {"blocks": [6, 8, 10, 12]}, lr=1e-3),
+}
+
+
+class Noise(Dataset):
+    """The same few random images again and again."""
+
+    def __init__(self, size: int, count: int = 64):
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, generator=generator).numpy()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Sample:
+        return {"image": self.images[index]}
+
+
+def build(method: Method, encoder: dict[str, Any], options: dict[str, Any], seed: int = 0) -> Task:
+    """The task with freshly initialised weights, on the CPU in fp32."""
+    stages = [{"steps": 1}]
+    chosen = Recipe(
+        task=Ref(method.task, **options),
+        encoder=Ref("vision/vit", **{**encoder, **method.encoder}),
+        dataset=Ref("vision/digits"),
+        stages=stages,
+        seed=seed,
+    )
+    task, _ = run.build(chosen, Catalog.installed(), Engine("cpu", "fp32"))
+    return task.train()
+
+
+def batch_of(task: Task, dataset: Dataset, count: int) -> dict[str, Any]:
+    """A batch as the loader would make it."""
+    reader = data.Reader(dataset, task.transform(), seed=0)
+    batch, _ = reader.__getitems__([(0, index % len(dataset)) for index in range(count)])
+    return batch
+
+
+def step(task: Task, batch: dict[str, Any]) -> None:
+    """Forward and backward pass of every loss."""
+    seeds.seed(0)
+    terms = task.loss(batch)
+    sum(value for name, value in terms.items() if name.startswith("loss")).backward()
+    task.zero_grad(set_to_none=True)
+
+
+def multiplications(task: Task, batch: dict[str, Any]) -> tuple[float, float]:
+    """Billions of multiplications an image, of the forward pass and with the backward pass."""
+    found = []
+    for work in (lambda: task.loss(batch), lambda: step(task, batch)):
+        with FlopCounterMode(display=False) as counter:
+            work()
+        found.append(counter.get_total_flops() / 2e9 / len(batch["key"]))
+    return found[0], found[1]
+
+
+# --- the small preset
+
+
+def words(method: Method, steps: int, batch: int) -> list[str]:
+    """The command line after ``unlabel train TASK``, without data, seed and place."""
+    encoder = {**ENCODER, **method.encoder}
+    sets = {f"task.{name}": value for name, value in method.options.items()}
+    sets |= {f"encoder.{name}": value for name, value in encoder.items()}
+    sets["stages.0.lr"] = method.lr
+    found = ["--recipe", "quick", "--encoder", "vision/vit", "--steps", str(steps), "--batch-size", str(batch)]
+    for name, value in sets.items():
+        found += ["--set", f"{name}={json.dumps(value) if not isinstance(value, str) else value}"]
+    return found
+
+
+def curve(metrics: list[dict[str, float]], points: int = 20) -> dict[str, list[float]]:
+    """Every logged loss and accuracy, thinned out."""
+    lines = [line for line in metrics if any(name.startswith("loss") for name in line)]
+    chosen = lines[:: max(1, len(lines) // points)]
+    wanted = ("loss", "accuracy", "homologous", "contrast_excess", "step")
+    names = [name for name in (chosen[-1] if chosen else {}) if name.startswith(wanted)]
+    return {name: [round(line[name], 4) for line in chosen if name in line] for name in names}
+
+
+def trained(name: str, seed: int, steps: int, batch: int, runs: Path, root: Path) -> dict[str, Any]:
+    """Train one method with one seed in a process of its own; what came out."""
+    method = METHODS[name]
+    folder = runs / f"{''.join(c if c.isalnum() else '-' for c in name)}-{seed}"
+    command = ["train", method.task, "--data", str(root / CIFAR), *words(method, steps, batch)]
+    command += ["--seed", str(seed), "--out", str(folder), "--overwrite"]
+    subprocess.run([sys.executable, "-m", "unlabel", *command], check=True)
+
+    done = Run(folder)
+    task = build(method, ENCODER, method.options)
+    sizes = {
+        "parameters": sum(p.numel() for p in task.parameters() if p.requires_grad),
+        "encoder_parameters": sum(p.numel() for p in task.encoder.parameters()),
+    }
+    forward, both = multiplications(task, batch_of(task, Noise(32), 32))
+    results = done.evaluations
+    measured = {
+        f"{evaluation}_{when}": results[when][evaluation]["accuracy"]
+        for evaluation in ("linear_probe", "knn")
+        for when in ("before", "after")
+    }
+    return {
+        **measured,
+        **sizes,
+        "gmac_forward": round(forward, 4),
+        "gmac_step": round(both, 4),
+        "ms_an_image": round(1e3 / results["samples_per_second"], 4),
+        "minutes": round(results["seconds"] / 60, 2),
+        "curve": curve(done.metrics),
+        "machine": machine.machine(),
+    }
+
+
+def preset(options: argparse.Namespace) -> None:
+    """Train what is missing, and write the table."""
+    path = options.runs / "cells.jsonl"
+    root = Path(os.environ.get("UNLABEL_SHARED", "../shared")).resolve()
+    known: dict[tuple[Any, ...], dict[str, Any]] = {}
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            cell = json.loads(line)
+            known[tuple(cell[part] for part in ("method", "seed", "steps", "batch"))] = cell
+    chosen = [name for name in METHODS if not options.only or name in options.only]
+    for seed in range(options.seeds):
+        for name in chosen:
+            asked = (name, seed, options.steps, options.batch)
+            if asked in known or options.table:
+                continue
+            cell = dict(zip(("method", "seed", "steps", "batch"), asked, strict=True))
+            cell |= trained(*asked, options.runs, root)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(cell) + "\n")
+            known[asked] = cell
+    rows = []
+    for name in chosen:
+        cells = [known[key] for key in known if (key[0], *key[2:]) == (name, options.steps, options.batch)]
+        if cells:
+            rows.append(row(name, cells))
+    commands = "\n".join(
+        f"- {name}: `unlabel train {METHODS[name].task} --data {Path(CIFAR).name} "
+        f"{' '.join(words(METHODS[name], options.steps, options.batch))}`"
+        for name in chosen
+    )
+    notes = (
+        f"{options.steps} updates of {options.batch} images. Mean and standard deviation over seeds; accuracy on "
+        "held-out images, of the mean over the patches' features. GMAC and parameters include decoders and heads. "
+        f"Curves are in the JSON file.\n\n{commands}"
+    )
+    if rows:
+        title = "The masked and positional family on CIFAR-10"
+        machine.write("vision_masked", title, "python benchmarks/vision_masked.py --preset cpu", rows, notes)
+        table = machine.RESULTS / "vision_masked.json"
+        shown = json.loads(table.read_text()) | {"cells": list(known.values())}
+        table.write_text(json.dumps(shown, indent=2) + "\n")
+
+
+def row(name: str, cells: list[dict[str, Any]]) -> dict[str, object]:
+    """Means and spreads over the seeds."""
+    found: dict[str, object] = {"method": name, "seeds": len(cells)}
+    for evaluation in ("linear_probe", "knn"):
+        for when, title in (("before", "random init"), ("after", "trained")):
+            values = [cell[f"{evaluation}_{when}"] for cell in cells]
+            found[f"{evaluation}, {title}"] = machine.mean_and_spread(values)
+    ends = [cell["curve"] for cell in cells]
+    for title, metric in (("loss", "loss"), ("position accuracy", "accuracy"), ("homologous keys", "homologous")):
+        values = [
+            (curve[metric][0], curve[metric][-1]) if metric in curve else None
+            for curve in ({**c, "loss": c.get("loss", c.get("loss_reconstruction", []))} for c in ends)
+        ]
+        shown = [value for value in values if value is not None]
+        found[title] = (
+            f"{statistics.fmean(v[0] for v in shown):.3f} to {statistics.fmean(v[1] for v in shown):.3f}"
+            if shown
+            else "-"
+        )
+    found["ms an image"] = machine.spread([cell["ms_an_image"] for cell in cells], 2)
+    found["GMAC forward"] = f"{cells[0]['gmac_forward']:.4f}"
+    found["parameters trained"] = f"{cells[0]['parameters']:,}"
+    return found
+
+
+# --- speed
+
+
+def speed(options: argparse.Namespace) -> None:
+    """Forward and backward pass of each method and of MAE in turn."""
+    torch.manual_seed(0)
+    size = {"image_size": 224, "patch_size": 16, "dim": 192, "depth": 12, "heads": 3}
+    small = {**ENCODER, "depth": 12, "dim": 192, "heads": 3}  # the same network on 64 patches of 4 pixels
+    rows = []
+    for title, encoder, count in (("224 px, 196 patches", size, 8), ("32 px, 64 patches", small, 32)):
+        dataset = Noise(encoder["image_size"])
+        made, costs = {}, {}
+        for name, method in METHODS.items():
+            if options.only and name not in (*options.only, "MAE"):
+                continue
+            task = build(method, {**encoder, "pool": "avg"}, method.large)
+            made[name] = task, batch_of(task, dataset, count)
+            costs[name] = multiplications(*made[name])
+            step(*made[name])  # warm up
+        seconds: dict[str, list[float]] = {name: [] for name in made}
+        for _ in range(options.rounds):
+            for name, (task, batch) in made.items():
+                begun = time.perf_counter()
+                step(task, batch)
+                seconds[name].append(time.perf_counter() - begun)
+        for name in made:
+            ratios = [own / mae for own, mae in zip(seconds[name], seconds["MAE"], strict=True)]
+            rows.append(
+                {
+                    "input": title,
+                    "method": name,
+                    "images/s": machine.spread([count / s for s in seconds[name]], 1),
+                    "time / MAE's": machine.spread(ratios, 2),
+                    "GMAC / MAE's": f"{costs[name][1] / costs['MAE'][1]:.2f}",
+                    "GMAC forward": f"{costs[name][0]:.3f}",
+                }
+            )
+    notes = (
+        f"ViT of 12 blocks of width 192; MAE's decoder 4 blocks of width 192, DropPos' 1. Medians of {options.rounds} "
+        "rounds, all methods in turn; in brackets smallest and largest. fp32, forward and backward pass without the "
+        "update. GMAC are counted by torch, of matrix products and attention."
+    )
+    title = "Cost of a step of the masked and positional family"
+    machine.write("vision_masked_speed", title, "python benchmarks/vision_masked.py --speed", rows, notes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", choices=["cpu"])
+    parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--table", action="store_true", help="write the table of what is there, train nothing")
+    parser.add_argument("--only", nargs="+", choices=list(METHODS), help="these methods alone")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=1560, help="ten epochs")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--runs", type=Path, default=Path("runs/vision_masked"))
+    options = parser.parse_args()
+    if not options.preset and not options.speed:
+        parser.error("give --preset cpu, --speed, or both")
+    if options.speed:
+        speed(options)
+    if options.preset:
+        preset(options)
+
+
+if __name__ == "__main__":
+    main()
