@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from unlabel import Catalog, run
+from unlabel import Catalog, Run, run
 
 TASK = "trajectory/ppt"
 UPDATES = 24
@@ -25,7 +25,9 @@ CACHE = ("dataset.scenes=2", "dataset.agents=5", "dataset.stride=20", "dataset.s
 
 def train(folder: Path, *settings: str, resuming: bool = False) -> None:
     catalog = Catalog.installed()
-    recipe = run.compose(TASK, catalog, name="tiny", settings=[*SETTINGS, *settings])
+    recipe = (
+        Run(folder).recipe if resuming else run.compose(TASK, catalog, name="tiny", settings=[*SETTINGS, *settings])
+    )
     run.execute(recipe, folder, catalog, evaluate=False, quiet=True, resuming=resuming)
 
 
@@ -63,7 +65,7 @@ def test_remembered_teachers_are_not_stale_after_a_resume(tmp_path: Path) -> Non
             shutil.rmtree(path)
     expected = end(tmp_path / "whole")
     shutil.rmtree(tmp_path / f"whole/checkpoints/step-{UPDATES:08d}")
-    train(tmp_path / "whole", *settings, resuming=True)
+    train(tmp_path / "whole", resuming=True)
     assert same(end(tmp_path / "whole"), expected)
 
 
@@ -75,7 +77,7 @@ def test_with_stages_left_out_it_resumes_the_same(tmp_path: Path, without: tuple
     expected = end(tmp_path / "whole", updates)
     for path in sorted((tmp_path / "whole/checkpoints").iterdir())[updates - 4 :]:
         shutil.rmtree(path)
-    train(tmp_path / "whole", *settings, resuming=True)
+    train(tmp_path / "whole", resuming=True)
     assert same(end(tmp_path / "whole", updates), expected)
 
 
