@@ -169,13 +169,18 @@ class GMML(PatchTask):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``{"loss", "corrupted", "alien"}``: absolute error of the corrupted pixels of both crops, and their share."""
+        clean, given, mask, alien = self._corrupted(batch)
+        terms = self.loss_of(clean, given, mask)
+        return {**terms, "corrupted": mask.float().mean(), "alien": alien.float().mean()}
+
+    @torch.compiler.disable  # nothing to gain, and the compiler cannot bound the hashed numbers
+    def _corrupted(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Both crops of each image, one below the other: clean, corrupted, where, and whether by an alien."""
         crops = self.photometric.pair(batch)
         masks, inputs, aliens = zip(
-            *(self.corrupt(clean, batch["key"], stream) for stream, clean in enumerate(crops)), strict=True
+            *(self.corrupt(clean, batch["key"], view) for view, clean in enumerate(crops)), strict=True
         )
-        mask = torch.cat(masks)
-        terms = self.loss_of(torch.cat(crops), torch.cat(inputs), mask)
-        return {**terms, "corrupted": mask.float().mean(), "alien": torch.cat(aliens).float().mean()}
+        return torch.cat(crops), torch.cat(inputs), torch.cat(masks), torch.cat(aliens)
 
     def corrupt(self, clean: Tensor, key: Tensor, view: int) -> tuple[Tensor, Tensor, Tensor]:
         """Corrupt a batch of crops.
