@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commandline import unlabel
 from networks import CLASSES, batch_of, blocks, encoder
 from torch import Tensor
 
@@ -268,6 +269,14 @@ def test_features_are_those_of_the_asked_nodes_and_the_picture_shows_them() -> N
     assert picture.dtype == np.uint8
     assert picture.shape == (480, 480, 3)
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) == CLASSES + 2, "white, grey, a colour a class"
+
+
+def test_tasks_on_one_encoder_are_judged_by_the_classifier_among_them(tmp_path: Path) -> None:
+    answer = unlabel(
+        "train", "graph/edge_mask+graph/supervised", "--recipe", "tiny", "--out", tmp_path / "run", "--steps", 3
+    )
+    assert answer.code == 0, answer.err
+    assert "graph/node_classification" in answer.out + answer.err
 
 
 @pytest.mark.slow

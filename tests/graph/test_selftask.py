@@ -45,7 +45,7 @@ def test_distances_on_a_path_are_1_2_3_and_then_far() -> None:
 
 def test_nodes_without_a_path_are_far_and_zero_in_inverse_targets() -> None:
     edges = torch.cat([path(3), path(3) + 3], dim=1)
-    near = pairwise_distance.near_pairs(edges, 6, sources=6, seed=0)
+    near = pairwise_distance.near_pairs(edges, 6, 100, seed=0)
     torch.manual_seed(0)
     far = set(zip(*pairs.unkeyed(pairwise_distance.draw_far(100, near), 6).tolist(), strict=True))
     assert far == {(i, j) for i in range(3) for j in range(3, 6)}
@@ -63,10 +63,20 @@ def test_pairs_of_some_sources_are_those_of_the_whole_graph_that_hold_one() -> N
         assert torch.equal(part, whole[torch.isin(held, sources).any(dim=0)])
 
 
+def test_no_more_near_pairs_are_listed_than_allowed_and_they_hold_a_source() -> None:
+    edges = batch_of(blocks(nodes=300))["edge_index"]
+    whole = pairwise_distance.near_pairs(edges, 300, 10**6, seed=0)
+    part = pairwise_distance.near_pairs(edges, 300, 2000, seed=0)
+    assert len(whole.sources) == 300
+    assert 0 < len(part.all) <= 2000 < len(whole.all)
+    assert torch.isin(part.all, whole.all).all()
+    assert torch.isin(pairs.unkeyed(part.all, 300), part.sources).any(dim=0).all()
+
+
 def test_every_class_of_pairs_is_drawn_without_replacement() -> None:
     batch = batch_of(blocks(nodes=300))
     task = PairwiseDistance(encoder(), pairs_per_class=100)
-    near = pairwise_distance.near_pairs(batch["edge_index"], 300, 20_000, 0)
+    near = pairwise_distance.near_pairs(batch["edge_index"], 300, 10**6, 0)
     torch.manual_seed(1)
     drawn, truth = task.drawn(near)
     assert torch.bincount(truth).tolist() == [100] * 4

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unlabel_graph import propagation
 
-__all__ = ["Target", "from_sources", "pairs_within", "targets"]
+__all__ = ["Target", "from_sources", "pairs_within", "targets", "walks"]
 
 Target = Literal["inverse", "hops"]
 """``"inverse"``: 1 / hops, 0 for the source itself and for what cannot be reached. ``"hops"``: the number of hops;
@@ -68,7 +68,8 @@ def pairs_within(edge_index: Tensor, nodes: int, sources: Tensor | None = None) 
     adjacency = sparse.csr_array((ones, (edges[1], edges[0])), shape=(nodes, nodes))
 
     found: list[list[np.ndarray]] = [[], [], []]
-    block = max(1, 4_000_000 * len(rows) // max(1, _walks(adjacency, rows)))  # bounds what the products hold at once
+    reach = float(walks(edge_index, nodes)[torch.from_numpy(rows).to(edge_index.device)].sum())
+    block = max(1, int(4_000_000 * len(rows) / reach))  # bounds what the products hold at once
     for start in range(0, len(rows), block):
         part = rows[start : start + block]
         reached = sparse.csr_array((np.ones(len(part)), (np.arange(len(part)), part)), shape=(len(part), nodes))
@@ -89,8 +90,10 @@ def pairs_within(edge_index: Tensor, nodes: int, sources: Tensor | None = None) 
     return [torch.from_numpy(np.sort(np.concatenate(keys))).to(edge_index.device) for keys in found]
 
 
-def _walks(adjacency: sparse.csr_array, rows: np.ndarray) -> int:
-    """An upper bound of how many nodes the rows reach by walks of three steps."""
-    ones = np.ones(adjacency.shape[0], dtype=np.float64)
-    reach = np.minimum(adjacency @ np.minimum(adjacency @ (adjacency @ ones), len(ones)), len(ones))
-    return int(reach[rows].sum())
+def walks(edge_index: Tensor, nodes: int) -> Tensor:
+    """An upper bound of how many nodes each one reaches in three steps: float64 (N,), at most N each."""
+    adjacency = propagation.ones(edge_index, nodes).to(torch.float64)
+    reach = torch.ones(nodes, 1, dtype=torch.float64, device=edge_index.device)
+    for _ in range(3):
+        reach = (adjacency.times(reach) + reach).clamp_max(nodes)
+    return reach[:, 0]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from unlabel import Recipe, Ref, Stage, Task
 from unlabel.errors import UsageError, nearest
 from unlabel.evaluate.features import evaluating
+from unlabel.recipe import Execution
 from unlabel.task import Batch, Progress
 from unlabel_graph import pictures, propagation
 from unlabel_graph.attributes import Attributes
@@ -239,6 +240,7 @@ def joint(
         encoder=Ref("graph/gcn", widths=(hidden,)),
         dataset=dataset or Ref("graph/planetoid"),
         stages=[_stage(steps=steps, weights={"loss_pretext": weight})],
+        execution=Execution(precision="fp32"),  # sparse products have no other, and the rest is small
     )
 
 
@@ -252,11 +254,12 @@ def two_stage(task: str, *, steps: int = 200, **options: Any) -> Recipe:
     return first.model_copy(update={"stages": stages})
 
 
-def tiny(task: str, **options: Any) -> Recipe:
+def tiny(task: str, *, encoder: str = "graph/gcn", **options: Any) -> Recipe:
     """Four updates on a small generated graph, of `task` alone."""
     return Recipe(
         task=Ref(task, **options),
-        encoder=Ref("graph/gcn", widths=(8,)),
+        encoder=Ref(encoder, widths=(8,)),
         dataset=Ref("graph/sbm", nodes=120, features=24, number_of_classes=3),
         stages=[_stage(steps=4)],
+        execution=Execution(precision="fp32"),
     )

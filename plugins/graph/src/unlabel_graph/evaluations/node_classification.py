@@ -20,7 +20,7 @@ def node_classification(frozen: Frozen) -> dict[str, float]:
     """Accuracy of the task's classifier.
 
     Args:
-        frozen: of a task trained with ``supervised``.
+        frozen: of a task trained with ``supervised``, alone or together with others.
 
     Returns:
         ``accuracy`` on the test nodes, ``validation`` on the validation nodes (which chose the update, so it is no
@@ -29,9 +29,10 @@ def node_classification(frozen: Frozen) -> dict[str, float]:
     Raises:
         UsageError: the task has no classifier, or the data have no labelled test nodes.
     """
-    task = frozen.task
-    if not isinstance(task, NodeTask):
-        raise UsageError(f"{type(task).__name__} has no classifier of nodes; use linear_probe")
+    parts = [part for part in frozen.task.modules() if isinstance(part, NodeTask) and part.supervised]
+    if not parts:
+        raise UsageError(f"{type(frozen.task).__name__} trained no classifier of nodes; use linear_probe")
+    task = parts[0]  # of several tasks on one encoder, the first that classifies
     labels = torch.from_numpy(frozen.labels("test"))
     right = total = update = 0
     chosen = torch.zeros(())

@@ -106,4 +106,4 @@ def quick() -> Recipe:
 
 def tiny() -> Recipe:
     """Seconds, for tests. ``unlabel train graph/distance2labeled --recipe tiny``"""
-    return nodes.tiny("graph/distance2labeled")
+    return nodes.tiny("graph/distance2labeled", encoder="graph/gat")

@@ -88,4 +88,4 @@ def quick() -> Recipe:
 
 def tiny() -> Recipe:
     """Seconds, for tests; no labels. ``unlabel train graph/node_property --recipe tiny``"""
-    return nodes.tiny("graph/node_property")
+    return nodes.tiny("graph/node_property", encoder="graph/sage")

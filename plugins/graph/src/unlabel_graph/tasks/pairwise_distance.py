@@ -4,7 +4,7 @@ Jin et al., "Self-supervised Learning on Graphs: Deep Insights and New Direction
 PairwiseDistance. Four classes: 1, 2, 3 hops, and more or no path at all. Every update draws 4,000 pairs i < j of each
 class, without replacement; a linear head classifies ``|e_i - e_j|``. Pairs of the first three classes are listed once,
 from sparse products; those of the fourth are drawn and kept if they are in none of the lists, so that no N x N matrix
-is made. On a graph of more than `sources` nodes, only pairs with one of so many nodes, drawn once, are used.
+is made. Where the lists would grow too long, only pairs with one of some nodes, drawn once, are used.
 """
 
 from __future__ import annotations
@@ -41,13 +41,23 @@ class Near:
         self.all = torch.cat(keys).sort().values
 
 
-def near_pairs(edge_index: Tensor, nodes: int, sources: int, seed: int) -> Near:
-    """The pairs of different nodes at most three hops apart, one of them among at most `sources` nodes."""
-    if nodes <= sources:
+def near_pairs(edge_index: Tensor, nodes: int, most: int, seed: int) -> Near:
+    """The pairs of different nodes at most three hops apart.
+
+    Args:
+        edge_index: int64 (2, E), undirected.
+        nodes: N.
+        most: pairs. If there may be more, one of every pair is among some random nodes: as many as surely do not give
+            more, by the number of walks from them.
+        seed: of these nodes.
+    """
+    generator = torch.Generator().manual_seed(seeds.mix(seed, 0xD157))
+    order = torch.randperm(nodes, generator=generator)
+    counts = hops.walks(edge_index, nodes)[order.to(edge_index.device)].cumsum(0)
+    if counts[-1] <= 2 * most:  # each pair is reached from both ends
         every = torch.arange(nodes, device=edge_index.device)
         return Near(hops.pairs_within(edge_index, nodes), nodes, every)
-    generator = torch.Generator().manual_seed(seeds.mix(seed, 0xD157))
-    chosen = torch.randperm(nodes, generator=generator)[:sources].to(edge_index.device)
+    chosen = order[: max(1, int((counts <= most).sum()))].to(edge_index.device)
     return Near(hops.pairs_within(edge_index, nodes, chosen), nodes, chosen)
 
 
@@ -72,7 +82,7 @@ class PairwiseDistance(NodeTask):
     Args:
         encoder: any graph encoder.
         pairs_per_class: pairs of each class in an update; fewer where a class has fewer.
-        sources: on larger graphs, one of every pair is one of so many nodes.
+        most_pairs: near pairs listed; where there are more, one of every pair is among some nodes drawn once.
         supervised: also classify the labelled nodes, on the same representations.
         classes: number of classes of the nodes; by default that of the data.
         drop: dropout on the representations.
@@ -84,16 +94,16 @@ class PairwiseDistance(NodeTask):
         encoder: Encoder,
         *,
         pairs_per_class: int = 4000,
-        sources: int = 20_000,
+        most_pairs: int = 20_000_000,
         supervised: bool = False,
         classes: int | None = None,
         drop: float = 0.5,
         select: bool = True,
     ):
-        if pairs_per_class < 1 or sources < 1:
-            raise UsageError("pairs_per_class and sources: expected 1 or more; 4000 is the paper's")
+        if pairs_per_class < 1 or most_pairs < 1:
+            raise UsageError("pairs_per_class and most_pairs: expected 1 or more; 4000 is the paper's")
         super().__init__(encoder, supervised=supervised, classes=classes, drop=drop, select=select)
-        self.pairs_per_class, self.sources = pairs_per_class, sources
+        self.pairs_per_class, self.most_pairs = pairs_per_class, most_pairs
         self.head = nn.Linear(encoder.dim, 4)
         self._near = kept(near_pairs)
 
@@ -108,7 +118,7 @@ class PairwiseDistance(NodeTask):
 
     def pretext(self, hidden: Tensor, dropped: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy over the pairs drawn."""
-        near = self._near(batch["edge_index"], len(hidden), self.sources, int(self.draw))
+        near = self._near(batch["edge_index"], len(hidden), self.most_pairs, int(self.draw))
         chosen, truth = self.drawn(near)
         logits = self.head(pairs.difference(dropped, chosen))  # (P, 4)
         right = (logits.detach().argmax(dim=1) == truth).float().mean()

@@ -72,4 +72,4 @@ def quick() -> Recipe:
 
 def tiny() -> Recipe:
     """Seconds, for tests; no labels. ``unlabel train graph/random_target --recipe tiny``"""
-    return nodes.tiny("graph/random_target")
+    return nodes.tiny("graph/random_target", encoder="graph/gin")
