@@ -14,17 +14,17 @@ import time
 from collections.abc import Callable
 from itertools import islice
 
-import machine
 import torch
-import trajectory_plain as plain
 from torch import Tensor
-from unlabel_trajectory import forecasting
-from unlabel_trajectory.tasks import ppt
 
+import machine
+import trajectory_plain as plain
 from unlabel import Catalog, data, run
 from unlabel.engine import Engine
 from unlabel.recipe import Stage
 from unlabel.task import Batch, Task
+from unlabel_trajectory import forecasting
+from unlabel_trajectory.tasks import ppt
 
 SIZES = {
     "tiny": ({"dim": 48, "depth": 2, "heads": 4, "hidden": 128}, 128),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -100,8 +101,14 @@ def _sentences(text: str) -> str:
 
 
 def _healthy(expected: dict[str, Any]) -> str:
-    ranges = ", ".join(f"`{name}` in {low:g} to {high:g}" for name, (low, high) in expected.items())
+    ranges = ", ".join(f"`{name}` {_range(low, high)}" for name, (low, high) in expected.items())
     return f"Healthy late in training: {ranges}."
+
+
+def _range(low: float, high: float) -> str:
+    if math.isinf(high):
+        return f"above {low:g}"
+    return f"below {high:g}" if math.isinf(low) else f"from {low:g} to {high:g}"
 
 
 def recipe(task_name: str, name: str, details: dict[str, Any], up: str) -> Iterator[str]:
@@ -154,7 +161,18 @@ def _stage(stage: Stage) -> dict[str, str]:
         for name, value in stage.model_dump(mode="json", exclude_defaults=True).items()
         if name not in _SHOWN
     }
-    return words | {f"`{name}`": f"`{value}`" for name, value in further.items()}
+    further["groups"] = "; ".join(_group(group) for group in further.pop("groups", []))
+    return words | {f"`{name}`": f"`{value}`" for name, value in further.items() if value != ""}
+
+
+def _group(group: dict[str, Any]) -> str:
+    """``encoder.*: lr_scale=0.1``."""
+    changes = (
+        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in group.items()
+        if name != "pattern"
+    )
+    return f"{group['pattern']}: {', '.join(changes)}"
 
 
 def keywords(entries: list[dict[str, Any]], role: str) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
 import pkgutil
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,7 +100,8 @@ def recipes() -> Page:
         (recipe.Group, "stages.0.groups.0."),
         (recipe.Execution, "execution."),
     ):
-        text += f"\n## {model.__name__}\n\n{to_markdown(model.__doc__ or '')}\n\n{_fields(model, prefix)}\n"
+        document = to_markdown(inspect.cleandoc(model.__doc__ or ""))
+        text += f"\n## {model.__name__}\n\n{document}\n\n{_fields(model, prefix)}\n"
     return "reference/recipe.md", "Fields of a recipe", text
 
 
@@ -119,10 +122,16 @@ def _annotations(model: type[BaseModel]) -> dict[str, str]:
         node for node in _tree(model.__module__).body if isinstance(node, ast.ClassDef) and node.name == model.__name__
     ]
     return {
-        entry.target.id: ast.unparse(entry.annotation)
+        entry.target.id: _plain(ast.unparse(entry.annotation))
         for entry in node.body
         if isinstance(entry, ast.AnnAssign) and isinstance(entry.target, ast.Name)
     }
+
+
+def _plain(annotation: str) -> str:
+    """A type without its bounds, and choices as their values."""
+    annotation = re.sub(r"Annotated\[(\w+), Field\(.*?\)\]", r"\1", annotation)
+    return re.sub(r"Literal\[(.*?)\]", lambda found: found[1].replace(", ", " | "), annotation)
 
 
 # Python, read from the source: nothing is imported that would have to be there

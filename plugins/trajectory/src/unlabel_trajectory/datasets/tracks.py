@@ -91,18 +91,19 @@ class TrackDataset(Dataset):
         self.scenes = held.scenes
         self.future = held.positions.shape[1] - self.observed
         track, origin = self._relative(held)
-        self._table: Batch = {
+        # arrays, not tensors, which other processes would have to fetch one by one instead of getting a copy
+        self._columns: dict[str, np.ndarray] = {
             "track": track,
             "origin": origin,
-            "scene": torch.from_numpy(held.scene.astype(np.int64)),
-            "row": torch.arange(len(held)),
+            "scene": held.scene.astype(np.int64),
+            "row": np.arange(len(held)),
         }
 
-    def _relative(self, held: Windows) -> tuple[torch.Tensor, torch.Tensor]:
+    def _relative(self, held: Windows) -> tuple[np.ndarray, np.ndarray]:
         """Tracks relative to their last observed position, subtracted in float64, and that position; float32."""
         origin = held.positions[:, self.observed - 1]
         track = held.positions - origin[:, None]
-        return torch.from_numpy(track.astype(np.float32)), torch.from_numpy(origin.astype(np.float32))
+        return track.astype(np.float32), origin.astype(np.float32)
 
     def _motions(self, held: Windows) -> np.ndarray:
         return windows.motions(held.positions, self.observed, metres_to(held.unit))
@@ -111,18 +112,18 @@ class TrackDataset(Dataset):
         return len(self.windows)
 
     def __getitem__(self, index: int) -> Sample:
-        sample: Sample = {name: self._table[name][index].numpy().copy() for name in ("track", "origin")}
-        numbers = {name: int(self._table[name][index]) for name in ("scene", "row")}
+        sample: Sample = {name: self._columns[name][index].copy() for name in ("track", "origin")}
+        numbers = {name: int(self._columns[name][index]) for name in ("scene", "row")}
         return {**sample, **numbers, "label": int(self.labels[index])}
 
     def table(self) -> Batch:
-        return self._table
+        return {name: torch.from_numpy(column) for name, column in self._columns.items()}
 
     def context(self) -> Batch:
         if self._part != "train":
             return {}
-        held_out = {"held_out": self._selection} if len(self._selection) else {}
-        return {"tracks": self._table["track"], **held_out}
+        held_out = {"held_out": torch.from_numpy(self._selection)} if len(self._selection) else {}
+        return {"tracks": torch.from_numpy(self._columns["track"]), **held_out}
 
     def name_of(self, index: int) -> str:
         return self.windows.name_of(index)
