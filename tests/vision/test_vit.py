@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from unlabel.errors import UsageError
+from unlabel_vision.encoders.patch_encoder import merged, project, require_tokens
 from unlabel_vision.encoders.resnet import resnet
 from unlabel_vision.encoders.timm import TimmEncoder, timm_encoder
-from unlabel_vision.encoders.vit import ViT, maskable, merged, project, require_tokens, vit
+from unlabel_vision.encoders.vit import ViT, maskable, vit
 
 SMALL = {"image_size": 32, "patch_size": 8, "dim": 32, "depth": 2, "heads": 4}
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from unlabel import Task
 from unlabel.task import Batch, Transform
 from unlabel_vision import views
-from unlabel_vision.encoders.vit import ViT
+from unlabel_vision.encoders.patch_encoder import PatchEncoder
 
 __all__ = ["ImageTask", "PatchTask"]
 
@@ -49,7 +49,7 @@ class PatchTask(ImageTask):
     Its features are the encoder's of the whole image, nothing hidden: class token, or mean over patches.
 
     Args:
-        encoder: a ViT, see `unlabel_vision.encoders.vit.require_tokens`.
+        encoder: one in parts, see `unlabel_vision.encoders.patch_encoder.require_tokens`.
         crop_scale: area of the random crop, as a share of the image.
 
     Attributes:
@@ -57,14 +57,14 @@ class PatchTask(ImageTask):
         length: number of patches.
     """
 
-    encoder: ViT
+    encoder: PatchEncoder
 
     evaluations: ClassVar[tuple[str, ...]] = ("linear_probe", "knn")
 
     # Class tokens of masked models share a large mean: a spread that elsewhere means collapse is ordinary here.
     expected: ClassVar[Mapping[str, tuple[float, float]]] = {"feature_std": (0.05, 2.0)}
 
-    def __init__(self, encoder: ViT, crop_scale: tuple[float, float]) -> None:
+    def __init__(self, encoder: PatchEncoder, crop_scale: tuple[float, float]) -> None:
         super().__init__(encoder)
         self.crop_scale = crop_scale
         self.layers = encoder.layers

@@ -13,13 +13,13 @@ from unlabel.nn import losses, patches, positions, transformer
 from unlabel.nn.decoder import Decoder
 from unlabel.nn.masking import Mask
 from unlabel_vision import views
-from unlabel_vision.encoders.vit import ViT
+from unlabel_vision.encoders.patch_encoder import PatchEncoder
 
 __all__ = ["decoder", "initialise", "loss", "pictures", "pixel_loss", "predict"]
 
 
 def decoder(
-    encoder: ViT, *, dim: int, depth: int, heads: int, order: positions.Order = "xy", values: int | None = None
+    encoder: PatchEncoder, *, dim: int, depth: int, heads: int, order: positions.Order = "xy", values: int | None = None
 ) -> Decoder:
     """The decoder that predicts every patch of an encoder's images, 3 p^2 pixels each unless `values` says otherwise.
 
@@ -41,7 +41,7 @@ def decoder(
     )
 
 
-def initialise(encoder: ViT, *others: nn.Module) -> None:
+def initialise(encoder: PatchEncoder, *others: nn.Module) -> None:
     """The paper's first weights: linears Xavier-uniform, tokens N(0, 0.02), patch projection as a linear map.
 
     Args:
@@ -55,13 +55,13 @@ def initialise(encoder: ViT, *others: nn.Module) -> None:
         nn.init.normal_(token, std=0.02)
 
 
-def predict(encoder: ViT, decoder: Decoder, images: Tensor, mask: Mask) -> Tensor:
+def predict(encoder: PatchEncoder, decoder: Decoder, images: Tensor, mask: Mask) -> Tensor:
     """Encode the visible patches alone, predict all: (N, 3, S, S) -> (N, L, 3 p^2)."""
     prediction: Tensor = decoder(encoder.tokens(images, mask.keep), mask.restore)
     return prediction
 
 
-def loss(encoder: ViT, decoder: Decoder, images: Tensor, mask: Mask, norm_pix: bool) -> Tensor:
+def loss(encoder: PatchEncoder, decoder: Decoder, images: Tensor, mask: Mask, norm_pix: bool) -> Tensor:
     """`pixel_loss` of what encoder and decoder predict from the visible patches."""
     prediction = predict(encoder, decoder, images, mask)
     return pixel_loss(images, prediction, mask.mask, encoder.patch_size, norm_pix)

@@ -21,7 +21,7 @@ from unlabel.nn import masking
 from unlabel.recipe import Group
 from unlabel.task import Batch
 from unlabel_vision import color_noise, masked_autoencoder, views
-from unlabel_vision.encoders.vit import ViT, require_tokens
+from unlabel_vision.encoders.patch_encoder import PatchEncoder, require_tokens
 from unlabel_vision.image_task import PatchTask
 
 __all__ = ["ColorMAE", "paper", "quick", "tiny"]
@@ -56,7 +56,7 @@ class ColorMAE(PatchTask):
 
     def __init__(
         self,
-        encoder: ViT,
+        encoder: PatchEncoder,
         *,
         color: Literal["green", "red", "blue", "purple", "white"] = "green",
         mask_ratio: float = 0.75,

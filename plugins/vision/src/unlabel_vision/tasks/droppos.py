@@ -23,7 +23,7 @@ from unlabel.nn.masking import Mask
 from unlabel.recipe import Execution
 from unlabel.task import Batch
 from unlabel_vision import masked_autoencoder, views
-from unlabel_vision.encoders.vit import ViT, require_tokens
+from unlabel_vision.encoders.patch_encoder import PatchEncoder, require_tokens
 from unlabel_vision.image_task import PatchTask
 from unlabel_vision.position_prediction import rearranged
 
@@ -129,7 +129,7 @@ class DropPos(PatchTask):
 
     def __init__(
         self,
-        encoder: ViT,
+        encoder: PatchEncoder,
         *,
         mask_ratio: float = 0.75,
         position_ratio: float = 0.75,

@@ -23,7 +23,7 @@ from unlabel.engine import Engine
 from unlabel.errors import UsageError
 from unlabel.task import Batch, Transform
 from unlabel_vision import block_corruption, views
-from unlabel_vision.encoders.vit import ViT, require_tokens
+from unlabel_vision.encoders.patch_encoder import PatchEncoder, require_tokens
 from unlabel_vision.image_task import PatchTask
 
 __all__ = ["GMML", "PixelHead", "corrupted", "masked_l1", "paper", "quick", "scheduled_decay", "tiny"]
@@ -122,7 +122,7 @@ class GMML(PatchTask):
 
     def __init__(
         self,
-        encoder: ViT,
+        encoder: PatchEncoder,
         *,
         blocks: tuple[int, ...] = (6, 8, 10, 12),
         ratio: float = 0.75,
@@ -232,7 +232,7 @@ class GMML(PatchTask):
         encoder = self.encoder
         outputs = encoder.outputs(encoder.with_class(encoder.embed(given) + encoder.positions))
         mean = torch.stack([outputs[number - 1] for number in self.blocks]).mean(0)
-        features = encoder.model.norm(mean)[:, encoder.class_tokens :]
+        features = encoder.normalise(mean)[:, encoder.class_tokens :]
         image: Tensor = self.head(features)
         return image
 

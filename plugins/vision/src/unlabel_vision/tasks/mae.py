@@ -18,7 +18,7 @@ from unlabel import Recipe, Ref, Stage, seeds
 from unlabel.nn import masking
 from unlabel.task import Batch
 from unlabel_vision import masked_autoencoder, views
-from unlabel_vision.encoders.vit import ViT, require_tokens
+from unlabel_vision.encoders.patch_encoder import PatchEncoder, require_tokens
 from unlabel_vision.image_task import PatchTask
 
 __all__ = ["MAE", "paper", "quick", "tiny"]
@@ -40,7 +40,7 @@ class MAE(PatchTask):
 
     def __init__(
         self,
-        encoder: ViT,
+        encoder: PatchEncoder,
         *,
         mask_ratio: float = 0.75,
         norm_pix: bool = True,

@@ -15,7 +15,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from timm.layers import Attention
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,7 +23,7 @@ from unlabel.errors import UsageError
 from unlabel.nn import patches
 from unlabel.task import Batch
 from unlabel_vision import masked_autoencoder, views
-from unlabel_vision.encoders.vit import Attend, ViT, merged, project, require_tokens
+from unlabel_vision.encoders.patch_encoder import Attend, PatchEncoder, merged, project, require_tokens
 from unlabel_vision.image_task import PatchTask
 
 __all__ = [
@@ -134,7 +133,7 @@ def homologous(count: int, same: Tensor, shares: list[Tensor]) -> Attend:
         shares: grows by one for each block.
     """
 
-    def attend(attention: Attention, tokens: Tensor) -> Tensor:
+    def attend(attention: nn.Module, tokens: Tensor) -> Tensor:
         query, key, value = project(attention, tokens)
         attended = top_k(query, key, count)
         shares.append(homologous_share(attended, same))
@@ -148,7 +147,7 @@ def oracle(same: Tensor) -> Attend:
     visible = functional.pad(same, (1, 0, 1, 0))
     visible[:, 0] = True
 
-    def attend(attention: Attention, tokens: Tensor) -> Tensor:
+    def attend(attention: nn.Module, tokens: Tensor) -> Tensor:
         query, key, value = project(attention, tokens)
         return merged(attention, functional.scaled_dot_product_attention(query, key, value, attn_mask=visible[:, None]))
 
@@ -212,7 +211,7 @@ class MixedAE(PatchTask):
 
     def __init__(
         self,
-        encoder: ViT,
+        encoder: PatchEncoder,
         *,
         group: int = 4,
         compose: bool = True,

@@ -28,7 +28,7 @@ from unlabel import Progress, Recipe, Ref, Stage, UsageError, engine, momentum, 
 from unlabel.nn import batchnorm, heads, losses
 from unlabel.task import Batch, Transform
 from unlabel_vision import views
-from unlabel_vision.encoders.vit import ViT
+from unlabel_vision.encoders.patch_encoder import PatchEncoder
 from unlabel_vision.image_task import ImageTask
 
 __all__ = ["MoCo", "grouped", "paper", "quick", "stabilised", "tiny"]
@@ -65,7 +65,7 @@ def stabilised(encoder: nn.Module) -> bool:
     found = [module for name, module in encoder.named_modules() if name.rpartition(".")[2] == "patch_embed"]
     for module in found:
         module.requires_grad_(False)
-    if isinstance(encoder, ViT):
+    if isinstance(encoder, PatchEncoder):
         encoder.fix_positions()
     return bool(found)
 

@@ -14,7 +14,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from timm.layers import Attention
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,7 +22,7 @@ from unlabel.errors import UsageError
 from unlabel.nn import losses, masking, positions
 from unlabel.task import Batch
 from unlabel_vision import views
-from unlabel_vision.encoders.vit import Attend, ViT, merged, project, require_tokens
+from unlabel_vision.encoders.patch_encoder import Attend, PatchEncoder, merged, project, require_tokens
 from unlabel_vision.image_task import PatchTask
 from unlabel_vision.position_prediction import rearranged
 
@@ -33,7 +32,7 @@ __all__ = ["MP3", "biased", "looking_at", "paper", "quick", "relative_places", "
 def looking_at(context: int) -> Attend:
     """Attention in which all tokens look at the first `context` ones, and at no other, not even at themselves."""
 
-    def attend(attention: Attention, tokens: Tensor) -> Tensor:
+    def attend(attention: nn.Module, tokens: Tensor) -> Tensor:
         query, key, value = project(attention, tokens, keys=context)
         return merged(attention, functional.scaled_dot_product_attention(query, key, value))
 
@@ -43,7 +42,7 @@ def looking_at(context: int) -> Attend:
 def biased(bias: Tensor) -> Attend:
     """Attention whose scores get a bias, (heads, L, L): relative positions."""
 
-    def attend(attention: Attention, tokens: Tensor) -> Tensor:
+    def attend(attention: nn.Module, tokens: Tensor) -> Tensor:
         query, key, value = project(attention, tokens)
         mask = bias.to(query.dtype)[None]
         return merged(attention, functional.scaled_dot_product_attention(query, key, value, attn_mask=mask))
@@ -79,7 +78,7 @@ class MP3(PatchTask):
 
     def __init__(
         self,
-        encoder: ViT,
+        encoder: PatchEncoder,
         *,
         mask_ratio: float = 0.75,
         only_masked: bool = False,
@@ -101,7 +100,7 @@ class MP3(PatchTask):
         labels = positions.neighbourhood((encoder.grid, encoder.grid), sigma) if sigma else None
         self.register_buffer("labels", labels, persistent=False)
         if finetune_positions == "relative":
-            heads = encoder.model.blocks[0].attn.num_heads
+            heads = encoder.heads
             table = torch.zeros(self.layers, heads, (2 * encoder.grid - 1) ** 2)
             self.relative = nn.Parameter(table, requires_grad=False)
             self.register_buffer("places", relative_places(encoder.grid), persistent=False)
