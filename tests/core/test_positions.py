@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unlabel.errors import UsageError
-from unlabel.nn import positions
+from unlabel.nn import positions, transformer
 
 CASES = [("pe_d32_g4_cls", 32, 4, True), ("pe_d48_g14", 48, 14, False), ("pe_d16_g3", 16, 3, False)]
 
@@ -143,3 +143,73 @@ def test_a_neighbourhood_without_width_is_the_truth_alone():
     assert torch.allclose(positions.neighbourhood((3, 4), 1e-3), torch.eye(12))
     with pytest.raises(UsageError, match="width of position labels"):
         positions.neighbourhood((3, 4), -1.0)
+
+
+# --- rotary
+
+
+def test_rotation_matches_the_published_one(shared):
+    data = {name: torch.from_numpy(v) for name, v in np.load(shared / "golden/vision-croco/rope2d_100.npz").items()}
+    tokens = data["in/tokens_bhnd"]
+    where = data["in/pos_yx"]
+    ours = positions.rotate(tokens, positions.rotary(tokens.shape[-1], where[:, None], base=100.0))
+    assert torch.allclose(ours, data["out/tokens"], rtol=1e-4, atol=2e-5)
+    assert torch.equal(where[0].double(), positions.places((3, 4)))
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_rotation_is_a_complex_product_of_each_pair(axes):
+    dim, count = 24, 5
+    generator = torch.Generator().manual_seed(0)
+    where = torch.randint(0, 20, (count, axes), generator=generator)
+    tokens = torch.randn(2, count, dim, generator=generator, dtype=torch.float64)
+    ours = positions.rotate(tokens, positions.rotary(dim, where, base=50.0, dtype=torch.float64))
+    part, pairs = dim // axes, dim // axes // 2
+    for place in range(count):
+        for axis in range(axes):
+            for i in range(pairs):
+                first, second = axis * part + i, axis * part + pairs + i
+                angle = where[place, axis].item() * 50.0 ** (-i / pairs)
+                expected = torch.complex(tokens[:, place, first], tokens[:, place, second]) * np.exp(1j * angle)
+                assert torch.allclose(ours[:, place, first], expected.real)
+                assert torch.allclose(ours[:, place, second], expected.imag)
+
+
+def test_rotated_products_depend_on_differences_of_positions_alone():
+    query, key = torch.randn(2, 12, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    where = positions.places((3, 4))
+
+    def products(shift: tuple[int, int]) -> torch.Tensor:
+        table = positions.rotary(16, where + torch.tensor(shift), dtype=torch.float64)
+        return positions.rotate(query, table) @ positions.rotate(key, table).T
+
+    assert torch.allclose(products((0, 0)), products((7, -3)))
+    assert not torch.allclose(products((0, 0)), query @ key.T, atol=0.1)
+
+
+def test_rotation_in_half_precision_turns_in_full_precision():
+    tokens = torch.randn(1, 12, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
+    table = positions.rotary(16, 50 * positions.places((3, 4)))
+    ours = positions.rotate(tokens, table)
+    assert ours.dtype == torch.bfloat16
+    assert torch.equal(ours, positions.rotate(tokens.float(), table).bfloat16())
+
+
+@pytest.mark.parametrize(("dim", "base", "message"), [(18, 100, "multiple of 4"), (16, 0, "positive")])
+def test_impossible_rotations_are_refused(dim, base, message):
+    with pytest.raises(UsageError, match=message):
+        positions.rotary(dim, positions.places((2, 2)), base)
+
+
+def test_attention_turns_queries_and_keys_but_not_values():
+    torch.manual_seed(0)
+    attention = transformer.Attention(16, 2).double()
+    tokens = torch.randn(2, 12, 16, dtype=torch.float64)
+    table = positions.rotary(8, positions.places((3, 4)), dtype=torch.float64)
+    query, key, value = attention.qkv(tokens).chunk(3, dim=-1)
+    outputs = []
+    for head in range(2):
+        part = slice(8 * head, 8 * head + 8)
+        scores = positions.rotate(query[..., part], table) @ positions.rotate(key[..., part], table).mT / 8**0.5
+        outputs.append(scores.softmax(-1) @ value[..., part])
+    assert torch.allclose(attention(tokens, rotation=table), attention.proj(torch.cat(outputs, dim=-1)))

@@ -4,6 +4,9 @@ The one-dimensional code is Vaswani et al., arXiv 1706.03762, section 3.5, with 
 cosines; more axes share the width equally (He et al., arXiv 2111.06377). Which axis comes first differs
 between code bases, and trained weights are bound to one convention: hence `order`.
 
+Instead of adding a table, `rotary` and `rotate` turn queries and keys by angles that grow with the position, so that
+attention depends on differences of positions alone.
+
 For tasks that predict positions, `neighbourhood` says which wrong answers are nearly right.
 """
 
@@ -11,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,9 +22,22 @@ from torch.nn import functional
 
 from unlabel.errors import UsageError
 
-__all__ = ["Order", "interpolate", "neighbourhood", "sincos"]
+__all__ = ["Order", "Rotation", "interpolate", "neighbourhood", "places", "rotary", "rotate", "sincos"]
 
 Order = Literal["xy", "yx"]
+
+
+class Rotation(NamedTuple):
+    """Cosines and sines by which `rotate` turns tokens, of which there are `axes` equal parts.
+
+    Attributes:
+        cos, sin: float, (..., L, D): each part holds its angles twice.
+        axes: number of parts.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    axes: int
 
 
 def _encode(positions: Tensor, dim: int) -> Tensor:
@@ -66,13 +82,53 @@ def sincos(
     if order not in ("xy", "yx"):
         raise UsageError(f"position order {order!r} is unknown: expected 'xy' or 'yx'")
 
-    lines = [torch.arange(count, dtype=torch.float64) for count in grid]
-    places = torch.meshgrid(*lines, indexing="ij")  # one (*grid) tensor of positions for each axis
-    ordered = reversed(places) if order == "xy" else places
-    table = torch.cat([_encode(place.reshape(-1), dim // axes) for place in ordered], dim=1)
+    columns = places(grid).unbind(1)
+    ordered = reversed(columns) if order == "xy" else columns
+    table = torch.cat([_encode(column, dim // axes) for column in ordered], dim=1)
     if class_row:
         table = torch.cat([table.new_zeros(1, dim), table])
     return table.to(dtype)
+
+
+def places(grid: Sequence[int]) -> Tensor:
+    """Where the tokens of a grid are: float64, (L, axes), row-major; the axes in the order of `grid`."""
+    lines = [torch.arange(count, dtype=torch.float64) for count in grid]
+    return torch.stack([place.reshape(-1) for place in torch.meshgrid(*lines, indexing="ij")], dim=1)
+
+
+def rotary(dim: int, where: Tensor, base: float = 100.0, dtype: torch.dtype = torch.float32) -> Rotation:
+    """Angles for tokens at given places (Su et al., arXiv 2104.09864), the width shared equally by the axes.
+
+    Pair i of the n = dim / (2 axes) pairs of an axis turns by position * base^(-i / n). A pair is number i of the
+    first and of the second half of the axis' part, not two neighbours (Weinzaepfel et al., arXiv 2211.10408).
+
+    Args:
+        dim: width of a head; a multiple of twice the number of axes.
+        where: (..., L, axes): places, in tokens; `places` gives those of a grid.
+        base: ratio of the fastest to (nearly) the slowest frequency, above 0.
+        dtype: of the result; angles are computed in float64.
+
+    Raises:
+        UsageError: if `dim` cannot be shared out, or `base` is not positive.
+    """
+    axes = where.shape[-1]
+    if dim < 1 or dim % (2 * axes):
+        raise UsageError(f"heads of width {dim} cannot be rotated about {axes} axes: not a multiple of {2 * axes}")
+    if base <= 0:
+        raise UsageError(f"the base of rotary positions is {base}: expected a positive number; 100 is usual for images")
+    pairs = dim // (2 * axes)
+    omega = float(base) ** (-torch.arange(pairs, dtype=torch.float64, device=where.device) / pairs)
+    angle = where.double()[..., None] * omega  # (..., L, axes, pairs)
+    angle = torch.cat([angle, angle], dim=-1).flatten(-2)
+    return Rotation(angle.cos().to(dtype), angle.sin().to(dtype), axes)
+
+
+def rotate(tokens: Tensor, rotation: Rotation) -> Tensor:
+    """Turn queries or keys: float, (..., L, D) -> the same, turned in the tables' dtype; the tables broadcast."""
+    parts = tokens.reshape(*tokens.shape[:-1], rotation.axes, 2, -1)
+    first, second = parts.unbind(-2)
+    turned = torch.stack([-second, first], dim=-2).reshape(tokens.shape)
+    return (tokens * rotation.cos + turned * rotation.sin).to(tokens.dtype)
 
 
 def interpolate(table: Tensor, old_grid: Sequence[int], new_grid: Sequence[int], prefix_tokens: int = 1) -> Tensor:
@@ -125,7 +181,6 @@ def neighbourhood(grid: Sequence[int], sigma: float) -> Tensor:
         raise UsageError(f"the width of position labels is {sigma}: expected 0 (hard labels) or more; 1 is usual")
     if sigma == 0:
         return torch.eye(math.prod(grid))
-    lines = [torch.arange(count, dtype=torch.float64) for count in grid]
-    places = torch.stack([place.reshape(-1) for place in torch.meshgrid(*lines, indexing="ij")], dim=1)
-    squared = (places[:, None] - places[None]).square().sum(-1)
+    where = places(grid)
+    squared = (where[:, None] - where[None]).square().sum(-1)
     return torch.softmax(-squared / sigma**2, dim=1).to(torch.float32)

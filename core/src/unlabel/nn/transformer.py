@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unlabel.errors import UsageError
+from unlabel.nn import positions
 
 __all__ = ["Attention", "Block", "Mlp", "Transformer", "xavier_init"]
 
@@ -39,11 +40,15 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, tokens: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Attend: float, (N, L, D) -> (N, L, D), with a key mask or without one."""
+    def forward(
+        self, tokens: Tensor, visible: Tensor | None = None, rotation: positions.Rotation | None = None
+    ) -> Tensor:
+        """Attend: float, (N, L, D) -> (N, L, D), with a key mask or without one, and with rotary positions or not."""
         count, length, dim = tokens.shape
         qkv = self.qkv(tokens).reshape(count, length, 3, self.heads, dim // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (N, heads, L, D / heads) each
+        if rotation is not None:
+            query, key = positions.rotate(query, rotation), positions.rotate(key, rotation)
         mask = None if visible is None else visible[:, None, None, :]
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.proj(mixed.transpose(1, 2).reshape(count, length, dim))  # type: ignore[no-any-return]
