@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from unlabel.plugins import Catalog
     from unlabel.recipe import Stage
 
-__all__ = ["Combine", "Joint", "build", "check", "compose", "fitted", "labels", "names"]
+__all__ = ["Combine", "Joint", "build", "check", "compose", "fitted", "labels", "names", "settled"]
 
 Combine = Literal["sum", "pareto"]
 
@@ -223,6 +223,10 @@ class Joint(Task):
         for label in self.parts:
             self.part(label).enter_epoch(epoch)
 
+    def settled(self) -> dict[str, Any]:
+        """What every part settles: ``LABEL.keyword``; see `settled` for a recipe's form."""
+        return {f"{label}.{name}": value for label in self.parts for name, value in self.part(label).settled().items()}
+
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
         return {
             f"{label} {name}": picture
@@ -363,6 +367,17 @@ def fitted(ref: Ref, implied: Mapping[str, Any], catalog: Catalog) -> Ref:
         return Ref(ref.name, **recipe.filled(ref.options, known, implied))
     parts = {part.name: fitted(part, implied, catalog).options for part in _parts(ref)}
     return Ref(ref.name, **{**ref.options, **parts})
+
+
+def settled(ref: Ref, task: Task) -> Ref:
+    """A task's Ref, single or joint, with the keywords that became known when it was built; see `Task.settled`."""
+    if not isinstance(task, Joint):
+        return ref.having(**task.settled())
+    parts = {
+        name: {**ref.options.get(name, {}), **task.part(label).settled()}
+        for name, label in labels(names(ref.name)).items()
+    }
+    return ref.having(**parts)
 
 
 def build(ref: Ref, encoder: nn.Module, catalog: Catalog) -> Task:

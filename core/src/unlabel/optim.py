@@ -140,6 +140,8 @@ def learning_rate(stage: Stage, step: int) -> float:
     """
     horizon = cast(int, stage.horizon)  # the loop resolves stages before anything is built
     warm: dict[str, float] = {"warmup": stage.warmup, "start": stage.warmup_start_lr, "peak": stage.peak_lr}
+    if stage.warmup_inclusive and step < stage.warmup:
+        return _warm(step, max(1, stage.warmup - 1), stage.warmup_start_lr, stage.peak_lr)
     match stage.schedule:
         case "cosine":
             return warmup_cosine(step, horizon, end=stage.min_lr, **warm)

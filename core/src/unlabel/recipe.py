@@ -113,6 +113,9 @@ class Stage(_Strict):
     warmup_steps: int | None = Field(default=None, ge=0, description="updates of linear warm-up")
     warmup_epochs: float | None = Field(default=None, ge=0, description="the same in epochs")
     warmup_start_lr: float = Field(default=0.0, ge=0, description="learning rate at the first update")
+    warmup_inclusive: bool = Field(
+        default=False, description="the last update of the warm-up has the peak rate already, not the first one after"
+    )
     schedule: Literal["cosine", "constant", "linear", "step", "polynomial"] = "cosine"
     milestones: tuple[float, ...] = Field(
         default=(), description="schedule 'step': fractions of the horizon, in (0, 1)"

@@ -426,6 +426,7 @@ def execute(
             micro_batch(stage, len(samples), engine.world)
         started = resuming and checkpoint.newest(folder / "checkpoints", chosen.task.name) is not None
         task, report = build(_without_init(chosen) if started else chosen, catalog, engine)
+        chosen = chosen.model_copy(update={"task": multitask.settled(chosen.task, task)})
         _check_optimizers(chosen, task, len(samples))
         observers = {name: _observer(name, catalog) for name in observe}
         if engine.main and not resuming:
@@ -538,6 +539,8 @@ def _announce(say: Any, chosen: Recipe, task: Task, samples: Dataset, engine: En
     say(f"engine  {engine.describe()}")
     if report:
         say(f"init    {report['summary']}")
+    for name, value in task.settled().items():
+        say(f"{name:7} {value}")
 
 
 def _conclude(
@@ -553,6 +556,8 @@ def _conclude(
 ) -> None:
     """Evaluate before and after, give the verdict, and say where everything lies and what to type next."""
     results = dict(known)
+    if found := task.settled():
+        results["settled"] = found
     if evaluate:
         engine = Engine(str(engine.device), "fp32")
         frozen = Frozen(task, dataset, engine, seed=chosen.seed, limit=_EVALUATED)

@@ -128,6 +128,14 @@ class Task(nn.Module):
     def enter_epoch(self, epoch: int) -> None:
         """Called at the first step of an epoch, and again when resuming inside it."""
 
+    def settled(self) -> dict[str, Any]:
+        """Keywords that became known only when the task was built, such as the hash of a teacher's weights.
+
+        They are written into the run's recipe and beside its results, so that the run says what it depends on, and
+        come back when it is built again: the place to notice that something is no longer what it was.
+        """
+        return {}
+
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
         """What the task sees and does, for the report: name -> uint8 (H, W, 3), red, green, blue."""
         return {}
