@@ -10,7 +10,7 @@ from torch import Tensor
 from unlabel.task import Batch
 from unlabel_graph.sparse import Sparse, Standardised
 
-__all__ = ["Attributes", "Scaling", "joined", "normalised_rows", "parts", "scaled", "standardised"]
+__all__ = ["Attributes", "Scaling", "joined", "normalised_rows", "parts", "presence", "scaled", "standardised"]
 
 Attributes = Tensor | Sparse | Standardised
 """float32 (N, F); all of them know `@`, `len` and `shape`."""
@@ -44,6 +44,13 @@ def normalised_rows(x: Tensor | Sparse) -> Tensor | Sparse:
         return x.scaled(torch.where(sums > 0, 1 / sums, 0.0))
     sums = x.abs().sum(dim=1, keepdim=True)
     return torch.where(sums > 0, x / sums, x)
+
+
+def presence(x: Tensor | Sparse) -> Tensor | Sparse:
+    """1 where an attribute is not 0: which words there are, however often."""
+    if isinstance(x, Sparse):
+        return Sparse(x.indptr, x.columns, (x.values != 0).to(x.values), x.shape[1])
+    return (x != 0).to(x)
 
 
 def standardised(x: Tensor | Sparse) -> Tensor | Standardised:

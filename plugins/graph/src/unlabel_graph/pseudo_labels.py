@@ -15,13 +15,16 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from unlabel_graph import propagation
+from unlabel_graph import attributes, propagation
 from unlabel_graph.sparse import Sparse
 
-__all__ = ["Source", "ica", "label_propagation", "one_hot", "pseudo_classes"]
+__all__ = ["Source", "Words", "ica", "label_propagation", "one_hot", "pseudo_classes"]
 
 Source = Literal["lp", "ica", "ensemble"]
 """Label propagation, iterative classification, or the sum of their scores."""
+
+Words = Literal["raw", "row", "binary"]
+"""How iterative classification reads the attributes: as they are, each row divided by its sum, or 1 where not 0."""
 
 
 def one_hot(labels: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -74,15 +77,15 @@ def ica(edge_index: Tensor, x: Tensor | Sparse, labels: Tensor, classes: int, *,
         float64 (N, C): probabilities as each node was last decided; one-hot for labelled nodes.
     """
     edges = edge_index.cpu()
-    attributes = _as_scipy(x)
+    own = _as_scipy(x)
     counts_of = _as_scipy(propagation.ones(edges, len(labels)))
     truth = labels.cpu().numpy()
     known = np.flatnonzero(truth >= 0)
 
-    guess = np.where(truth >= 0, truth, _linear(attributes, truth, known, classes)[1].argmax(axis=1))
+    guess = np.where(truth >= 0, truth, _linear(own, truth, known, classes)[1].argmax(axis=1))
     counts = counts_of @ np.eye(classes)[guess]
-    weights, scores = _linear(sparse.hstack([attributes, sparse.csr_array(counts)]).tocsr(), truth, known, classes)
-    of_counts = weights[:, attributes.shape[1] :]  # (C, C): what one neighbour of each class adds to each score
+    weights, scores = _linear(sparse.hstack([own, sparse.csr_array(counts)]).tocsr(), truth, known, classes)
+    of_counts = weights[:, own.shape[1] :]  # (C, C): what one neighbour of each class adds to each score
 
     indptr, neighbours = counts_of.indptr, counts_of.indices
     waiting, decided = truth < 0, scores.copy()
@@ -134,11 +137,19 @@ def _as_scipy(x: Tensor | Sparse) -> sparse.csr_array:
     return sparse.csr_array(x.cpu().double().numpy())
 
 
-def pseudo_classes(source: Source, edge_index: Tensor, x: Tensor | Sparse, labels: Tensor, classes: int) -> Tensor:
+def pseudo_classes(
+    source: Source, edge_index: Tensor, x: Tensor | Sparse, labels: Tensor, classes: int, words: Words = "raw"
+) -> Tensor:
     """The class of every node: its own label where it is known, and otherwise the most likely one: int64 (N,)."""
     scores = torch.zeros(len(labels), classes, dtype=torch.float64, device=labels.device)
     if source in ("lp", "ensemble"):
         scores = scores + label_propagation(edge_index, labels, classes)
     if source in ("ica", "ensemble"):
-        scores = scores + ica(edge_index, x, labels, classes)
+        scores = scores + ica(edge_index, _read(x, words), labels, classes)
     return torch.where(labels >= 0, labels, scores.argmax(dim=1))
+
+
+def _read(x: Tensor | Sparse, words: Words) -> Tensor | Sparse:
+    if words == "raw":
+        return x
+    return attributes.normalised_rows(x) if words == "row" else attributes.presence(x)

@@ -20,7 +20,7 @@ from unlabel.task import Batch
 from unlabel_graph import attributes, nodes, propagation, pseudo_labels
 from unlabel_graph.encoders.layers import Encoder, dropout
 from unlabel_graph.nodes import NodeTask
-from unlabel_graph.pseudo_labels import Source, one_hot
+from unlabel_graph.pseudo_labels import Source, Words, one_hot
 from unlabel_graph.sparse import Sparse, kept
 
 __all__ = ["ContextLabel", "context_loss", "contexts", "neighbourhoods", "paper", "quick", "tiny"]
@@ -87,6 +87,8 @@ class ContextLabel(NodeTask):
     Args:
         encoder: any graph encoder.
         labels: where the pseudo classes come from: label propagation, iterative classification, or both together.
+        words: how iterative classification reads the attributes: as they are; rows of sum 1, the paper's for Cora; 1
+            where an attribute is not 0, the paper's for CiteSeer and PubMed.
         supervised: also classify the labelled nodes, on the same representations.
         classes: number of classes; by default that of the data.
         drop: dropout on the representations, and a mask of its own for the pretext head.
@@ -98,13 +100,14 @@ class ContextLabel(NodeTask):
         encoder: Encoder,
         *,
         labels: Source = "ica",
+        words: Words = "raw",
         supervised: bool = False,
         classes: int | None = None,
         drop: float = 0.5,
         select: bool = True,
     ):
         super().__init__(encoder, supervised=supervised, classes=classes, drop=drop, select=select)
-        self.labels = labels
+        self.labels, self.words = labels, words
         self.head = nn.Linear(encoder.dim, self.known_classes())
         self._pseudo = kept(_pseudo_classes)
         self._around = kept(neighbourhoods)
@@ -113,7 +116,9 @@ class ContextLabel(NodeTask):
     def targets(self, batch: Batch) -> tuple[Tensor, Sparse, Tensor]:
         """Pseudo classes (N,), who counts around whom (N, N), and shares of classes (N, C); computed once a graph."""
         labels = nodes.training_labels(batch)
-        known = self._pseudo(self.labels, self.known_classes(), batch["edge_index"], labels, *attributes.parts(batch))
+        known = self._pseudo(
+            self.labels, self.words, self.known_classes(), batch["edge_index"], labels, *attributes.parts(batch)
+        )
         around = self._around(batch["edge_index"], len(labels))
         return known, around, self._contexts(around, known, self.known_classes())
 
@@ -124,8 +129,10 @@ class ContextLabel(NodeTask):
         return {"loss": context_loss(logits, context, batch["train_label"] < 0)}
 
 
-def _pseudo_classes(source: Source, classes: int, edge_index: Tensor, labels: Tensor, *parts: Tensor) -> Tensor:
-    return pseudo_labels.pseudo_classes(source, edge_index, attributes.joined(*parts), labels, classes)
+def _pseudo_classes(
+    source: Source, words: Words, classes: int, edge_index: Tensor, labels: Tensor, *parts: Tensor
+) -> Tensor:
+    return pseudo_labels.pseudo_classes(source, edge_index, attributes.joined(*parts), labels, classes, words)
 
 
 def paper() -> Recipe:
@@ -134,7 +141,7 @@ def paper() -> Recipe:
 
     ``unlabel train graph/context_label --recipe paper --data planetoid/Cora``
     """
-    return nodes.joint("graph/context_label", 10)
+    return nodes.joint("graph/context_label", 10, words="row")
 
 
 def quick() -> Recipe:

@@ -18,7 +18,7 @@ from unlabel.errors import UsageError
 from unlabel.task import Batch
 from unlabel_graph import nodes, pairs
 from unlabel_graph.encoders.layers import Encoder, dropout
-from unlabel_graph.pseudo_labels import Source
+from unlabel_graph.pseudo_labels import Source, Words
 from unlabel_graph.tasks.context_label import ContextLabel, context_loss, contexts
 
 __all__ = ["CorrectedLabel", "corrected", "density", "draw_members", "paper", "prototypes", "quick", "tiny"]
@@ -112,6 +112,8 @@ class CorrectedLabel(ContextLabel):
         labels: where the pseudo classes come from: label propagation, iterative classification, or both together.
         corrections: unlabelled nodes corrected in an update; the paper has 1000 for Cora, 3000 CiteSeer, 10000 PubMed.
         alpha: weight of the corrected contexts; the paper has 1 or 1.5.
+        words: how iterative classification reads the attributes: as they are; rows of sum 1, the paper's for Cora; 1
+            where an attribute is not 0, the paper's for CiteSeer and PubMed.
         supervised: also classify the labelled nodes, on the same representations.
         classes: number of classes; by default that of the data.
         drop: dropout on the representations, and a mask of its own for the pretext head.
@@ -125,6 +127,7 @@ class CorrectedLabel(ContextLabel):
         labels: Source = "ica",
         corrections: int = 1000,
         alpha: float = 1.5,
+        words: Words = "raw",
         supervised: bool = False,
         classes: int | None = None,
         drop: float = 0.5,
@@ -132,7 +135,9 @@ class CorrectedLabel(ContextLabel):
     ):
         if corrections < 1 or alpha < 0:
             raise UsageError("corrections must be 1 or more, alpha 0 or more; 1000 and 1.5 are the paper's for Cora")
-        super().__init__(encoder, labels=labels, supervised=supervised, classes=classes, drop=drop, select=select)
+        super().__init__(
+            encoder, labels=labels, words=words, supervised=supervised, classes=classes, drop=drop, select=select
+        )
         self.corrections, self.alpha = corrections, alpha
 
     def pretext(self, hidden: Tensor, dropped: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -158,7 +163,7 @@ def paper() -> Recipe:
 
     ``unlabel train graph/corrected_label --recipe paper --data planetoid/Cora``
     """
-    return nodes.joint("graph/corrected_label", 10)
+    return nodes.joint("graph/corrected_label", 10, words="row")
 
 
 def quick() -> Recipe:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from unlabel import Recipe, Ref
 from unlabel_graph import nodes
 from unlabel_graph.encoders.layers import Encoder
+from unlabel_graph.pseudo_labels import Words
 from unlabel_graph.tasks.context_label import ContextLabel
 
 __all__ = ["EnsembleLabel", "paper", "quick", "tiny"]
@@ -20,6 +21,8 @@ class EnsembleLabel(ContextLabel):
 
     Args:
         encoder: any graph encoder.
+        words: how iterative classification reads the attributes: as they are; rows of sum 1, the paper's for Cora; 1
+            where an attribute is not 0, the paper's for CiteSeer and PubMed.
         supervised: also classify the labelled nodes, on the same representations.
         classes: number of classes; by default that of the data.
         drop: dropout on the representations, and a mask of its own for the pretext head.
@@ -30,12 +33,15 @@ class EnsembleLabel(ContextLabel):
         self,
         encoder: Encoder,
         *,
+        words: Words = "raw",
         supervised: bool = False,
         classes: int | None = None,
         drop: float = 0.5,
         select: bool = True,
     ):
-        super().__init__(encoder, labels="ensemble", supervised=supervised, classes=classes, drop=drop, select=select)
+        super().__init__(
+            encoder, labels="ensemble", words=words, supervised=supervised, classes=classes, drop=drop, select=select
+        )
 
 
 def paper() -> Recipe:
@@ -43,7 +49,7 @@ def paper() -> Recipe:
 
     ``unlabel train graph/ensemble_label --recipe paper --data planetoid/Cora``
     """
-    return nodes.joint("graph/ensemble_label", 10)
+    return nodes.joint("graph/ensemble_label", 10, words="row")
 
 
 def quick() -> Recipe:
