@@ -21,6 +21,7 @@ from commandline import Answer, install, unlabel
 from safetensors.torch import load_file
 
 import unlabel as package
+from unlabel import lock
 from unlabel.plugins import Catalog
 
 
@@ -558,3 +559,13 @@ def test_an_encoder_of_the_user_is_trained_and_found_again(here: Path, monkeypat
 
 def test_the_catalog_of_these_tests_holds_the_toy_only() -> None:
     assert [plugin.name for plugin in Catalog.installed().plugins] == ["core", "toy"]
+
+
+def test_a_run_that_is_being_written_is_not_written_twice(here: Path, finished: tuple[Path, Answer]) -> None:
+    shutil.copytree(finished[0], here / "busy")
+    with lock.held(here / "busy"):
+        for words in (["resume", "busy"], ["train", "toy/echo", "--recipe", "tiny", "--out", "busy", "--overwrite"]):
+            answer = unlabel(*words)
+            assert answer.code == 2
+            assert f"busy is being written by another process ({os.getpid()})" in answer.err
+    assert unlabel("resume", "busy").code == 0

@@ -18,6 +18,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
 from itertools import islice
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import BaseModel
 
-from unlabel import __version__, checkpoint, export, loop, monitors, multitask, recipe, seeds
+from unlabel import __version__, checkpoint, export, lock, loop, monitors, multitask, recipe, seeds
 from unlabel.data import Dataset, micro_batch, read_jsonl
 from unlabel.engine import Engine
 from unlabel.errors import RunError, UsageError, nearest
@@ -415,8 +416,10 @@ def execute(
     say = _silent if quiet or int(os.environ.get("RANK", "0")) else _console_print
     engine = Engine.of(chosen.execution)
     folder = Path(engine.agree(str(folder)))  # a name made from the time may differ between processes
-    prepared = False
+    prepared, alone = False, ExitStack()
     try:
+        if engine.main and (folder / "recipe.json").is_file():
+            alone.enter_context(lock.held(folder))
         dataset = build_dataset(chosen.dataset, catalog)
         chosen = recipe.fitted(chosen, dataset.implies(), catalog)
         samples = dataset.split("train")
@@ -432,6 +435,8 @@ def execute(
         if engine.main and not resuming:
             _prepare_folder(folder, chosen, catalog)
             prepared = True
+            alone.close()
+            alone.enter_context(lock.held(folder))
         engine.barrier()
         _announce(say, chosen, task, samples, engine, report)
         _execute(chosen, folder, catalog, engine, task, dataset, samples, observers, evaluate, quiet, say)
@@ -440,6 +445,7 @@ def execute(
             shutil.rmtree(folder)  # it would only be in the way of the next try
         raise
     finally:
+        alone.close()
         engine.close()
 
 
@@ -525,11 +531,18 @@ def _prepare_folder(folder: Path, chosen: Recipe, catalog: Catalog) -> None:
         if folder.exists():
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
-        (folder / "recipe.json").write_text(chosen.to_json(), encoding="utf-8")
         environment = json.dumps(_environment(catalog), indent=2) + "\n"
-        (folder / "environment.json").write_text(environment, encoding="utf-8")
+        _write_whole(folder / "environment.json", environment)
+        _write_whole(folder / "recipe.json", chosen.to_json())  # last: it makes the folder a run
     except OSError as error:
         raise UsageError(f"--out {folder} cannot be written: {error.strerror or error}") from error
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """A kill or a full disk while writing leaves what was there before."""
+    aside = path.with_suffix(".writing")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
 
 
 def _announce(say: Any, chosen: Recipe, task: Task, samples: Dataset, engine: Engine, report: dict[str, Any]) -> None:
@@ -569,10 +582,7 @@ def _conclude(
             _quarantine(frozen, folder)
         else:
             results["note"] = "no labelled held-out samples, so no downstream evaluation"
-    path = folder / "evaluations.json"
-    aside = path.with_suffix(".writing")  # a kill or a full disk while writing leaves what was there before
-    aside.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    aside.replace(path)
+    _write_whole(folder / "evaluations.json", json.dumps(results, indent=2) + "\n")
     print_results(say, results)
     run, data = shlex.quote(str(folder)), str(chosen.dataset.options.get("path", chosen.dataset.name))
     say(f"\nrun      {folder}")
