@@ -10,6 +10,7 @@ def tasks() -> dict[str, str]:
     return {
         "vision/mae": "unlabel_vision.tasks.mae:MAE",
         "vision/colormae": "unlabel_vision.tasks.colormae:ColorMAE",
+        "vision/crate_mae": "unlabel_vision.tasks.crate_mae:CrateMAE",
         "vision/droppos": "unlabel_vision.tasks.droppos:DropPos",
         "vision/gmml": "unlabel_vision.tasks.gmml:GMML",
         "vision/mixedae": "unlabel_vision.tasks.mixedae:MixedAE",
@@ -25,6 +26,7 @@ def tasks() -> dict[str, str]:
 def encoders() -> dict[str, str]:
     return {
         "vision/vit": "unlabel_vision.encoders.vit:vit",
+        "vision/crate": "unlabel_vision.encoders.crate:crate",
         "vision/resnet": "unlabel_vision.encoders.resnet:resnet",
         "vision/timm": "unlabel_vision.encoders.timm:timm_encoder",
     }
@@ -39,4 +41,11 @@ def datasets() -> dict[str, str]:
         "vision/folder": "unlabel_vision.datasets.folder:Folder",
         "vision/webdataset": "unlabel_vision.datasets.webdataset:WebDataset",
         "vision/hf": "unlabel_vision.datasets.hf:HuggingFace",
+    }
+
+
+@hookimpl
+def evaluations() -> dict[str, str]:
+    return {
+        "vision/coding_rate": "unlabel_vision.evaluations.layers:coding_rate",
     }
