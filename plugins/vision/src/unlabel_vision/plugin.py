@@ -12,6 +12,7 @@ def tasks() -> dict[str, str]:
         "vision/colormae": "unlabel_vision.tasks.colormae:ColorMAE",
         "vision/crate_mae": "unlabel_vision.tasks.crate_mae:CrateMAE",
         "vision/droppos": "unlabel_vision.tasks.droppos:DropPos",
+        "vision/eva": "unlabel_vision.tasks.eva:EVA",
         "vision/gmml": "unlabel_vision.tasks.gmml:GMML",
         "vision/mixedae": "unlabel_vision.tasks.mixedae:MixedAE",
         "vision/mp3": "unlabel_vision.tasks.mp3:MP3",
@@ -27,6 +28,7 @@ def encoders() -> dict[str, str]:
     return {
         "vision/vit": "unlabel_vision.encoders.vit:vit",
         "vision/crate": "unlabel_vision.encoders.crate:crate",
+        "vision/eva_vit": "unlabel_vision.encoders.eva:eva_vit",
         "vision/resnet": "unlabel_vision.encoders.resnet:resnet",
         "vision/timm": "unlabel_vision.encoders.timm:timm_encoder",
     }
@@ -38,6 +40,7 @@ def datasets() -> dict[str, str]:
         "vision/photos": "unlabel_vision.datasets.photos:Photos",
         "vision/shapes": "unlabel_vision.datasets.shapes:Shapes",
         "vision/digits": "unlabel_vision.datasets.digits:Digits",
+        "vision/segmentation": "unlabel_vision.datasets.segmentation:Segmentation",
         "vision/folder": "unlabel_vision.datasets.folder:Folder",
         "vision/webdataset": "unlabel_vision.datasets.webdataset:WebDataset",
         "vision/hf": "unlabel_vision.datasets.hf:HuggingFace",
@@ -48,4 +51,6 @@ def datasets() -> dict[str, str]:
 def evaluations() -> dict[str, str]:
     return {
         "vision/coding_rate": "unlabel_vision.evaluations.layers:coding_rate",
+        "vision/dense_probe": "unlabel_vision.evaluations.dense_probe:dense_probe",
+        "vision/teacher_cosine": "unlabel_vision.evaluations.teacher_cosine:teacher_cosine",
     }

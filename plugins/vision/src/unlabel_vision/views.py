@@ -31,6 +31,8 @@ from unlabel.errors import UsageError
 from unlabel.task import Batch, Sample
 
 __all__ = [
+    "CLIP_MEAN",
+    "CLIP_STD",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "Box",
@@ -52,6 +54,8 @@ __all__ = [
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 _CACHED = 16 * 224 * 224
 """Pixels that are augmented together on a CPU: what fits into its cache takes half the time."""
