@@ -385,6 +385,38 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command()
+def bench(
+    study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="Tasks, encoders, data, seeds; see the guide.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the results; default: studies/NAME.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Cells at a time; default: the study's, or 1.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and what it will cost.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Run the cells that failed once more.")] = False,
+    collect: Annotated[bool, typer.Option("--collect", help="Run nothing; make the tables of what is there.")] = False,
+    cell: Annotated[int | None, typer.Option(min=0, metavar="N", help="Run only cell N, for job arrays.")] = None,
+    launch: Annotated[
+        str | None, typer.Option(metavar="HOW", help="Print what to submit instead: slurm or torchrun.")
+    ] = None,
+) -> None:
+    """Many trainings side by side, and one table; goes on where it was stopped."""
+    from unlabel.bench import session
+
+    code = session.bench(
+        study,
+        _installed(),
+        out=out,
+        jobs=jobs,
+        dry_run=dry_run,
+        retry=retry,
+        collect=collect,
+        only=cell,
+        launcher=launch,
+    )
+    raise typer.Exit(code)
+
+
 @app.command("new-plugin")
 def new_plugin(
     name: Annotated[str, typer.Argument(help="What your plugin's names will begin with, e.g. sonar for sonar/order.")],
