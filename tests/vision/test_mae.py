@@ -385,8 +385,9 @@ def test_the_representation_is_the_class_token_of_the_whole_image():
 
 def test_pictures_show_input_mask_and_reconstruction():
     made, given = randomised(), batch(10)
-    (name, picture), *others = made.pictures(given).items()
-    assert (name, others) == ("reconstruction", [])
+    found = made.pictures(given)
+    assert set(found) == {"reconstruction", "attention", "tokens"}
+    picture = found["reconstruction"]
     assert picture.dtype == np.uint8
     assert picture.shape == (8 * 34 - 2, 3 * 34 - 2, 3)  # at most eight images
     kept = masking.from_noise(torch.zeros(1, 16), 0.75).keep.shape[1]

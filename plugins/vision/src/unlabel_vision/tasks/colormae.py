@@ -20,7 +20,7 @@ from unlabel.errors import UsageError
 from unlabel.nn import masking
 from unlabel.recipe import Group
 from unlabel.task import Batch
-from unlabel_vision import color_noise, masked_autoencoder, views
+from unlabel_vision import attention_pictures, color_noise, masked_autoencoder, views
 from unlabel_vision.encoders.patch_encoder import PatchEncoder, require_tokens
 from unlabel_vision.image_task import PatchTask
 
@@ -111,11 +111,12 @@ class ColorMAE(PatchTask):
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
-        """Input, masked input and reconstruction of up to eight images."""
+        """Up to eight images: input, masked input and reconstruction; attention; tokens by their colours."""
         images = views.to_float(batch["image"][:8])
         mask = masking.from_noise(self.noise(batch["key"][:8]), self.mask_ratio, descending=True)
         prediction = masked_autoencoder.predict(self.encoder, self.decoder, images, mask)
-        return masked_autoencoder.pictures(images, prediction, mask.mask, self.encoder.patch_size, self.norm_pix)
+        shown = masked_autoencoder.pictures(images, prediction, mask.mask, self.encoder.patch_size, self.norm_pix)
+        return {**shown, **attention_pictures.pictures(self.encoder, images)}
 
 
 def paper() -> Recipe:

@@ -22,7 +22,7 @@ from unlabel.nn import losses, masking, positions, transformer
 from unlabel.nn.masking import Mask
 from unlabel.recipe import Execution
 from unlabel.task import Batch
-from unlabel_vision import masked_autoencoder, views
+from unlabel_vision import attention_pictures, masked_autoencoder, views
 from unlabel_vision.encoders.patch_encoder import PatchEncoder, require_tokens
 from unlabel_vision.image_task import PatchTask
 from unlabel_vision.position_prediction import rearranged
@@ -268,7 +268,10 @@ class DropPos(PatchTask):
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
-        """Up to eight images: whole; visible patches, pale where the position is dropped; laid out as predicted."""
+        """Up to eight images: whole; visible patches, pale where the position is dropped; laid out as predicted.
+
+        Besides, where the last block looks, and tokens by their colours; see `attention_pictures`.
+        """
         images, key = views.to_float(batch["image"][:8]), batch["key"][:8]
         mask = masking.split(seeds.uniform(key, (self.length,), stream=1), self.visible)
         slots = masking.split(seeds.uniform(key, (self.visible,), stream=2), self.kept)
@@ -279,7 +282,8 @@ class DropPos(PatchTask):
         seen = rearranged(images, mask.keep, mask.keep, size, 1.0 - 0.6 * slots.mask)
         placed = rearranged(images, mask.keep, torch.where(dropped, logits.argmax(-1), mask.keep), size)
         triples = torch.stack([images, seen, placed], dim=1).flatten(0, 1)
-        return {"positions": views.contact_sheet(views.to_pixels(triples), columns=3)}
+        shown = views.contact_sheet(views.to_pixels(triples), columns=3)
+        return {"positions": shown, **attention_pictures.pictures(self.encoder, images)}
 
 
 def paper() -> Recipe:

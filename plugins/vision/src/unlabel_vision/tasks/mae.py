@@ -17,7 +17,7 @@ from torch import Tensor
 from unlabel import Recipe, Ref, Stage, seeds
 from unlabel.nn import masking
 from unlabel.task import Batch
-from unlabel_vision import masked_autoencoder, views
+from unlabel_vision import attention_pictures, masked_autoencoder, views
 from unlabel_vision.encoders.patch_encoder import PatchEncoder, require_tokens
 from unlabel_vision.image_task import PatchTask
 
@@ -77,11 +77,12 @@ class MAE(PatchTask):
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
-        """Input, masked input and reconstruction of up to eight images."""
+        """Up to eight images: input, masked input and reconstruction; attention; tokens by their colours."""
         images = views.to_float(batch["image"][:8])
         mask = masking.from_noise(seeds.uniform(batch["key"][:8], (self.length,)), self.mask_ratio)
         prediction = masked_autoencoder.predict(self.encoder, self.decoder, images, mask)
-        return masked_autoencoder.pictures(images, prediction, mask.mask, self.encoder.patch_size, self.norm_pix)
+        shown = masked_autoencoder.pictures(images, prediction, mask.mask, self.encoder.patch_size, self.norm_pix)
+        return {**shown, **attention_pictures.pictures(self.encoder, images)}
 
 
 def paper() -> Recipe:

@@ -22,7 +22,7 @@ from unlabel import Recipe, Ref, Stage, seeds
 from unlabel.errors import UsageError
 from unlabel.nn import patches
 from unlabel.task import Batch
-from unlabel_vision import masked_autoencoder, views
+from unlabel_vision import attention_pictures, masked_autoencoder, views
 from unlabel_vision.encoders.patch_encoder import Attend, PatchEncoder, merged, project, require_tokens
 from unlabel_vision.image_task import PatchTask
 
@@ -311,7 +311,7 @@ class MixedAE(PatchTask):
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
-        """Input, the mixture it is part of, its own patches, reconstruction: about eight images, whole groups."""
+        """About eight images, whole groups: input, its mixture, its own patches, reconstruction; attention; tokens."""
         count = min(len(batch["image"]), max(8, self.group)) // self.group * self.group
         if not count:
             return {}
@@ -324,7 +324,8 @@ class MixedAE(PatchTask):
         size = self.encoder.patch_size
         mixed = patches.unpatchify(mix(patches.patchify(images, size), chosen), size, images.shape[-2:])
         shown = mixed.repeat_interleave(self.group, dim=0)
-        return masked_autoencoder.pictures(images, prediction, (~own).float(), size, self.norm_pix, shown)
+        found = masked_autoencoder.pictures(images, prediction, (~own).float(), size, self.norm_pix, shown)
+        return {**found, **attention_pictures.pictures(self.encoder, images)}
 
 
 def paper() -> Recipe:

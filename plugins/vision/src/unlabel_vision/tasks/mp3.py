@@ -21,7 +21,7 @@ from unlabel import Recipe, Ref, Stage, seeds
 from unlabel.errors import UsageError
 from unlabel.nn import losses, masking, positions
 from unlabel.task import Batch
-from unlabel_vision import views
+from unlabel_vision import attention_pictures, views
 from unlabel_vision.encoders.patch_encoder import Attend, PatchEncoder, merged, project, require_tokens
 from unlabel_vision.image_task import PatchTask
 from unlabel_vision.position_prediction import rearranged
@@ -152,7 +152,10 @@ class MP3(PatchTask):
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
-        """Up to eight images: whole; context, the rest pale; every patch where it believes it belongs."""
+        """Up to eight images: whole; context, the rest pale; every patch where it believes it belongs.
+
+        Besides, where the last block looks, and tokens by their colours; see `attention_pictures`.
+        """
         images = views.to_float(batch["image"][:8])
         noise = seeds.uniform(batch["key"][:8], (self.length,))
         logits, truth = self.predict(images, noise)
@@ -162,7 +165,8 @@ class MP3(PatchTask):
         context = rearranged(images, truth, truth, size, pale)
         placed = rearranged(images, truth, logits.argmax(-1), size)
         triples = torch.stack([images, context, placed], dim=1).flatten(0, 1)
-        return {"positions": views.contact_sheet(views.to_pixels(triples), columns=3)}
+        shown = views.contact_sheet(views.to_pixels(triples), columns=3)
+        return {"positions": shown, **attention_pictures.pictures(self.encoder, images)}
 
 
 def paper() -> Recipe:
