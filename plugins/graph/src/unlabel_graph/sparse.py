@@ -82,17 +82,19 @@ class Sparse:
                 product.addmm_(matrix, dense[part])
         return product
 
-    @functools.cached_property
+    @property
     def transposed(self) -> Sparse:
-        """The transpose, made at first use."""
-        if self.symmetric:
-            return self
+        """The transpose, made at first use.
+
+        It does not know this matrix, and a symmetric one does not keep itself: reference cycles would keep the
+        matrices of an update alive until the garbage collector looks for them, some hundred updates later.
+        """
+        return self if self.symmetric else self._turned
+
+    @functools.cached_property
+    def _turned(self) -> Sparse:
         order = ordering(self.columns, self.shape[1])
-        turned = Sparse(
-            _pointers(self.columns[order], self.shape[1]), self.row_of[order], self.values[order], len(self)
-        )
-        turned.__dict__["transposed"] = self
-        return turned
+        return Sparse(_pointers(self.columns[order], self.shape[1]), self.row_of[order], self.values[order], len(self))
 
     @functools.cached_property
     def row_of(self) -> Tensor:
