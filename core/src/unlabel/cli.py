@@ -348,11 +348,24 @@ def inspect(
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Read every sample and list the broken ones.")
     ] = True,
+    speed: Annotated[
+        bool, typer.Option("--speed", help="Time reading, decoding, augmenting, collating, copying and the model.")
+    ] = False,
+    task: Annotated[
+        str | None, typer.Option(metavar="TASK", help="With --speed: whose augmentation and model; default: the first.")
+    ] = None,
 ) -> None:
     """What is in a folder or archive: counts, sizes, broken files, labels, how long an epoch takes."""
-    from unlabel.inspecting import inspect as look
+    if speed:
+        from unlabel.speed import measure
 
-    found = look(path, _installed(), verify)
+        found = measure(path, _installed(), task)
+    elif task is not None:
+        raise UsageError("--task: only --speed uses a task")
+    else:
+        from unlabel.inspecting import inspect as look
+
+        found = look(path, _installed(), verify)
     if as_json:
         print(json.dumps(found, indent=2, default=str))
         return

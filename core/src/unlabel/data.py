@@ -73,6 +73,10 @@ class Dataset:
         """The sample; raises `BadSample`, OSError or ValueError if it cannot be used."""
         raise NotImplementedError(f"{type(self).__name__} must define __getitem__(index)")
 
+    def raw(self, index: int) -> Any:
+        """What is stored for this sample before it is decoded, for ``unlabel inspect --speed``; None if the same."""
+        return None
+
     def name_of(self, index: int) -> str:
         """What the user calls this sample, for messages: usually its path."""
         return f"sample {index}"
@@ -140,6 +144,9 @@ class Subset(Dataset):
     def __getitem__(self, index: int) -> Sample:
         return self.dataset[int(self.indices[index])]
 
+    def raw(self, index: int) -> Any:
+        return self.dataset.raw(int(self.indices[index]))
+
     def name_of(self, index: int) -> str:
         return self.dataset.name_of(int(self.indices[index]))
 
@@ -174,7 +181,8 @@ class Views(dict[str, Sample]):
     """
 
 
-def _collated(dataset: Dataset, samples: list[Sample]) -> Batch:
+def collated(dataset: Dataset, samples: list[Sample]) -> Batch:
+    """The batch of samples as the loader makes it: by the dataset's `collate`, view by view for `Views`."""
     if not isinstance(samples[0], Views):
         return dataset.collate(samples)
     parts = {view: dataset.collate([sample[view] for sample in samples]) for view in samples[0]}
@@ -211,7 +219,7 @@ class Reader(torch.utils.data.Dataset[Any]):
             samples = [self._sample(epoch, index, bad) for epoch, index in positions]
         except UnlabelError as error:
             return error
-        batch = _collated(self.dataset, samples)
+        batch = collated(self.dataset, samples)
         batch["index"] = torch.tensor([index for _, index in positions])
         batch["key"] = torch.tensor([seeds.key(self.seed, epoch, index) for epoch, index in positions])
         return batch, bad

@@ -195,6 +195,11 @@ class Engine:
         if self.world > 1:
             dist.barrier()
 
+    def wait(self) -> None:
+        """Until the device has done all that was asked of it; for taking times."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def close(self) -> None:
         """Leave the process group."""
         if self.world > 1 and dist.is_initialized():

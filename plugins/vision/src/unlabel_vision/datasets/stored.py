@@ -63,6 +63,9 @@ class Stored(Dataset):
         """The image as it is stored: the bytes of its file, or uint8 pixels (H, W), (H, W, 1) or (H, W, 3)."""
         raise NotImplementedError(f"{type(self).__name__} must define read(index)")
 
+    def raw(self, index: int) -> bytes | np.ndarray:
+        return self.read(index)
+
     def decode(self, stored: bytes | np.ndarray) -> np.ndarray:
         """What `read` returned as uint8 RGB (H, W, 3); BadSample if that cannot be."""
         if isinstance(stored, bytes):
