@@ -257,6 +257,25 @@ class Frozen:
             if batch:
                 yield {**self.engine.to_device(batch), **shared}
 
+    def samples(self, split: Split, *, order: Sequence[int] | np.ndarray | None = None) -> Iterator[tuple[int, Sample]]:
+        """Read samples of a split one by one as they are stored, without their labels.
+
+        Args:
+            split: which samples.
+            order: which of them in which order; by default `indices`.
+
+        Yields:
+            Index into the split, and the sample. Unreadable samples are missing and in `bad`.
+        """
+        part = self.dataset(split)
+        reader = _Reader(part, None, self.seed, 0)
+        for index in (self.indices(split) if order is None else np.asarray(order, dtype=np.int64)).tolist():
+            _, sample = reader[index]
+            if isinstance(sample, str):
+                self._leave_out({"split": split, "index": index, "path": part.name_of(index), "reason": sample})
+                continue
+            yield index, sample
+
     def _leave_out(self, entry: dict[str, Any]) -> None:
         if entry not in self.bad:  # a split that is read twice has the same bad samples twice
             self.bad.append(entry)

@@ -61,7 +61,8 @@ def logistic(
 
     Args:
         features: float64, (N, D).
-        labels: int64, (N,), in [0, classes).
+        labels: int64, (N,), in [0, classes); or float64, (N, classes): how much each sample counts for each class,
+            N in all.
         classes: number of classes.
         strength: C, the inverse of the regularisation; above 0.
         start: where to start from, a result for another strength; by default zero.

@@ -18,6 +18,7 @@ __all__ = [
     "balanced_accuracy",
     "clustering_accuracy",
     "confusion",
+    "intersection_over_union",
     "interval",
     "mutual_information",
     "top_k_accuracy",
@@ -44,6 +45,19 @@ def top_k_accuracy(ranked: Tensor, labels: Tensor, k: int) -> float:
 def confusion(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
     """Count pairs: int64, (classes, classes); row is the label, column the prediction."""
     return torch.bincount(labels * classes + predictions, minlength=classes * classes).reshape(classes, classes)
+
+
+def intersection_over_union(table: Tensor) -> Tensor:
+    """Of each class of a confusion table: hits / (labels + predictions - hits); NaN for one that never occurs.
+
+    Args:
+        table: int64, (classes, classes), see `confusion`.
+
+    Returns:
+        float64, (classes,), in [0, 1].
+    """
+    hits = table.diagonal().double()
+    return hits / (table.sum(dim=0) + table.sum(dim=1) - hits)
 
 
 def mutual_information(clusters: Tensor, labels: Tensor) -> float:
