@@ -367,7 +367,7 @@ class Cache:
             filled = chosen + chosen[:1] * (_TOGETHER - len(chosen))
             computed = self.teacher.tokens(images[filled]).float().cpu()
             for number, tokens in zip(chosen, computed, strict=False):
-                found[number] = tokens.clone()
+                found[number] = tokens.clone(memory_format=torch.contiguous_format)
                 self._write(paths[number], found[number])
         return torch.stack(found).to(images.device)  # type: ignore[arg-type]  # none is missing now
 

@@ -68,7 +68,7 @@ def block_mask(
     mask = np.zeros((rows, columns), dtype=bool)
     hidden = 0
     while hidden < count:
-        found = _rectangle(mask, count - hidden, draw, min_block, math.log(min_aspect))
+        found = _rectangle(mask, count - hidden, draw, min_block, (math.log(min_aspect), math.log(1 / min_aspect)))
         if found is None:
             break
         mask[found] = True
@@ -77,13 +77,13 @@ def block_mask(
 
 
 def _rectangle(
-    mask: np.ndarray, left: int, draw: random.Random, min_block: int, log_aspect: float
+    mask: np.ndarray, left: int, draw: random.Random, min_block: int, log_aspect: tuple[float, float]
 ) -> tuple[slice, slice] | None:
     """A rectangle that hides at least one more patch and at most `left`, or None after ten tries."""
     rows, columns = mask.shape
     for _ in range(_ATTEMPTS):
         area = draw.uniform(min_block, left)
-        aspect = math.exp(draw.uniform(log_aspect, -log_aspect))
+        aspect = math.exp(draw.uniform(*log_aspect))
         height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if height >= rows or width >= columns:
             continue
@@ -193,6 +193,9 @@ class PairedCrop:
 class PairedView:
     """The middle of an image for the student, and the same part for the teacher, without randomness.
 
+    Of an image that has the student's size all is shown, of others what `views.ResizeCenterCrop` shows, but for a
+    fraction of a pixel: one box is cut for both.
+
     Attributes:
         size, teacher_size: sides in pixels.
     """
@@ -201,10 +204,14 @@ class PairedView:
     teacher_size: int
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        found = views.ResizeCenterCrop(self.size)(sample, rng)
-        if self.teacher_size == self.size:
-            return found
-        return {**found, "teacher_image": views.ResizeCenterCrop(self.teacher_size)(sample, rng)["image"]}
+        height, width = sample["image"].shape[:2]
+        whole = (height, width) == (self.size, self.size)
+        side = self.size if whole else round(min(height, width) * 224 / 256)
+        box = (height - side) // 2, (width - side) // 2, side, side
+        found = {**sample, "image": views.resize(sample["image"], box, (self.size, self.size))}
+        if self.teacher_size != self.size:
+            found["teacher_image"] = views.resize(sample["image"], box, (self.teacher_size, self.teacher_size))
+        return found
 
 
 class EVA(PatchTask):
@@ -304,7 +311,8 @@ class EVA(PatchTask):
             UsageError: see the class.
         """
         if self._teacher is None:
-            found = teacher.find(**self.source, student=self.encoder)
+            with torch.random.fork_rng(devices=[]):  # or the student's first weights would depend on when this is
+                found = teacher.find(**self.source, student=self.encoder)
             if found.grid != self.encoder.grid and not self.interpolate:
                 size = self.encoder.grid * found.image_size // found.grid
                 raise UsageError(
