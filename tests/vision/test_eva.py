@@ -1,4 +1,4 @@
-"""EVA: the published numbers, an independent student, and a teacher that sees all, learns nothing and is nowhere saved."""
+"""EVA: the published numbers, an independent student, and a teacher that sees all and is nowhere saved."""
 
 from __future__ import annotations
 
@@ -116,8 +116,8 @@ def test_a_mask_is_the_published_procedure_draw_by_draw():
                 kind, low, high, aspect = next(told)
                 assert kind == "uniform"
                 assert (low, high) == (math.log(0.3), math.log(1 / 0.3))
-                height = int(round(math.sqrt(area * math.exp(aspect))))
-                width = int(round(math.sqrt(area / math.exp(aspect))))
+                height = round(math.sqrt(area * math.exp(aspect)))
+                width = round(math.sqrt(area / math.exp(aspect)))
                 if height >= 16 or width >= 16:
                     continue
                 kind, low, high, top = next(told)
@@ -503,7 +503,7 @@ def test_a_run_says_what_its_teacher_was(teacher_run):
 def test_another_teacher_is_noticed_and_a_finished_student_needs_none(teacher_run, tmp_path):
     teacher, student = teacher_run
     wrong = student.recipe.changed([f"task.teacher={student.folder}"], Catalog.installed())
-    with pytest.raises(UsageError, match="is not the one of this recipe.*teacher_hash=null"):
+    with pytest.raises(UsageError, match=r"is not the one of this recipe.*teacher_hash=null"):
         run.train(wrong, out=tmp_path / "wrong", evaluate=False)
     assert not (tmp_path / "wrong").exists()
 
