@@ -66,6 +66,9 @@ class Dataset:
     together: ClassVar[bool] = False
     """Whether an evaluation encodes all samples of a split in one batch, because one costs as much as all."""
 
+    general: ClassVar[bool] = False
+    """Whether it claims paths of which another kind may know more: it gets a path only if no such kind claims it."""
+
     def __len__(self) -> int:
         raise NotImplementedError(f"{type(self).__name__} must define __len__()")
 

@@ -314,22 +314,26 @@ def choose_dataset(data: str, chosen: Recipe, catalog: Catalog) -> Ref:
 
 
 def claimant(path: Path, candidates: Iterable[Offer]) -> Offer:
-    """The first of these datasets that claims a path.
+    """The first of these datasets that claims a path; one that claims anything alike only if no other does.
 
     Raises:
         UsageError: none does; says what is there, and which datasets could not be asked.
     """
-    asked, unloadable = [], []
+    asked, unloadable, general = [], [], None
     for offer in candidates:
         try:
             kind = offer.load()
         except UsageError as error:  # one that lacks a library must not hide the others
             unloadable.append(str(error))
             continue
-        if kind.claims(path):
-            return offer
+        if (general is None or not kind.general) and kind.claims(path):
+            if not kind.general:
+                return offer
+            general = offer
         if "path" in recipe.parameters(kind):
             asked.append(offer.name)
+    if general is not None:
+        return general
     raise UsageError(
         "; ".join([f"{path} is none of {', '.join(asked) or 'any dataset'}: {_content(path)}", *unloadable])
     )

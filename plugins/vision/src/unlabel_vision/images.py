@@ -39,7 +39,7 @@ from PIL import (
 
 from unlabel.errors import BadSample
 
-__all__ = ["MAX_PIXELS", "SUFFIXES", "Header", "decode", "header", "sniff", "to_uint8"]
+__all__ = ["MAX_PIXELS", "SUFFIXES", "Header", "class_numbers", "decode", "header", "sniff", "to_uint8"]
 
 MAX_PIXELS = 100_000_000
 """Images above this are refused before a pixel is decoded: 100 megapixels are 300 MB of RGB."""
@@ -340,3 +340,30 @@ def decode(source: bytes | str | Path, *, shortest: int | None = None, max_pixel
         except Exception as error:  # on damaged files Pillow's readers raise nearly any class
             raise _damage(format, stream, error) from error
         return np.array(picture if upright is None else picture.transpose(upright))
+
+
+def class_numbers(source: bytes | str | Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode a file of class numbers: an image of one channel, or of a palette, whose colours do not matter.
+
+    Args:
+        source: the file's bytes, or its path.
+        max_pixels: see `decode`.
+
+    Returns:
+        int64, (H, W): the numbers as they are stored.
+
+    Raises:
+        BadSample: the file is damaged, no image, too large, lossy, or has colours in place of numbers.
+        OSError: if the path cannot be read.
+    """
+    with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as stream, _quiet():
+        format, image = _open(stream, max_pixels)
+        if format == "JPEG":
+            raise BadSample("a JPEG, which does not keep numbers: masks must be PNG, TIFF or BMP")
+        try:
+            image.load()
+        except Exception as error:  # on damaged files Pillow's readers raise nearly any class
+            raise _damage(format, stream, error) from error
+        if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
+            raise BadSample(f"an image of mode {image.mode}: expected one channel of class numbers, or a palette")
+        return np.array(image).astype(np.int64)

@@ -42,6 +42,8 @@ class Folder(Stored):
         UsageError: the path is missing, unreadable, or holds no images; says what was found instead.
     """
 
+    general = True
+
     def __init__(
         self,
         path: str | Path,

@@ -47,6 +47,8 @@ class HuggingFace(Stored):
 
     kind = "huggingface"
 
+    general = True
+
     def __init__(
         self,
         path: str | Path,

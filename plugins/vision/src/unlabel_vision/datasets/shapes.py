@@ -4,8 +4,9 @@ Each sample shows one silhouette, turned, stretched and shifted at random, fille
 on another's, under patches and noise; the label is the silhouette. Position, pose, brightness and polarity
 (dark on light or light on dark) vary so much that neither pixels nor the features of an untrained network
 tell the classes apart, whereas the shape is plain to an encoder that has learnt to see: what a
-self-supervised task gains in a few minutes shows. Textures are the pictures of `photos`, training
-images from their training regions and test images from their test regions.
+self-supervised task gains in a few minutes shows. Every image also has a label map: the silhouette's class where it
+is, background elsewhere, no label under a patch that hides what is behind. Textures are the pictures of `photos`,
+training images from their training regions and test images from their test regions.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Shapes(Dataset):
 
     labels: np.ndarray
     classes = CLASSES
+    map_classes = ("background", *CLASSES)
 
     def __init__(self, *, count: int = 5000, image_size: int = 32, seed: int = 0):
         if count < 2 * len(CLASSES):
@@ -76,6 +78,17 @@ class Shapes(Dataset):
         label = int(self.labels[index])
         rng = seeds.generator(self.seed, self.part == "test", index)
         return {"image": render(rng, label, self.image_size, self.part), "label": label}
+
+    def label_map(self, index: int) -> np.ndarray:
+        """int64, (S, S): 0 background, 1 + the label on the silhouette, -1 where a patch hides it."""
+        label = int(self.labels[index])
+        _, cover, hidden = _drawn(
+            seeds.generator(self.seed, self.part == "test", index), label, self.image_size, self.part
+        )
+        found = np.where(cover[..., 0] > 0.5, 1 + label, 0)
+        if hidden is not None:
+            found[hidden] = -1
+        return found
 
     def name_of(self, index: int) -> str:
         return f"{CLASSES[self.labels[index]]} {index}"
@@ -112,6 +125,13 @@ def render(rng: np.random.Generator, label: int, size: int, part: str) -> np.nda
     Returns:
         uint8, (size, size, 3).
     """
+    return _drawn(rng, label, size, part)[0]
+
+
+def _drawn(
+    rng: np.random.Generator, label: int, size: int, part: str
+) -> tuple[np.ndarray, np.ndarray, tuple[slice, slice] | None]:
+    """The image; how much of each pixel the silhouette covers, (S, S, 1); and where a patch hides both."""
     behind, before = _colours(rng)
     image = behind + 18 * rng.uniform(0.3, 1) * _texture(rng, size, part)
     for _ in range(rng.integers(2)):
@@ -121,12 +141,14 @@ def render(rng: np.random.Generator, label: int, size: int, part: str) -> np.nda
     cover = _cover(rng, label, size)
     fill = before + 12 * rng.uniform(0, 1) * _texture(rng, size, part)
     image += (fill - image) * cover
+    hidden = None
     if rng.random() < 0.2:
-        rows, columns = _patch(rng, size, size // 4)
-        image[rows, columns] = _grey(rng)
+        hidden = _patch(rng, size, size // 4)
+        image[hidden] = _grey(rng)
 
     image += rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(0, 6))
-    return image.clip(0, 255, out=image).astype(np.uint8, order="C")  # a turned texture is laid out otherwise
+    image.clip(0, 255, out=image)
+    return image.astype(np.uint8, order="C"), cover, hidden  # a turned texture is laid out otherwise
 
 
 def _grey(rng: np.random.Generator) -> np.ndarray:

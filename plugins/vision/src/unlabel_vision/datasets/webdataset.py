@@ -49,6 +49,8 @@ class WebDataset(Stored):
 
     kind = "webdataset"
 
+    general = True
+
     def __init__(
         self,
         path: str | Path,

@@ -1,0 +1,358 @@
+"""Segmentation: images with a mask each, in a folder or a zip archive of one. Training sees the images alone.
+
+Layouts, recognised by the names of folders, at any depth, beside or above ``train``, ``val`` and ``test``:
+
+- ``images/`` beside ``masks/`` (or ``annotations``, ``SegmentationClass`` ...), files paired by their names;
+- CamVid's: ``train/`` beside ``trainannot/``, and so on; class 11 is unlabelled;
+- COCO panoptic's, with one byte a pixel: ``images/`` beside ``panoptic/``, and next to them ``annotations.json``, which
+  gives for each image of ``splits`` the ``segments`` that the numbers 1, 2, ... of its mask stand for, each with the
+  ``category_id`` of one of the ``categories``; 0 is unlabelled.
+
+A mask holds a class number for each pixel of its image, as PNG, TIFF or BMP of one channel or with a palette. Names of
+classes come from ``classes.txt`` beside the folders, one a line; without, classes are numbered up to the largest
+number in any mask.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import posixpath
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from unlabel import data
+from unlabel.data import Dataset
+from unlabel.errors import BadSample, UsageError
+from unlabel_vision import images
+from unlabel_vision.datasets import folder, layout, sources
+from unlabel_vision.datasets.stored import Stored
+
+__all__ = ["CAMVID", "Segmentation"]
+
+CAMVID = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
+"""The 11 classes in which CamVid is usually scored (Badrinarayanan et al. 2015, arXiv 1511.00561), in their order."""
+
+_IMAGES = {"image", "images", "img", "imgs", "jpegimages"}
+_MASKS = {"annotation", "annotations", "label", "labels", "mask", "masks", "panoptic", "segmentation"}
+_MASKS |= {"segmentationclass", "segmentations"}
+_LOSSLESS = {".png", ".tif", ".tiff", ".bmp"}
+_UNLABELLED = 255  # what most data sets write
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Which files belong together: paths of images and of their masks, and the part of each."""
+
+    kind: Literal["masks", "camvid", "panoptic"]
+    pictures: list[str]
+    masks: list[str]
+    parts: np.ndarray
+    lone: list[str]  # images without a mask
+
+
+class Segmentation(Stored):
+    """Images of a folder or a zip archive, with a mask each for dense evaluations.
+
+    Args:
+        path: the folder (one that holds nothing but a zip archive and small files stands for it), or the ``.zip``.
+        ignore: the number of unlabelled pixels; by default 255, in CamVid's layout 11. COCO panoptic's is 0.
+        categories: COCO panoptic: classes are the categories, or the supercategories they belong to.
+        maskless: what to do about images without a mask: refuse them, or leave them out. COCO panoptic's are left out.
+        holdout: share of the images held out for testing where there is no folder of that name.
+        shortest: the short side that is needed; larger JPEGs are decoded at 1/2, 1/4 or 1/8 size. Masks stay whole.
+        min_size: images with a shorter short side are bad samples.
+        max_pixels: images and masks of more pixels are bad samples.
+
+    Raises:
+        UsageError: no images with masks there, or images without a mask; names the first.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        ignore: int | None = None,
+        categories: Literal["category", "supercategory"] = "category",
+        maskless: Literal["refuse", "skip"] = "refuse",
+        holdout: float = 0.2,
+        shortest: int | None = None,
+        min_size: int = 8,
+        max_pixels: int = images.MAX_PIXELS,
+    ):
+        path = Path(path).expanduser()
+        if not path.exists():
+            folder.missing(path)
+        files = _Files.at(path)
+        found = _paired(files.names)
+        if not found.pictures:
+            raise UsageError(
+                f"no images with masks in {path}: expected e.g. images/ and masks/ with files of the same names, "
+                "train/ and trainannot/, or images/, panoptic/ and annotations.json"
+            )
+        self.segments = _Segments.of(files, categories) if found.kind == "panoptic" else None
+        if self.segments is not None:
+            listed = np.array([name in self.segments.classes_of for name in found.pictures])
+            lone = [*found.lone, *(name for name, known in zip(found.pictures, listed, strict=True) if not known)]
+        else:
+            listed, lone = np.ones(len(found.pictures), dtype=bool), found.lone
+            if lone and maskless == "refuse":
+                others = f" and {len(lone) - 1} others have" if len(lone) > 1 else " has"
+                raise UsageError(
+                    f"{path}/{lone[0]}{others} no mask of the same name: put it there, or leave images without a mask "
+                    "out with --set dataset.maskless=skip"
+                )
+        parts = found.parts[listed]
+        super().__init__(
+            path,
+            labels=None,
+            classes=None,
+            parts=parts if {0} < set(parts.tolist()) else None,
+            holdout=holdout,
+            shortest=shortest,
+            min_size=min_size,
+            max_pixels=max_pixels,
+        )
+        self.kind = f"segmentation ({found.kind})"
+        kept = np.flatnonzero(listed).tolist()
+        self.pictures = [found.pictures[index] for index in kept]
+        self.source = files.source(self.pictures)
+        self.masks = files.source([found.masks[index] for index in kept])
+        self.rows = np.arange(len(kept))
+        self.ignore = (
+            ignore if ignore is not None else {"masks": _UNLABELLED, "camvid": len(CAMVID), "panoptic": 0}[found.kind]
+        )
+        self.formats = dict.fromkeys(sorted({posixpath.splitext(name)[1].lower() for name in self.pictures}), 0)
+        for name in self.pictures:
+            self.formats[posixpath.splitext(name)[1].lower()] += 1
+        self.ignored = {}
+        self.notes = (f"{len(lone)} images have no mask and are left out",) if lone else ()
+        self._named = self.segments.names if self.segments else CAMVID if found.kind == "camvid" else files.classes()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, index: int) -> bytes:
+        return self.source.read(int(self.rows[index]))
+
+    def name_of(self, index: int) -> str:
+        return self.source.name(int(self.rows[index]))
+
+    def split(self, name: str) -> Dataset | None:
+        """``"train"`` and ``"test"``: the folders of that name (validation where there is no test), or a share."""
+        if name not in ("train", "test"):
+            return None
+        if self.parts is not None:
+            held_out = 2 if np.any(self.parts == 2) else 1
+            chosen = np.flatnonzero(self.parts == (0 if name == "train" else held_out))
+        else:
+            train, test = data.holdout(None, len(self), self.holdout)
+            chosen = train if name == "train" else test
+        if not len(chosen):
+            return None
+        other = copy.copy(self)
+        other.rows, other.parts = self.rows[chosen], None
+        return other
+
+    @functools.cached_property
+    def map_classes(self) -> tuple[str, ...]:
+        """Names of the classes; where nothing names them, their numbers up to the largest in any mask."""
+        if self._named:
+            return self._named
+        largest = -1
+        for row in range(len(self.masks)):
+            numbers = self._stored(row)
+            numbers = numbers[numbers != self.ignore]
+            largest = max(largest, int(numbers.max(initial=-1)))
+        if largest < 0:
+            raise UsageError(f"every pixel of every mask in {self.path} is {self.ignore}, which is unlabelled")
+        return tuple(str(number) for number in range(largest + 1))
+
+    def label_map(self, index: int) -> np.ndarray:
+        """int64, (H, W), in [0, classes), -1 where unlabelled.
+
+        Raises:
+            UsageError: the mask is damaged, of another size than its image, or has a number beyond the classes; names
+                the file, and the place.
+        """
+        row = int(self.rows[index])
+        numbers, name = self._stored(row), self.masks.name(row)
+        header = images.header(self.source.read(row), max_pixels=self.max_pixels)
+        if numbers.shape != (header.height, header.width):
+            raise UsageError(
+                f"{name} is a mask of {numbers.shape[1]} x {numbers.shape[0]} pixels, and its image "
+                f"{self.source.name(row)} has {header.width} x {header.height}: expected one number a pixel"
+            )
+        if self.segments is not None:
+            table = self.segments.classes_of[self.pictures[row]]
+            _within(numbers, len(table), name, f"the {len(table) - 1} segments that annotations.json lists", "")
+            found: np.ndarray = table[numbers]
+            return found
+        labels = np.where(numbers == self.ignore, -1, numbers)
+        advice = (
+            f"; unlabelled pixels have {self.ignore}, another number is set with --set dataset.ignore=NUMBER (in "
+            "`unlabel evaluate`: train with --data on these data, or rename it in the masks)"
+        )
+        _within(labels, len(self.map_classes), name, f"the {len(self.map_classes)} classes from 0 on", advice)
+        return labels
+
+    def _stored(self, row: int) -> np.ndarray:
+        """The numbers of a mask as they are stored: int64, (H, W)."""
+        try:
+            return images.class_numbers(self.masks.read(row), max_pixels=self.max_pixels)
+        except (BadSample, OSError) as error:
+            raise UsageError(f"{self.masks.name(row)} cannot be used as a mask: {error}") from error
+
+    def info(self) -> dict[str, Any]:
+        """As of any stored images, and the classes of the masks."""
+        return {**super().info(), "mask classes": list(self.map_classes), "unlabelled": self.ignore}
+
+    @classmethod
+    def claims(cls, path: Path) -> bool:
+        """A folder or a zip archive in which folders of images have folders of masks beside them."""
+        try:
+            return (path.is_dir() or path.suffix.lower() == ".zip") and bool(_paired(_Files.at(path).names).pictures)
+        except (UsageError, OSError):
+            return False
+
+
+def _within(numbers: np.ndarray, count: int, name: str, what: str, advice: str) -> None:
+    beyond = np.argwhere(numbers >= count)
+    if len(beyond):
+        row, column = beyond[0].tolist()
+        raise UsageError(f"{name}: {numbers[row, column]} at row {row}, column {column} is beyond {what}{advice}")
+
+
+@dataclass
+class _Files:
+    """The files of a folder or of an archive, whichever it is."""
+
+    root: Path
+    archive: Path | None
+    names: list[str]
+    members: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def at(cls, path: Path) -> _Files:
+        archive = path if path.suffix.lower() == ".zip" and path.is_file() else None
+        if archive is None:
+            if not any(_looks_paired(path)):
+                zips = sorted(entry for entry in path.glob("*.zip") if not sources.is_hidden(entry.name))
+                if len(zips) != 1:
+                    return cls(path, None, [])
+                archive = zips[0]
+            else:
+                return cls(path, None, folder.scan(path)[0])
+        members = {member.filename: member for member in sources.zip_members(archive)}
+        usable = [name for name in members if posixpath.splitext(name)[1].lower() in images.SUFFIXES]
+        return cls(archive.parent, archive, sorted(usable), members)
+
+    def source(self, names: Sequence[str]) -> sources.Files | sources.ZipMembers:
+        if self.archive is None:
+            return sources.Files(self.root, names)
+        return sources.ZipMembers(self.archive, [self.members[name] for name in names])
+
+    def text(self, name: str) -> str | None:
+        """A small file beside the folders, or in the archive; None if there is none."""
+        path = self.root / name
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+        if name in self.members and self.archive is not None:
+            return sources.ZipMembers(self.archive, [self.members[name]]).read(0).decode("utf-8")
+        return None
+
+    def classes(self) -> tuple[str, ...] | None:
+        """The lines of classes.txt."""
+        text = self.text("classes.txt")
+        return tuple(line.strip() for line in text.splitlines() if line.strip()) if text else None
+
+
+def _looks_paired(path: Path) -> Iterator[bool]:
+    """Whether folders up to two levels below have names of images and masks; reads no further: folders may be huge."""
+    below = [path, *(entry for entry in path.iterdir() if entry.is_dir() and not sources.is_hidden(entry.name))]
+    for here in below:
+        names = {entry.name.lower() for entry in here.iterdir() if entry.is_dir()}
+        yield bool(names & _IMAGES and names & _MASKS) or any(f"{name}annot" in names for name in names)
+
+
+def _key(name: str) -> tuple[str, str, int]:
+    """What is common to an image and its mask; ``"image"``, ``"mask"``, ``"camvid"``, ``"panoptic"`` or ``""``; the
+    part's number."""
+    *folders, file = name.split("/")
+    kind, kept, part = "", [], 0
+    for word in folders:
+        lower = word.lower()
+        if not kind and lower in _IMAGES | _MASKS:
+            kind = "image" if lower in _IMAGES else "panoptic" if lower == "panoptic" else "mask"
+            continue
+        if not kind and lower.endswith("annot") and lower != "annot":
+            kind, word = "camvid", word[: -len("annot")]
+        kept.append(word)
+        part = layout.part_of(word) or part
+    stem, ending = posixpath.splitext(file)
+    if kind in ("mask", "camvid", "panoptic") and ending.lower() not in _LOSSLESS:
+        kind = "other"
+    return "/".join([*kept, stem]), kind, part
+
+
+def _paired(names: Sequence[str]) -> _Layout:
+    pictures: dict[str, str] = {}
+    masks: dict[str, tuple[str, str]] = {}
+    parts: dict[str, int] = {}
+    for name in names:
+        key, kind, part = _key(name)
+        if kind in ("image", ""):
+            pictures[key] = name
+            parts[key] = part
+        elif kind != "other":
+            masks[key] = (name, kind)
+    both = sorted(pictures.keys() & masks.keys())
+    kinds = {masks[key][1] for key in both}
+    kind: Literal["masks", "camvid", "panoptic"] = (
+        "panoptic" if kinds == {"panoptic"} else "camvid" if kinds == {"camvid"} else "masks"
+    )
+    return _Layout(
+        kind,
+        [pictures[key] for key in both],
+        [masks[key][0] for key in both],
+        np.array([parts[key] for key in both], dtype=np.uint8),
+        sorted(pictures[key] for key in pictures.keys() - masks.keys()),
+    )
+
+
+@dataclass(frozen=True)
+class _Segments:
+    """COCO panoptic's annotations: names of the classes; image -> class of each segment number, int64, -1 at 0."""
+
+    names: tuple[str, ...]
+    classes_of: dict[str, np.ndarray]
+
+    @classmethod
+    def of(cls, files: _Files, categories: Literal["category", "supercategory"]) -> _Segments:
+        text = files.text("annotations.json")
+        if text is None:
+            raise UsageError(f"{files.root} has panoptic masks and no annotations.json that says what they mean")
+        try:
+            found = json.loads(text)
+            field_ = "name" if categories == "category" else "supercategory"
+            names = tuple(dict.fromkeys(entry[field_] for entry in found["categories"]))
+            number = {entry["id"]: names.index(entry[field_]) for entry in found["categories"]}
+            return cls(
+                names,
+                {
+                    image["file"]: np.array([-1, *(number[segment["category_id"]] for segment in image["segments"])])
+                    for images_ in found["splits"].values()
+                    for image in images_
+                    if "panoptic" in image
+                },
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(
+                f"{files.root}/annotations.json: expected splits, each a list of images with file, panoptic and "
+                f"segments, and categories with id, name and supercategory ({type(error).__name__}: {error})"
+            ) from error
