@@ -80,6 +80,7 @@ METHODS = {
     ),
     "MP3": Method("vision/mp3", encoder={"class_token": False}),
     "GMML": Method("vision/gmml", {"blocks": [2, 3, 4]}, {"blocks": [6, 8, 10, 12]}),
+    "EVA, teacher gradients and colours": Method("vision/eva", {"teacher": "hog", "min_block": 4}, {"teacher": "hog"}),
 }
 
 

@@ -420,7 +420,7 @@ class EVA(PatchTask):
 
         Features are shown by their three main directions in the teacher's, as red, green and blue, alike for both; the
         cosine from black (0 or below) to white (1), of every patch, hidden or not. Attention, of an EVA encoder, is
-        that of the class token in the last block in the whole image, mean over heads, brightest where it is largest.
+        that of the class token in the last block in the whole image, mean over heads, from its least to its largest.
         """
         few = {name: value[:8] for name, value in batch.items() if isinstance(value, Tensor)}
         images = views.to_float(few["image"], *self.statistics)
@@ -440,11 +440,12 @@ class EVA(PatchTask):
         return {"features": views.contact_sheet(rows.permute(0, 2, 3, 1).numpy(), columns=2 + len(planes))}
 
     def _attention(self, images: Tensor) -> Tensor:
-        """Where the class token looks in the last block: (N, L, 3) in [0, 1]."""
+        """Where the class token looks in the last block, from least to most: (N, L, 3) in [0, 1]."""
         tokens = self.encoder.with_class(self.encoder.embed(images) + self.encoder.positions)
         before = self.encoder.outputs(tokens)[-2] if self.layers > 1 else tokens
         weights = self.encoder.attention(self.encoder.model.blocks[-1], before)[:, :, 0, 1:].float().mean(1)
-        return (weights / weights.amax(1, keepdim=True))[..., None].expand(-1, -1, 3)
+        least, most = weights.amin(1, keepdim=True), weights.amax(1, keepdim=True)
+        return ((weights - least) / (most - least).clamp(min=1e-9))[..., None].expand(-1, -1, 3)
 
 
 def _planes(values: Tensor, size: int) -> Tensor:
@@ -551,7 +552,7 @@ def quick() -> Recipe:
         task=Ref("vision/eva", teacher="hog", min_block=4),
         encoder=Ref("vision/eva_vit", image_size=32, patch_size=4, dim=128, depth=4, heads=4, mlp_ratio=4.0),
         dataset=Ref("vision/photos", crop=32),
-        stages=[Stage(epochs=14, batch_size=128, lr=1.5e-3, betas=(0.9, 0.98), weight_decay=0.05, warmup_epochs=1)],
+        stages=[Stage(epochs=6, batch_size=64, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05, warmup_epochs=0.5)],
     )
 
 
