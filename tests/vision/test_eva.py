@@ -400,6 +400,15 @@ def test_what_is_not_decayed_is_what_the_authors_spare():
     assert not any("norm" in name for name in decayed)
 
 
+def test_layers_are_those_of_the_encoder():
+    made = task(relative=True)
+    assert made.layers == 2
+    wanted = {"encoder.model.patch_embed.proj.weight": 0, "encoder.model.cls_token": 0, "encoder.model.pos_embed": 0}
+    wanted |= {"encoder.model.blocks.1.attn.q_bias": 2, "encoder.model.norm.weight": 3, "mask_token": 3, "head.bias": 3}
+    wanted["encoder.model.rel_pos_bias.relative_position_bias_table"] = 3
+    assert {name: made.layer_of(name) for name in wanted} == wanted
+
+
 # --- crops
 
 
