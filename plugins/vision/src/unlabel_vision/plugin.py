@@ -52,5 +52,6 @@ def evaluations() -> dict[str, str]:
     return {
         "vision/coding_rate": "unlabel_vision.evaluations.layers:coding_rate",
         "vision/dense_probe": "unlabel_vision.evaluations.dense_probe:dense_probe",
+        "vision/upernet": "unlabel_vision.evaluations.upernet:upernet",
         "vision/teacher_cosine": "unlabel_vision.evaluations.teacher_cosine:teacher_cosine",
     }
