@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch.nn import functional
 
 from unlabel import Catalog, RunError, UsageError, export, run
 from unlabel_vision import teacher, views
+from unlabel_vision.encoders.resnet import resnet
 from unlabel_vision.encoders.vit import vit
 from unlabel_vision.tasks.eva import EVA, PairedCrop
 from unlabel_vision.teacher import Cache, GradientsAndColors, Teacher
@@ -163,20 +165,28 @@ def test_any_model_of_timm_is_a_teacher(name, grid, width, tmp_path, no_network)
 
 def test_a_trained_encoder_is_a_teacher_however_it_is_given(tmp_path):
     catalog = Catalog.installed()
-    made = {}
-    for task, size in (("vision/mae", 4), ("vision/simclr", 4)):
-        chosen = run.compose(task, catalog, name="tiny", steps=1)
-        done = run.train(chosen, out=tmp_path / task.replace("/", "-"), catalog=catalog, evaluate=False)
-        made[task] = teacher.find(str(done.folder), student=student())
-        export.export(done, tmp_path / f"{done.folder.name}-export", check=False)
-        for place in ("", "encoder.safetensors"):
-            other = teacher.find(str(tmp_path / f"{done.folder.name}-export" / place), student=student())
-            assert other.hash == made[task].hash
-        if task == "vision/mae":
-            tokens = done.encoder.tokens(views.to_float(pixels()))[:, 1:]
-            torch.testing.assert_close(made[task].tokens(pixels()), tokens, atol=1e-6, rtol=0)
-        assert made[task].grid == size
-    assert made["vision/mae"].hash != made["vision/simclr"].hash
+    chosen = run.compose("vision/mae", catalog, name="tiny", steps=1)
+    done = run.train(chosen, out=tmp_path / "run", catalog=catalog, evaluate=False)
+    made = teacher.find(str(done.folder), student=student())
+    tokens = done.encoder.tokens(views.to_float(pixels()))[:, 1:]
+    torch.testing.assert_close(made.tokens(pixels()), tokens, atol=1e-6, rtol=0)
+    assert (made.grid, made.dim, made.image_size) == (4, 32, 32)
+
+    export.export(done, tmp_path / "export", check=False)
+    for place in ("export", "export/encoder.safetensors"):
+        assert teacher.find(str(tmp_path / place), student=student()).hash == made.hash
+
+
+def test_a_convolutional_encoder_is_a_teacher_too(tmp_path):
+    options = {"depth": 10, "width": 8, "stem": "small", "image_size": 32}
+    encoder = resnet(**options).eval()
+    save_file(encoder.exported(), tmp_path / "encoder.safetensors")
+    text = json.dumps({"encoder": {"name": "vision/resnet", **options}})
+    (tmp_path / "encoder.json").write_text(text)
+    made = teacher.find(str(tmp_path), student=student())
+    places = encoder.model.forward_features(views.to_float(pixels()))
+    torch.testing.assert_close(made.tokens(pixels()), places.flatten(2).transpose(1, 2), atol=1e-5, rtol=1e-4)
+    assert (made.grid, made.dim) == (4, 64)
 
 
 @pytest.mark.parametrize(
@@ -205,6 +215,7 @@ def test_grids_must_match_or_be_resampled(tmp_path):
     found = made.transform()({"image": pixels(1, 60)[0].numpy()}, np.random.default_rng(0))
     assert found["teacher_image"].shape == (160, 160, 3)
     one = {name: torch.from_numpy(value)[None] for name, value in found.items()}
+    assert made.settled()["teacher_weights"] == str(tmp_path / "weights.safetensors")
     assert made.targets(one).shape == (1, 16, 64)
     assert torch.isfinite(made.loss(one)["loss"])
 
@@ -232,6 +243,21 @@ def test_the_hash_is_of_weights_and_of_what_is_done_to_pixels():
     assert Teacher("counting", "counting", changed, 32).hash != first.hash
     assert Teacher("another name", "counting", Counting(), 32).hash == first.hash
     assert Teacher("counting", "another architecture", Counting(), 32).hash != first.hash
+
+
+def test_encoders_with_as_many_weights_and_other_heads_are_told_apart(tmp_path):
+    torch.manual_seed(0)
+    found = []
+    for heads in (2, 4):
+        encoder = {"name": "vision/vit", "image_size": 32, "patch_size": 8, "dim": 32, "depth": 1, "heads": heads}
+        folder = tmp_path / str(heads)
+        folder.mkdir()
+        save_file(dict(student().exported()) if heads == 2 else load_file(tmp_path / "2/encoder.safetensors"),
+                  folder / "encoder.safetensors")  # fmt: skip
+        (folder / "encoder.json").write_text(json.dumps({"encoder": encoder}))
+        found.append(teacher.find(str(folder), student=student()))
+    assert not torch.allclose(found[0].tokens(pixels()), found[1].tokens(pixels()), atol=1e-4)
+    assert found[0].hash != found[1].hash
 
 
 def test_patches_on_no_square_grid_are_refused():

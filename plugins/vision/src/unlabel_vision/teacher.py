@@ -78,6 +78,7 @@ class Teacher:
         self.name, self.image_size = name, image_size
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.network = network.eval().requires_grad_(False)
+        self._device: torch.device | None = None
         blank = torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8)
         _, length, self.dim = self.tokens(blank).shape
         self.grid = math.isqrt(length)
@@ -100,7 +101,9 @@ class Teacher:
         Returns:
             (N, L, dim), row-major; no gradient.
         """
-        self.network.to(images.device)  # nothing to do but for the first time
+        if images.device != self._device:
+            self.network.to(images.device)
+            self._device = images.device
         features: Tensor = self.network(views.to_float(images, self.mean, self.std))
         return features
 
@@ -199,7 +202,7 @@ def spatial(model: nn.Module, images: Tensor) -> Tensor:
     """The last features of a timm model for each patch or place: (N, 3, S, S) -> (N, L, D)."""
     features = model.forward_features(images)
     if features.ndim == 3:
-        return features[:, model.num_prefix_tokens :]
+        return features[:, getattr(model, "num_prefix_tokens", 0) :]  # models of patches alone do not say that they are
     width = model.num_features
     if features.ndim == 4 and features.shape[1] == width:
         return features.flatten(2).transpose(1, 2)
@@ -264,7 +267,8 @@ def _trained(spec: str, path: Path) -> Teacher:
     if not isinstance(encoder, PatchEncoder | TimmEncoder):
         raise UsageError(f"teacher {spec}: its encoder {type(encoder).__name__} gives no features for patches")
     mean, std = statistics(encoder)
-    return Teacher(str(path.absolute()), type(encoder).__name__, _Trained(encoder), side, mean, std)
+    how = encoder.loading_code("")  # says what weights of the same shapes do not: the number of heads, for one
+    return Teacher(str(path.absolute()), how, _Trained(encoder), side, mean, std)
 
 
 def statistics(encoder: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -284,7 +284,7 @@ class EVA(PatchTask):
                 "and above 0; the authors' are 16, 0 and 0.015"
             )
         self.mask_ratio, self.min_block, self.crops = mask_ratio, min_block, crops
-        self.source = {"spec": teacher, "weights": teacher_weights, "image_size": teacher_size}
+        self.source: dict[str, Any] = {"spec": teacher, "weights": teacher_weights, "image_size": teacher_size}
         self.recorded, self.interpolate = teacher_hash, interpolate
         self.cache_folder = None if cache is None else Path(cache).expanduser()
         self._teacher: Teacher | None = None
@@ -334,9 +334,10 @@ class EVA(PatchTask):
         return self._teacher
 
     def settled(self) -> dict[str, Any]:
-        """The teacher's name (a folder's whole path), hash and width."""
-        found = self.teacher
-        return {"teacher": found.name, "teacher_hash": found.hash, "teacher_dim": found.dim}
+        """The teacher's name (a folder's or a file's whole path), hash and width."""
+        found, weights = self.teacher, self.source["weights"]
+        file = {} if weights is None else {"teacher_weights": str(Path(weights).expanduser().absolute())}
+        return {"teacher": found.name, **file, "teacher_hash": found.hash, "teacher_dim": found.dim}
 
     def transform(self) -> Transform:
         grid = 0 if self.decoder else self.encoder.grid
