@@ -194,6 +194,21 @@ def test_a_constant_image_leaves_nothing_to_tell_patches_by():
         assert (guess == keep[n][dropped[n]]).sum() <= 1
 
 
+def test_a_guess_from_the_positions_that_are_left_hits_one_in_those_not_shown():
+    made, hits = task(), []
+    for seed in range(40):
+        patch_noise, position_noise = (
+            torch.rand(32, count, generator=torch.Generator().manual_seed(10 * seed + count)) for count in (64, 16)
+        )
+        mask, slots = masking.split(patch_noise, made.visible), masking.split(position_noise, made.kept)
+        shown = masking.take(mask.keep[..., None], slots.keep)[..., 0]  # true positions that are left
+        guesses = torch.rand(32, 16, 64, generator=torch.Generator().manual_seed(seed))
+        logits = guesses.scatter(2, shown[:, None].expand(-1, 16, -1), -1.0)
+        hits.append(losses.masked_accuracy(logits, mask.keep, slots.mask).item())
+    # 40 x 32 x 12 guesses: a standard error of 0.001
+    assert np.mean(hits) == pytest.approx(1 / (64 - 4), abs=0.004)
+
+
 # --- counts, and what is given
 
 

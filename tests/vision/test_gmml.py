@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -338,6 +339,39 @@ def test_paper_recipe_follows_the_published_schedule():
     rates = [optim.learning_rate(stage, step) for step in (0, 100, 8000)]
     assert rates == pytest.approx([0.0, 1e-3, 1e-6])
     assert (stage.betas, stage.clip_tensor_norm) == ((0.9, 0.999), 3.0)
+
+
+def test_the_rates_warm_up_ends_with_its_last_update_and_starts_again_at_the_peak():
+    """As NumPy spaces the warm-up and the authors' formula what follows."""
+    changes = {"epochs": None, "warmup_epochs": None, "steps": 110, "warmup_steps": 20, "batch_size": 256}
+    stage = gmml.paper().stages[0].model_copy(update=changes).resolved(2560)
+    cosine = [1e-6 + 0.5 * (5e-4 - 1e-6) * (1 + math.cos(math.pi * step / 90)) for step in range(90)]
+    expected = [*np.linspace(0.0, 5e-4, 20), *cosine]
+    assert [optim.learning_rate(stage, step) for step in range(110)] == pytest.approx(expected, rel=1e-9, abs=1e-15)
+
+
+def test_the_head_reads_patches_and_the_class_token_learns_through_attention_alone():
+    made, given = randomised(), images()
+    captured = []
+    made.encoder.model.norm.register_forward_hook(lambda _, __, output: captured.append(output) or output.retain_grad())
+    made.reconstruct(given).square().sum().backward()
+    assert (captured[0].grad[:, 0] == 0).all()
+    assert (captured[0].grad[:, 1:].abs().amax(-1) > 0).all()
+    assert made.encoder.model.cls_token.grad.abs().max() > 0
+    assert made.encoder.model.pos_embed.grad[0, 1:].abs().amax(-1).min() > 0
+
+
+def test_a_block_that_is_not_listed_counts_through_later_ones_alone():
+    made, given = randomised(), images()  # blocks 1, 2 and 4
+    encoder = made.encoder
+    with torch.no_grad():
+        before = encoder.outputs(encoder.with_class(encoder.embed(given) + encoder.positions))
+        made.encoder.model.blocks[2].mlp.fc2.bias.add_(1.0)
+        after = encoder.outputs(encoder.with_class(encoder.embed(given) + encoder.positions))
+        mean = (before[0] + before[1] + after[3]) / 3
+        expected = made.head(encoder.normalise(mean)[:, 1:])
+        assert torch.allclose(made.reconstruct(given), expected, rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(before[3], after[3], atol=1e-2)
 
 
 # --- around the loss

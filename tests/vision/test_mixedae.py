@@ -355,3 +355,30 @@ def test_initial_reconstruction_is_one_plus_the_variance_of_the_prediction():
     prediction = made.decode_unmixed(encoded, own)
     loss = masked_autoencoder.pixel_loss(images(32), prediction, (~own).float(), 4)
     assert loss.item() == pytest.approx(47 / 48 + prediction[~own].square().mean().item(), rel=0.02)
+
+
+def homologous_after(segments: bool, steps: int = 180) -> float:
+    """Share of homologous keys in the last block after some updates on slowly changing colours."""
+    torch.manual_seed(0)
+    encoder = vit(image_size=32, patch_size=8, dim=32, depth=3, heads=2)
+    made = MixedAE(encoder, **DECODER, segments=segments, contrast_weight=1.0)
+    coarse = torch.rand(64, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    pixels = torch.nn.functional.interpolate(coarse, 32, mode="bicubic") * 4 - 2
+    optimizer = torch.optim.AdamW(made.parameters(), lr=3e-3, betas=(0.9, 0.95))
+    shares = []
+    for step in range(steps):
+        chosen = mixedae.sources(torch.rand(8, 16, generator=torch.Generator().manual_seed(step)), 4)
+        terms = made.loss_of(pixels[(torch.arange(32) + 32 * step) % 64], chosen)
+        optimizer.zero_grad()
+        (terms["loss_reconstruction"] + terms["loss_contrast"]).backward()
+        optimizer.step()
+        shares.append(terms["homologous"].item())
+    return float(np.mean(shares[-20:]))
+
+
+@pytest.mark.slow
+def test_segments_soon_teach_attention_which_patches_belong_together():
+    chance = 3 / 15
+    told, untold = homologous_after(segments=True), homologous_after(segments=False)
+    assert told > chance + 0.08
+    assert told > untold + 0.05

@@ -316,3 +316,20 @@ def test_wrong_options_are_refused(options, message):
 def test_a_class_token_is_refused():
     with pytest.raises(UsageError, match="vision/mp3 works without a class token"):
         MP3(vit(image_size=32, patch_size=4, dim=32, depth=1, heads=4))
+
+
+@pytest.mark.slow
+def test_sixteen_images_are_learnt_by_heart():
+    torch.manual_seed(0)
+    made = MP3(vit(**{**SMALL, "patch_size": 8, "dim": 64, "depth": 2}), mask_ratio=0.5)
+    optimizer = torch.optim.AdamW(made.parameters(), lr=2e-3, weight_decay=0.0)
+    right = []
+    for step in range(120):
+        values = torch.rand(16, 16, generator=torch.Generator().manual_seed(step))
+        terms = made.loss_of(images(16), values)
+        optimizer.zero_grad()
+        terms["loss"].backward()
+        optimizer.step()
+        right.append(terms["accuracy"].item())
+    assert right[0] < 0.2  # one in sixteen by chance
+    assert np.mean(right[-10:]) > 0.95

@@ -5,7 +5,7 @@ corrupted image: nothing is left out, and no mask token says where to look. Each
 double the updates and are not compared; their loss is one mean.
 Follows the authors' code where the text differs: rectangles of any place and size in pixels, not in tokens; a decoder
 of three layers and a transposed convolution on the mean of four blocks. Differs from it in drawing from a seeded
-generator, which theirs seeds anew with every call, and in the warm-up, which theirs ends one update earlier.
+generator, which theirs seeds anew with every call.
 """
 
 from __future__ import annotations
@@ -287,6 +287,7 @@ def paper() -> Recipe:
                 min_lr=1e-6,
                 weight_decay=0.04,
                 warmup_epochs=10,
+                warmup_inclusive=True,
                 clip_tensor_norm=3.0,
             )
         ],

@@ -165,8 +165,8 @@ def contrast(tokens: Tensor, chosen: Tensor, temperature: float) -> Tensor:
         temperature: divides the cosines.
 
     Returns:
-        float32 at least, (G,): mean over the patches. log(L - 1) if all tokens are equal; never below
-        `contrast_floor`.
+        float32 at least, (G,): mean over the patches. log(L - 1) if all tokens are equal; `contrast_floor` if images
+        are orthogonal clusters, and somewhat less if they point away from each other.
     """
     unit = functional.normalize(tokens.to(torch.promote_types(tokens.dtype, torch.float32)), dim=-1)
     with torch.autocast(tokens.device.type, enabled=False):
@@ -178,7 +178,7 @@ def contrast(tokens: Tensor, chosen: Tensor, temperature: float) -> Tensor:
 
 
 def contrast_floor(length: int, group: int, temperature: float) -> float:
-    """The smallest `contrast`: images in clusters, and those orthogonal to each other."""
+    """What `contrast` comes down to: the tokens of an image all equal, those of different images orthogonal."""
     own = length // group
     return math.log((own - 1) + (length - own) * math.exp(-1 / temperature))
 
