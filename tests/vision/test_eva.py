@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -479,12 +480,12 @@ def test_with_a_decoder_the_encoder_sees_what_is_left_alone():
 
 
 @pytest.fixture(scope="module")
-def teacher_run(tmp_path_factory):
+def teacher_run(tmp_run, tmp_path_factory):
     """A small trained teacher, and a student of it."""
     place = tmp_path_factory.mktemp("eva")
     catalog = Catalog.installed()
-    chosen = run.compose("vision/mae", catalog, name="tiny", steps=2)
-    teacher = run.train(chosen, out=place / "teacher", catalog=catalog, evaluate=False)
+    shutil.copytree(tmp_run("vision/mae", steps=2).folder, place / "teacher")
+    teacher = Run(place / "teacher", catalog)
     chosen = run.compose("vision/eva", catalog, name="tiny", steps=3, settings=[f"task.teacher={teacher.folder}"])
     student = run.train(chosen, out=place / "student", catalog=catalog, evaluate=True)
     return teacher, student

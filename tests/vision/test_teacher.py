@@ -18,7 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unlabel import Catalog, RunError, UsageError, export, run
+from unlabel import RunError, UsageError, export
 from unlabel_vision import teacher, views
 from unlabel_vision.encoders.resnet import resnet
 from unlabel_vision.encoders.vit import vit
@@ -163,10 +163,8 @@ def test_any_model_of_timm_is_a_teacher(name, grid, width, tmp_path, no_network)
         assert larger.hash != made.hash
 
 
-def test_a_trained_encoder_is_a_teacher_however_it_is_given(tmp_path):
-    catalog = Catalog.installed()
-    chosen = run.compose("vision/mae", catalog, name="tiny", steps=1)
-    done = run.train(chosen, out=tmp_path / "run", catalog=catalog, evaluate=False)
+def test_a_trained_encoder_is_a_teacher_however_it_is_given(tmp_run, tmp_path):
+    done = tmp_run("vision/mae", steps=2)
     made = teacher.find(str(done.folder), student=student())
     tokens = done.encoder.tokens(views.to_float(pixels()))[:, 1:]
     torch.testing.assert_close(made.tokens(pixels()), tokens, atol=1e-6, rtol=0)
