@@ -1,0 +1,167 @@
+"""Segmentation probes of the masked family: do features of patches say what is where?
+
+A small vision transformer (64 pixels, patches of 8) is trained by each method on the training images of CamVid and
+COCO (467 in all, no labels), then judged frozen by ``vision/dense_probe`` on CamVid (11 classes) and on COCO panoptic
+(27 supercategories), beside the network with its first weights and beside the pixels of each patch. A training is a
+line of ``runs/vision_segmentation/cells.jsonl`` and is not repeated.
+
+    UNLABEL_SHARED=FOLDER python benchmarks/vision_segmentation.py [--seeds N] [--steps N] [--only NAME ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+import machine
+from unlabel import Catalog, Frozen, Recipe, Ref, Stage, run
+from unlabel.engine import Engine
+from unlabel_vision.datasets.segmentation import Segmentation
+from unlabel_vision.evaluations.dense_probe import dense_probe
+
+ENCODER = {"image_size": 64, "patch_size": 8, "dim": 96, "depth": 4, "heads": 3}
+DECODER = {"decoder_dim": 64, "decoder_depth": 1, "decoder_heads": 2}
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "MAE": ("vision/mae", DECODER),
+    "ColorMAE": ("vision/colormae", DECODER),
+    "MixedAE": ("vision/mixedae", DECODER),
+    "DropPos": ("vision/droppos", DECODER),
+}
+RAW, UNTRAINED = "pixels of each patch", "random init"  # the controls; the latter's first weights are MAE's
+CONTROLS = [RAW, UNTRAINED]
+PLACES, GRID = 8_000, (0.01, 0.1, 1.0)
+LIMIT = {"train": 200, "test": 100}  # images of each set that the probe sees
+SHORTEST = 96  # of the images trained on, in pixels
+
+
+def truths(root: Path) -> dict[str, Segmentation]:
+    """What is probed."""
+    coco = Segmentation(root / "data/coco128", categories="supercategory")
+    return {"CamVid": Segmentation(root / "data/camvid"), "COCO": coco}
+
+
+def images(folder: Path, root: Path) -> Path:
+    """The training images of both sets, reduced, in one folder; written once."""
+    if not folder.exists():
+        aside = folder.with_suffix(".writing")
+        aside.mkdir(parents=True, exist_ok=True)
+        for name, dataset in truths(root).items():
+            train = dataset.split("train")
+            assert train is not None
+            for index in range(len(train)):
+                image = Image.fromarray(train[index]["image"])
+                scale = SHORTEST / min(image.size)
+                small = image.resize((round(image.width * scale), round(image.height * scale)))
+                small.save(aside / f"{name}-{index:03d}.jpg", quality=90)
+        aside.rename(folder)
+    return folder
+
+
+def recipe(method: str, seed: int, steps: int, data: Path) -> Recipe:
+    """Equal encoder, data, batch and updates for each method."""
+    task, options = METHODS[method]
+    stage = Stage(steps=steps, batch_size=64, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup_steps=steps // 10)
+    return Recipe(
+        task=Ref(task, **options),
+        encoder=Ref("vision/vit", **ENCODER),
+        dataset=Ref("vision/folder", path=str(data)),
+        stages=[stage],
+        seed=seed,
+        monitor_every=steps,
+        save_every=steps,
+    )
+
+
+def judged(task: Any, seed: int, root: Path, inputs: str = "features") -> dict[str, dict[str, float]]:
+    """Every number of the probe on each set."""
+    engine = Engine("cpu", "fp32")
+    return {
+        name: dense_probe(
+            Frozen(task, dataset, engine, seed=seed, limit=LIMIT), places=PLACES, grid=GRID, inputs=inputs
+        )
+        for name, dataset in truths(root).items()
+    }
+
+
+def cell(method: str, seed: int, steps: int, runs: Path, root: Path) -> dict[str, Any]:
+    """Train one method with one seed, or none, and judge it."""
+    engine = Engine("cpu", "fp32")
+    chosen = recipe(method if method in METHODS else "MAE", seed, steps, images(runs / "images", root))
+    if method in CONTROLS:
+        untrained, _ = run.build(chosen, Catalog.installed(), engine)
+        return {"scores": judged(untrained, seed, root, "raw" if method == RAW else "features")}
+    done = run.train(chosen, out=runs / f"{method}-{seed}", evaluate=False, quiet=True, overwrite=True)
+    return {"scores": judged(done.task(engine), seed, root), "machine": machine.machine()}
+
+
+def row(method: str, cells: list[dict[str, Any]], untrained: dict[int, dict[str, Any]]) -> dict[str, object]:
+    """Means and spreads over the seeds, and gains over the untrained network of the same seed."""
+    found: dict[str, object] = {"method": method, "seeds": len(cells)}
+    for name in ("CamVid", "COCO"):
+        scores = {cell["seed"]: cell["scores"][name] for cell in cells}
+        found[f"{name} mIoU"] = machine.mean_and_spread([score["mean_iou"] for score in scores.values()])
+        gains = [
+            score["mean_iou"] - untrained[seed]["scores"][name]["mean_iou"]
+            for seed, score in scores.items()
+            if seed in untrained and method not in CONTROLS
+        ]
+        found[f"{name}, gain (worst seed)"] = f"{sum(gains) / len(gains):+.3f} ({min(gains):+.3f})" if gains else "-"
+        found[f"{name}, pixels right"] = machine.mean_and_spread([score["accuracy"] for score in scores.values()])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=[*CONTROLS, *METHODS], help="these alone")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--table", action="store_true", help="write the table of what is there, train nothing")
+    parser.add_argument("--runs", type=Path, default=Path("runs/vision_segmentation"))
+    options = parser.parse_args()
+    root = Path(os.environ.get("UNLABEL_SHARED", "../shared")).resolve()
+    path = options.runs / "cells.jsonl"
+    known: dict[tuple[Any, ...], dict[str, Any]] = {}
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            known[entry["method"], entry["seed"], entry["steps"]] = entry
+    for seed in range(options.seeds):
+        for method in [*CONTROLS, *METHODS]:
+            asked = (method, seed, options.steps)
+            if asked in known or options.table or (options.only and method not in options.only):
+                continue
+            if method == RAW and seed:  # nothing is random but the patches that are learnt from
+                continue
+            entry = {"method": method, "seed": seed, "steps": options.steps}
+            entry |= cell(method, seed, options.steps, options.runs, root)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+            known[asked] = entry
+    rows = []
+    for method in [*CONTROLS, *METHODS]:
+        cells = [entry for key, entry in known.items() if (key[0], key[2]) == (method, options.steps)]
+        if cells:
+            untrained = {k[1]: entry for k, entry in known.items() if (k[0], k[2]) == (UNTRAINED, options.steps)}
+            rows.append(row(method, cells, untrained))
+    notes = (
+        f"ViT of 4 blocks of width 96 at 64 pixels, patches of 8; {options.steps} updates of 64 random crops of 467 "
+        f"images. Probe: logistic regression on {PLACES:,} patches, strength chosen on a fifth of the training images, "
+        f"scores resampled to every pixel; at most {LIMIT['train']} training and {LIMIT['test']} test images of each set; "
+        "mIoU over the classes that occur. Mean and standard deviation over seeds."
+    )
+    if rows:
+        title = "Segmentation probes of the masked family"
+        machine.write("vision_segmentation", title, "python benchmarks/vision_segmentation.py", rows, notes)
+        table = machine.RESULTS / "vision_segmentation.json"
+        shown = json.loads(table.read_text()) | {"cells": list(known.values())}
+        table.write_text(json.dumps(shown, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
