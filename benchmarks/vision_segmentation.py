@@ -152,7 +152,7 @@ def main() -> None:
     notes = (
         f"ViT of 4 blocks of width 96 at 64 pixels, patches of 8; {options.steps} updates of 64 random crops of 467 "
         f"images. Probe: logistic regression on {PLACES:,} patches, strength chosen on a fifth of the training images, "
-        f"scores resampled to every pixel; at most {LIMIT['train']} training and {LIMIT['test']} test images of each set; "
+        f"scores resampled to every pixel; at most {LIMIT['train']} training, {LIMIT['test']} test images of each set; "
         "mIoU over the classes that occur. Mean and standard deviation over seeds."
     )
     if rows:
