@@ -14,10 +14,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from unlabel.errors import UsageError
-from unlabel_vision.encoders.patch_encoder import Attend, PatchEncoder, check_sizes, merged, project, require_tokens
+from unlabel_vision.encoders.patch_encoder import Attend, PatchEncoder, check_sizes
 from unlabel_vision.encoders.timm import Snippet, published
 
-__all__ = ["Attend", "ViT", "maskable", "merged", "project", "require_tokens", "vit"]
+__all__ = ["ViT", "maskable", "vit"]
 
 
 class ViT(PatchEncoder):
