@@ -189,3 +189,24 @@ class Claiming(Noises):
     @classmethod
     def claims(cls, path: Path) -> bool:
         return path.suffix == ".wave"
+
+
+class ClaimingAnything(Noises):
+    """A dataset for any file."""
+
+    general = True
+
+    @classmethod
+    def claims(cls, path: Path) -> bool:
+        return path.is_file()
+
+
+def test_a_general_kind_gets_a_path_only_if_no_particular_one_claims_it(tmp_path: Path) -> None:
+    """Whatever their names: datasets are asked in the order of these."""
+    names = {"any/a": "ClaimingAnything", "any/b": "Claiming", "any/c": "ClaimingAnything"}
+    offers = [Offer("datasets", name, f"test_data:{target}", "any") for name, target in names.items()]
+    for name, owner in (("recordings.wave", "any/b"), ("notes.txt", "any/a")):
+        (tmp_path / name).touch()
+        assert run.claimant(tmp_path / name, offers).name == owner
+    with pytest.raises(UsageError, match="is none of any dataset"):
+        run.claimant(tmp_path / "absent.txt", offers)
