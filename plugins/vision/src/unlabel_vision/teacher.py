@@ -216,7 +216,7 @@ def _open_clip(spec: str, name: str, weights: str | None) -> Teacher:
     try:
         import open_clip
     except ImportError as error:
-        raise UsageError(f"teacher {spec} needs `pip install open-clip-torch`") from error
+        raise UsageError(f"teacher {spec} needs open_clip: `pip install open-clip-torch`") from error
     architecture, _, tag = name.partition("/")
     if open_clip.get_model_config(architecture) is None:
         known = open_clip.list_models()
