@@ -429,3 +429,8 @@ def test_recipes_that_differ_need_a_choice():
     with pytest.raises(UsageError, match=r"test/pull: test/noises \(count=9\).*--data test/noises"):
         multitask.compose(recipes, "tiny", encoder="test/vector")
     assert multitask.compose(recipes, "tiny", encoder="x", data="test/noises").dataset == Ref("test/noises")
+
+
+def test_a_task_that_makes_its_parts_itself_has_one_name_and_settles_as_one() -> None:
+    ref = Ref("test/many", combine="pareto")
+    assert multitask.settled(ref, pulls((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))).model_dump() == ref.model_dump()

@@ -373,6 +373,8 @@ def settled(ref: Ref, task: Task) -> Ref:
     """A task's Ref, single or joint, with the keywords that became known when it was built; see `Task.settled`."""
     if not isinstance(task, Joint):
         return ref.having(**task.settled())
+    if len(names(ref.name)) == 1:  # a task that makes its parts itself; only what it settles as its own is a keyword
+        return ref.having(**{name: value for name, value in task.settled().items() if "." not in name})
     parts = {
         name: {**ref.options.get(name, {}), **task.part(label).settled()}
         for name, label in labels(names(ref.name)).items()
