@@ -257,8 +257,9 @@ class Pairs(Dataset):
 def _lists(path: Path) -> bool:
     """Whether a text file begins as a list of pairs of images that are there."""
     with path.open(encoding="utf-8") as file:
-        if not any(suffix in file.read(4096).lower() for suffix in images.SUFFIXES):
-            return False
+        beginning = file.read(4096).lower()
+    if not any(suffix in beginning for suffix in images.SUFFIXES):
+        return False
     return all((path.parent / name).is_file() for name in from_list(path)[0])
 
 
@@ -289,6 +290,7 @@ def find(
         ways = {"in two folders": by_folder(names), "of names with two endings": by_ending(names)}
         kind = max(ways, key=lambda way: len(ways[way]))
         found = ways[kind]
+        kind = kind if found else "in a folder beside theirs, or by the ends of their names"
     paired = len({name for pair in found for name in pair})
     if not found or (not asked and 2 * paired < len(names)):
         raise UsageError(

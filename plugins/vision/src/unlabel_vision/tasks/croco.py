@@ -325,8 +325,8 @@ def quick() -> Recipe:
     return Recipe(
         task=Ref("vision/croco", decoder_dim=96, decoder_depth=2, decoder_heads=4),
         encoder=Ref("vision/rope_vit", image_size=48, patch_size=8, dim=96, depth=2, heads=4),
-        dataset=Ref("vision/rooms", size=55, count=2000, noise=0.3, baseline=[0.05, 0.3]),
-        stages=[Stage(steps=800, batch_size=32, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup_steps=50)],
+        dataset=Ref("vision/rooms", size=55, count=900, noise=0.5, baseline=[0.05, 0.5]),
+        stages=[Stage(steps=400, batch_size=32, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup_steps=50)],
     )
 
 
