@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
 import sys
 import warnings
@@ -252,6 +253,7 @@ def train(
     names = _separated(observe)
     with _Resumable(folder):
         run.execute(chosen, folder, catalog, observe=names, evaluate=evaluate)
+    _end_with_report(folder, catalog)
 
 
 @app.command()
@@ -273,6 +275,36 @@ def resume(
     names = _separated(observe)
     with _Resumable(folder):
         run.execute(found.recipe, folder, catalog, observe=names, evaluate=evaluate, resuming=True)
+    _end_with_report(folder, catalog)
+
+
+def _end_with_report(folder: Path, catalog: Catalog) -> None:
+    """Write the run's report and say where it is; a run that went well does not fail for it."""
+    from unlabel import report as reports
+
+    if os.environ.get("RANK", "0") != "0":
+        return
+    try:
+        told = str(reports.missing() or reports.write([folder], None, catalog))
+    except Exception as error:
+        told = f"not written: {_words(error)}"
+    print(f"report   {told}", file=sys.stderr)
+
+
+@app.command()
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders of runs; the others are compared with the first.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Default: report.html in the run's folder; of several runs, in this one."),
+    ] = None,
+) -> None:
+    """One HTML file of a run, or of several side by side: results, curves, pictures, how to reproduce it."""
+    from unlabel import report as reports
+
+    print(reports.write(folders, out, _installed()))
 
 
 @app.command("evaluate")

@@ -11,7 +11,7 @@ import importlib.util
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -179,11 +179,11 @@ class Dispensable(Observer):
 
     Args:
         name: what the user calls it.
-        kind: its class; it is made when the run starts.
+        kind: its class, or what makes it of the folder; it is made when the run starts.
         folder: the run's.
     """
 
-    def __init__(self, name: str, kind: type[Observer], folder: Path):
+    def __init__(self, name: str, kind: Callable[[Path], Observer], folder: Path):
         super().__init__(folder)
         self.name, self.kind = name, kind
         self.observer: Observer | None = None

@@ -6,6 +6,7 @@ a `Run`; ``Run(folder)`` opens one that is already there.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -20,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from itertools import islice
 from pathlib import Path
@@ -28,12 +30,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import BaseModel
 
-from unlabel import __version__, checkpoint, export, lock, loop, monitors, multitask, recipe, seeds
+from unlabel import __version__, checkpoint, embed, export, lock, loop, monitors, multitask, recipe, seeds
 from unlabel.data import Dataset, micro_batch, read_jsonl
 from unlabel.engine import Engine
 from unlabel.errors import RunError, UsageError, nearest
 from unlabel.evaluate.features import Frozen
 from unlabel.logs import Dispensable, Metrics, Observer, ProgressLine, terminal
+from unlabel.pictures import Pictures
 from unlabel.plugins import Catalog, Offer
 from unlabel.recipe import Recipe, Ref
 from unlabel.task import Progress, Task
@@ -45,6 +48,7 @@ __all__ = ["Run", "adapt", "build", "choose_dataset", "compose", "print_results"
 
 _MONITORED = 1024
 _EVALUATED = {"train": 10000, "test": 5000}
+_RAW_WIDTH = 512
 
 
 @dataclass
@@ -501,6 +505,9 @@ def _execute(
     if engine.main:
         observers = [Metrics(folder, found[1].total_step if found else 0), health]
         observers += [Dispensable(name, kind, folder) for name, kind in further.items()]
+        if type(task).pictures is not Task.pictures and not engine.shard:  # whose parameters one process cannot gather
+            pictures = partial(Pictures, task=task, samples=samples, engine=engine, seed=chosen.seed)
+            observers.append(Dispensable("of pictures", pictures, folder))
         if not quiet:
             observers.append(ProgressLine(folder, terminal()))
     for record in Run(folder, catalog).metrics:
@@ -583,9 +590,12 @@ def _conclude(
             refs = _evaluations(chosen, task, catalog, (), ())
             results["before"] = _evaluate(frozen.of(untrained), refs, catalog)
             results["after"] = _evaluate(frozen, refs, catalog)
+            results["raw"] = _evaluate_raw(frozen, refs, catalog)
             _quarantine(frozen, folder)
         else:
             results["note"] = "no labelled held-out samples, so no downstream evaluation"
+        with contextlib.suppress(Exception):  # for the report alone; what can be wrong with the data was said before
+            embed.keep(task, dataset, engine, folder / "embeddings.npz", chosen.seed)
     _write_whole(folder / "evaluations.json", json.dumps(results, indent=2) + "\n")
     print_results(say, results)
     run, data = shlex.quote(str(folder)), str(chosen.dataset.options.get("path", chosen.dataset.name))
@@ -636,6 +646,25 @@ def _evaluations(
 
 def _evaluate(frozen: Frozen, refs: list[Ref], catalog: Catalog) -> dict[str, dict[str, float]]:
     return {ref.name: catalog.load("evaluations", ref.name)(frozen, **ref.options) for ref in refs}
+
+
+def _evaluate_raw(frozen: Frozen, refs: list[Ref], catalog: Catalog) -> dict[str, dict[str, float]]:
+    """The same evaluations of the raw inputs, which an encoder has to beat; of those that can read them, and cheaply.
+
+    A probe's time grows with the square of the inputs' width: beyond `_RAW_WIDTH` only the others are run.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for ref in refs:
+        evaluation = catalog.load("evaluations", ref.name)
+        if "inputs" not in recipe.parameters(evaluation, skip=1):
+            continue
+        try:
+            width = frozen.raw("train")[0].shape[1]
+            if ref.name == "knn" or width <= _RAW_WIDTH:
+                found[ref.name] = evaluation(frozen, **{**ref.options, "inputs": "raw"})
+        except (UsageError, RunError, ValueError, RuntimeError, AttributeError):  # fields that are no stack of numbers
+            continue
+    return found
 
 
 def _quarantine(frozen: Frozen, folder: Path) -> None:

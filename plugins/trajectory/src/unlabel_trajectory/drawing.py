@@ -79,8 +79,9 @@ class Canvas:
 
     def _cover(self, distance: np.ndarray, reach: float, colour: Sequence[int], strength: float) -> None:
         """Blend the colour in where a shape is nearer than `reach`, over an edge of one pixel."""
-        share = strength * np.clip(reach + 0.5 - distance, 0, 1)[:, :, None]
-        self.pixels += (np.array(colour, float) - self.pixels) * share
+        near = distance < reach + 0.5  # a line covers little of the canvas, and a picture has hundreds
+        share = strength * np.clip(reach + 0.5 - distance[near], 0, 1)[:, None]
+        self.pixels[near] += (np.array(colour, float) - self.pixels[near]) * share
 
     def image(self) -> np.ndarray:
         """What was drawn: uint8, (size, size, 3)."""

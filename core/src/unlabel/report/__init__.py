@@ -1,0 +1,263 @@
+"""The report of one run or several: one HTML file that needs nothing else, no network either.
+
+`reading` reads the folders, `summary`, `curves` and `nearness` turn them into numbers, and the template beside them
+lays these out; its script draws the curves and the map. Text of users and of data sets (paths, names of classes,
+settings) only ever gets into the page escaped, and the page's own policy lets no other script run and nothing be
+fetched.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unlabel import __version__
+from unlabel.errors import RunError, UsageError
+from unlabel.report import curves, encoding, nearness, reading, summary
+
+if TYPE_CHECKING:
+    from unlabel.plugins import Catalog
+
+__all__ = ["default_path", "missing", "page", "write"]
+
+_MARK = '<meta name="generator" content="unlabel report">'
+_PICTURES = 2_400_000  # bytes of all pictures together, before base64 makes a third more of them
+_THUMBNAILS = 500_000
+_QUERIES = 6
+_LISTED = 100
+_SHOWN = 2
+
+
+def missing() -> str:
+    """Why no report can be written here; empty if one can."""
+    return "" if importlib.util.find_spec("jinja2") else "a report needs `pip install 'unlabel[report]'`"
+
+
+def default_path(folders: Sequence[Path]) -> Path:
+    """Where the report goes if nothing is said: into the run, or, of several runs, here."""
+    return folders[0] / "report.html" if len(folders) == 1 else Path("report.html")
+
+
+def write(folders: Sequence[Path], out: Path | None, catalog: Catalog) -> Path:
+    """Write the report of one run, or of several side by side.
+
+    Args:
+        folders: of the runs; the first is what the others are compared with.
+        out: the file; default: `default_path`. A report that is already there is replaced, anything else is not.
+        catalog: knows what the tasks' recipes claim.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        UsageError: a folder is no run, a library is missing, or `out` is something else or cannot be there.
+        RunError: it cannot be written.
+    """
+    if reason := missing():
+        raise UsageError(reason)
+    distinct = {folder.resolve(): folder for folder in folders}.values()
+    runs = [reading.read(folder) for folder in distinct]
+    path = out or default_path(list(distinct))
+    if path.is_dir():
+        raise UsageError(f"--out {path} is a folder; give a file, such as {path / 'report.html'}")
+    if not path.parent.is_dir():
+        raise UsageError(f"--out {path}: there is no folder {path.parent}")
+    if path.exists() and path.stat().st_size and _MARK not in _beginning(path):
+        raise UsageError(f"--out {path} is there already and is no report, so it is left alone; give another name")
+    text = page(runs, catalog)
+    aside = path.with_name(f".{path.name}.writing")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+    return path
+
+
+def _beginning(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(4000).decode("utf-8", errors="replace")
+
+
+def page(runs: Sequence[reading.Found], catalog: Catalog) -> str:
+    """The HTML text of a report; the same runs give the same text.
+
+    Args:
+        runs: as read; named apart here if several have the same name.
+        catalog: knows what the tasks' recipes claim.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    _name_apart(runs)
+    here = resources.files("unlabel.report")
+    style, script, template = ((here / name).read_text("utf-8") for name in ("style.css", "script.js", "page.html"))
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"number": summary.number, "signed": summary.signed, "spread": summary.spread}
+    drawn = curves.curves(runs)
+    maps = [_map(found, _THUMBNAILS // len(runs)) for found in runs]
+    data = {
+        "runs": [{"name": found.name, "last": found.last, "stages": _starts(found)} for found in runs],
+        "curves": drawn,
+        "maps": [None if entry is None else entry["data"] for entry in maps],
+    }
+    return environment.from_string(template).render(
+        mark=_MARK,
+        style=style,
+        script=script,
+        policy=_policy(style, script),
+        version=__version__,
+        title=_title(runs),
+        runs=runs,
+        data=data,
+        curves=drawn,
+        maps=maps,
+        measures=[summary.measures(found) for found in runs],
+        health=[summary.health(found) for found in runs],
+        claims=[summary.claim(found, catalog) for found in runs],
+        commands=[summary.commands(found) for found in runs],
+        spreads=summary.spreads(runs),
+        comparison=summary.comparison(runs) if len(runs) > 1 else [],
+        differences=summary.differences(runs),
+        settings=summary.differences(runs, every=True),
+        environment=summary.environment(runs),
+        albums=_albums(runs),
+        listed=_LISTED,
+    )
+
+
+def _name_apart(runs: Sequence[reading.Found]) -> None:
+    """Runs of one name get their folder in front, and a number if that does not help."""
+    names = [found.name for found in runs]
+    for found in runs:
+        if names.count(found.name) > 1:
+            found.name = str(found.folder)
+    names = [found.name for found in runs]
+    for place, found in enumerate(runs):
+        if names.count(found.name) > 1:
+            found.name = f"{found.name} ({place + 1})"
+
+
+def _title(runs: Sequence[reading.Found]) -> str:
+    tasks = list(dict.fromkeys(found.task for found in runs))
+    return f"{tasks[0]}: {runs[0].name}" if len(runs) == 1 else f"{len(runs)} runs: {', '.join(tasks)}"
+
+
+def _policy(style: str, script: str) -> str:
+    """What the page may do: show its own pictures, run its own script. Nothing else, wherever it is opened."""
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
+    allowed = f"style-src 'sha256-{digests[0]}'; script-src 'sha256-{digests[1]}'"
+    return f"default-src 'none'; img-src data:; {allowed}; base-uri 'none'; form-action 'none'"
+
+
+def _starts(found: reading.Found) -> list[dict[str, Any]]:
+    """Where each stage begins, in updates of the whole run, as far as it was logged."""
+    starts: dict[int, int] = {}
+    for line in found.lines:
+        stage = int(line["stage"])
+        starts.setdefault(stage, max(0, int(line["total_step"] - line["step"])))
+    return [{"name": _stage_name(found, stage), "begin": begin} for stage, begin in starts.items()]
+
+
+def _stage_name(found: reading.Found, stage: int) -> str:
+    return found.stages[stage] if 0 <= stage < len(found.stages) else f"{stage + 1}"
+
+
+def _albums(runs: Sequence[reading.Found]) -> list[list[dict[str, Any]]]:
+    """The pictures of each run by stage and name, as files: ``{"stage", "name", "points": [{"step", ...}]}``.
+
+    ``extra`` counts those of a stage beyond the first few, which are folded away, and ``left`` is how many they are.
+    """
+    files = iter(encoding.fitting([picture.array for found in runs for picture in found.pictures], _PICTURES))
+    albums: list[list[dict[str, Any]]] = []
+    for found in runs:
+        rows: dict[tuple[int, str], list[dict[str, Any]]] = {}
+        for picture in found.pictures:
+            text = base64.b64encode(next(files)).decode("ascii")
+            height, width = picture.array.shape[:2]
+            point = {"step": picture.step, "text": text, "width": width, "height": height}
+            rows.setdefault((picture.stage, picture.name), []).append(point)
+        albums.append([])
+        for stage in dict.fromkeys(stage for stage, _ in rows):
+            own = [(name, points) for (of, name), points in rows.items() if of == stage]
+            for place, (name, points) in enumerate(own):
+                extra, left = max(0, place + 1 - _SHOWN), max(0, len(own) - _SHOWN)
+                entry = {"stage": _stage_name(found, stage), "name": name, "points": points}
+                albums[-1].append({**entry, "extra": extra, "left": left})
+    return albums
+
+
+def _map(found: reading.Found, budget: int) -> dict[str, Any] | None:
+    """The map of a run's features, and the neighbours of a few samples: for the script, and as a table."""
+    if found.embeddings is None or len(found.embeddings.features) < 3:
+        return None
+    known = found.embeddings
+    places, method = nearness.mapped(known.features)
+    near = nearness.neighbours(known.features)
+    labels = known.labels if known.labels is not None and (known.labels >= 0).any() else None
+    classes = [] if labels is None else _classes(known.classes, int(labels.max()))
+    agreeing = None
+    if labels is not None:
+        pairs = (labels[:, None] == labels[near]) & (labels[:, None] >= 0) & (labels[near] >= 0)
+        judged = np.broadcast_to(labels[:, None] >= 0, near.shape) & (labels[near] >= 0)
+        agreeing = float(pairs.sum() / judged.sum()) if judged.any() else None
+    thumbnails = known.thumbnails
+    sheet = None
+    if thumbnails is not None:
+        whole = encoding.lossless(thumbnails.reshape(-1, *thumbnails.shape[2:]))
+        if len(whole) <= budget:
+            sheet = base64.b64encode(whole).decode("ascii")
+    data = {
+        "x": [round(float(value), 4) for value in places[:, 0]],
+        "y": [round(float(value), 4) for value in places[:, 1]],
+        "names": known.names,
+        "labels": None if labels is None else labels.tolist(),
+        "classes": classes,
+        "near": near.tolist(),
+        "side": None if thumbnails is None else thumbnails.shape[1],
+    }
+
+    def shown(place: int) -> dict[str, Any]:
+        label = "" if labels is None or labels[place] < 0 else classes[labels[place]]
+        return {
+            "name": known.names[place],
+            "label": label,
+            "text": None if thumbnails is None else encoding.text(thumbnails[place]),
+        }
+
+    queries = _queries(labels, len(known.names))
+    return {
+        "data": data,
+        "sheet": sheet,
+        "method": method,
+        "count": len(known.names),
+        "dim": known.features.shape[1],
+        "split": known.split,
+        "classes": classes,
+        "agreeing": agreeing,
+        "neighbours": [
+            {"query": shown(place), "near": [shown(int(other)) for other in near[place]]} for place in queries
+        ],
+    }
+
+
+def _classes(names: list[str], highest: int) -> list[str]:
+    return names + [str(number) for number in range(len(names), highest + 1)]
+
+
+def _queries(labels: np.ndarray | None, count: int) -> list[int]:
+    """A few samples of different classes, or spread evenly."""
+    if labels is None:
+        candidates = list(range(count))
+    else:
+        candidates = [int(np.flatnonzero(labels == label)[0]) for label in np.unique(labels[labels >= 0])]
+    places = np.linspace(0, len(candidates) - 1, min(_QUERIES, len(candidates)))
+    return [candidates[int(place)] for place in places]

@@ -1,0 +1,300 @@
+"""What a report says in numbers: evaluations and their spread, the claim, how runs and their settings differ."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+from unlabel.report.reading import Found, flattened
+
+if TYPE_CHECKING:
+    from unlabel.plugins import Catalog
+
+__all__ = [
+    "Claim", "Comparison", "Measure", "Row", "Spread", "claim", "commands", "comparison", "differences", "environment",
+    "health", "measures", "number", "spreads",
+]  # fmt: skip
+
+_ABSENT = "—"
+_NOTHING = {"null": "none", "[]": "none", "{}": "none", "true": "yes", "false": "no"}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measured number: of the raw inputs, of the encoder as it was built, and of the trained one; None: unknown."""
+
+    evaluation: str
+    name: str
+    raw: float | None
+    before: float | None
+    after: float | None
+
+    @property
+    def gain(self) -> float | None:
+        """After training minus before."""
+        return None if self.before is None or self.after is None else self.after - self.before
+
+    @property
+    def share(self) -> bool:
+        """Whether it can be drawn between 0 and 1, and training changed it or could have."""
+        known = [value for value in (self.raw, self.before, self.after) if value is not None]
+        return bool(known) and all(0 <= value <= 1 for value in known) and bool(self.gain)
+
+
+def measures(found: Found) -> list[Measure]:
+    """Everything that was evaluated, in the order of the evaluations; what is no number is left out."""
+    parts = {when: _numbers(found.evaluations.get(when)) for when in ("raw", "before", "after")}
+    places = dict.fromkeys([*parts["after"], *parts["before"]])  # raw inputs have no measures of their own
+    return [Measure(*place, *(parts[when].get(place) for when in ("raw", "before", "after"))) for place in places]
+
+
+def _numbers(part: Any) -> dict[tuple[str, str], float]:
+    if not isinstance(part, Mapping):
+        return {}
+    return {
+        (str(evaluation), str(name)): float(value)
+        for evaluation, numbers in part.items()
+        if isinstance(numbers, Mapping)
+        for name, value in numbers.items()
+        if type(value) in (int, float) and math.isfinite(value)
+    }
+
+
+def health(found: Found) -> list[tuple[str, str]]:
+    """The verdict: ``ok``, ``warn`` or ``bad``, and a sentence, each."""
+    entries = found.evaluations.get("health")
+    pairs = [entry for entry in entries if isinstance(entry, list) and len(entry) == 2] if entries else []
+    return [(level if level in ("ok", "warn", "bad") else "warn", str(text)) for level, text in pairs]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table of several runs: a name, a cell each, and which cells differ from the first one's."""
+
+    name: str
+    cells: list[str]
+    differs: list[bool]
+
+    @property
+    def alone(self) -> bool:
+        """Whether only one of several runs has it."""
+        return len(self.cells) - self.cells.count(_ABSENT) < min(2, len(self.cells))
+
+
+def differences(runs: Sequence[Found], every: bool = False) -> list[Row]:
+    """Settings that are not the same in all runs (or `every` one), by their place in the recipe."""
+    return _rows([flattened(found.recipe) for found in runs], every)
+
+
+def environment(runs: Sequence[Found]) -> list[Row]:
+    """Versions, machine and time of every run; the command is told elsewhere."""
+    kept = [{k: v for k, v in found.environment.items() if k != "command"} for found in runs]
+    return _rows([flattened(value) for value in kept], every=True)
+
+
+def _rows(tables: Sequence[Mapping[str, Any]], every: bool) -> list[Row]:
+    rows = []
+    for name in dict.fromkeys(name for table in tables for name in table if name):
+        cells = [json.dumps(table[name], ensure_ascii=False) if name in table else _ABSENT for table in tables]
+        differs = [cell != cells[0] for cell in cells]
+        if every or any(differs):
+            rows.append(Row(name, [_NOTHING.get(cell, cell.strip('"')) for cell in cells], differs))
+    return rows
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A number in every run, and how far each is from the first run's; None where a run does not have it."""
+
+    name: str
+    values: list[float | None]
+    gaps: list[float | None]
+
+    @property
+    def alone(self) -> bool:
+        """Whether only one of the runs has it."""
+        return len(self.values) - self.values.count(None) < 2
+
+
+def comparison(runs: Sequence[Found]) -> list[Comparison]:
+    """Evaluations that training changed, the last logged numbers, and the cost, side by side."""
+    tables = [_headlines(found) for found in runs]
+    rows = []
+    for name in dict.fromkeys(name for table in tables for name in table):
+        values = [table.get(name) for table in tables]
+        first = values[0]
+        gaps = [None if value is None or first is None else value - first for value in values]
+        rows.append(Comparison(name, values, [None, *gaps[1:]]))
+    return rows
+
+
+def _headlines(found: Found) -> dict[str, float]:
+    table: dict[str, float] = {}
+    for measure in measures(found):
+        if measure.after is not None and measure.gain != 0:  # what training did not change is a setting or a reference
+            table[f"{measure.evaluation} {measure.name}, trained"] = measure.after
+        if measure.gain:
+            table[f"{measure.evaluation} {measure.name}, change"] = measure.gain
+    last: dict[str, float] = {}
+    for line in found.lines:
+        last |= {name: value for name, value in line.items() if math.isfinite(value)}
+    table |= {f"last {name}": last[name] for name in ("loss", "knn", "rankme", "feature_std") if name in last}
+    table |= {"updates": float(found.last)}
+    for name, label in (("seconds", "seconds of training"), ("samples_per_second", "samples a second")):
+        value = found.evaluations.get(name)
+        if isinstance(value, int | float) and math.isfinite(value):
+            table[label] = float(value)
+    return table
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A measure over runs of one recipe that differ in their seed: mean and standard deviation; None for one run."""
+
+    evaluation: str
+    name: str
+    before: tuple[float, float] | None
+    after: tuple[float, float]
+    gain: tuple[float, float] | None
+    worst: float | None
+
+
+def spreads(runs: Sequence[Found]) -> list[tuple[list[Found], list[Spread]]]:
+    """Groups of at least two runs that differ in nothing but seed and machine, with the spread of every measure."""
+    groups: dict[str, list[Found]] = {}
+    for found in runs:
+        kept = {name: value for name, value in found.recipe.items() if name not in ("seed", "execution")}
+        groups.setdefault(json.dumps(kept, sort_keys=True), []).append(found)
+    result = []
+    for members in groups.values():
+        if len(members) < 2 or not members[0].recipe:
+            continue
+        values: dict[tuple[str, str], list[Measure]] = {}
+        for found in members:
+            for measure in measures(found):
+                values.setdefault((measure.evaluation, measure.name), []).append(measure)
+        rows = [_spread(place, entries) for place, entries in values.items() if len(entries) == len(members)]
+        result.append((members, [row for row in rows if row is not None]))
+    return result
+
+
+def _spread(place: tuple[str, str], entries: list[Measure]) -> Spread | None:
+    after = [entry.after for entry in entries if entry.after is not None]
+    before = [entry.before for entry in entries if entry.before is not None]
+    gains = [entry.gain for entry in entries if entry.gain is not None]
+    if len(after) < 2:
+        return None
+    return Spread(*place, _mean(before), (fmean(after), stdev(after)), _mean(gains), min(gains, default=None))
+
+
+def _mean(values: list[float]) -> tuple[float, float] | None:
+    return (fmean(values), stdev(values)) if len(values) > 1 else None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the recipe that a run was started from says of itself.
+
+    Attributes:
+        recipe: its name.
+        text: its documentation: result, cost, command; paragraphs.
+        changed: settings of this run that differ from it, as ``place: theirs -> ours``, so that the claim may not hold.
+    """
+
+    recipe: str
+    text: list[str]
+    changed: list[tuple[str, str, str]] = field(default_factory=list)
+
+
+def claim(found: Found, catalog: Catalog) -> Claim | None:
+    """The claim of the recipe a run was started from: the one its command names, else the nearest of its task's.
+
+    None if the task is not installed, is several tasks together, or has no recipes.
+    """
+    from unlabel import recipe
+
+    try:
+        functions = recipe.named(catalog.find("tasks", found.task).module())
+        tables = {name: flattened(make().model_dump(mode="json")) for name, make in functions.items()}
+    except Exception:  # whatever a plugin raises that cannot be used here
+        return None
+    ours = flattened(found.recipe)
+    if not tables or not ours:
+        return None
+    changes = {name: _changes(table, ours) for name, table in tables.items()}
+    told = _option(found, "--recipe") or ""
+    name = told if told in changes else min(changes, key=lambda name: len(changes[name]))
+    document = inspect.getdoc(functions[name]) or ""
+    text = [" ".join(part.split()).replace("``", "`") for part in document.split("\n\n") if part.strip()]
+    return Claim(name, text, changes[name])
+
+
+def _changes(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Settings that differ; those that a recipe leaves to the defaults, and where and how it ran, are no change."""
+    found = []
+    for place, value in theirs.items():
+        other = ours.get(place)
+        if other != value and not place.startswith("execution.") and place != "seed":
+            found.append((place, json.dumps(value), json.dumps(other) if place in ours else _ABSENT))
+    added = [
+        place for place in ours.keys() - theirs.keys() if place.partition(".")[0] in ("task", "encoder", "dataset")
+    ]
+    return found + [(place, "default", json.dumps(ours[place])) for place in sorted(added)]
+
+
+def _option(found: Found, name: str) -> str | None:
+    words = _typed(found)
+    return words[words.index(name) + 1] if name in words[:-1] else None
+
+
+def _typed(found: Found) -> list[str]:
+    words = found.environment.get("command")
+    return [str(word) for word in words] if isinstance(words, list) else []
+
+
+def commands(found: Found) -> dict[str, str]:
+    """How to do it again: what was typed, if it was ours; the same from the run's recipe; how it goes on."""
+    words, lines = _typed(found), {}
+    if words and Path(words[0]).name in ("unlabel", "unlabel.exe", "__main__.py"):
+        lines["What was typed"] = shlex.join(["unlabel", *words[1:]])
+    elif words:
+        lines["Started by the program"] = shlex.join(words)
+    if found.recipe:
+        out = shlex.quote(f"{found.name}-again")
+        recipe = shlex.quote(str(found.folder / "recipe.json"))
+        lines["The same run from its recipe"] = f"unlabel train {shlex.quote(found.task)} --recipe {recipe} --out {out}"
+    revision = found.environment.get("git")
+    if revision:
+        lines["In a checkout at"] = f"git checkout {shlex.quote(str(revision))}"
+    return lines
+
+
+def number(value: float | None) -> str:
+    """A number as people read it: four digits, thousands apart; a dash for none."""
+    if value is None or not math.isfinite(value):
+        return _ABSENT if value is None else str(value)
+    if value == int(value) and abs(value) < 1e9:
+        return f"{int(value):,}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
+
+
+def signed(value: float | None) -> str:
+    """A difference, with its sign."""
+    return _ABSENT if value is None else ("±0" if value == 0 else f"{value:+.4g}")
+
+
+def spread(pair: Iterable[float] | None) -> str:
+    """Mean and standard deviation."""
+    if pair is None:
+        return _ABSENT
+    mean, deviation = pair
+    return f"{mean:.4g} ± {deviation:.2g}"
