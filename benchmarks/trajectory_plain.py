@@ -1,8 +1,10 @@
 """PPT written down the straightforward way: what the plugin's speed is measured against, and its tests compared with.
 
 The formulas of Lin et al., arXiv 2407.11588, one after the other, as their release computes them: attention spelt
-out, every position computed, pairs of candidates sample by sample, 20 trajectories in 20 passes, teachers run anew
-(and with gradients) in every update. Modules and parameters bear the names of the authors' state dicts.
+out, every position computed, pairs of candidates sample by sample, 20 trajectories in 20 passes, teachers run anew in
+every update, and with gradients: their features are not detached, so the backward pass goes through both teachers as
+well, into gradients that nobody uses. Not copied: the reading of batches through a DataLoader, and the weights that
+no pass uses. Modules and parameters bear the names of the authors' state dicts.
 """
 
 from __future__ import annotations
@@ -147,7 +149,9 @@ class PlainPPT(PlainDestination):
 
     def terms(self, track: Tensor, first: PlainNextPosition, second: PlainDestination) -> dict[str, Tensor]:
         past, future = track[:, :8], track[:, 8:]
-        taught = first.features(track[:, :-1])[:, 7:]
+        first_features = first.features(track[:, :-1])
+        first.predictor_1(first_features)  # what the first teacher predicts: computed there, and not used
+        taught = first_features[:, 7:]
         taught_end = second.features(past)[:, -1]
         feature, candidates = self.destinations(past)
         distance = torch.norm(candidates - track[:, -1:], dim=2)
@@ -157,8 +161,8 @@ class PlainPPT(PlainDestination):
         return {
             "trajectory": torch.norm(predicted - future, dim=2).mean(),
             "destination": torch.norm(chosen - track[:, -1], dim=1).mean(),
-            "distil_next": functional.mse_loss(self.traj_transform_traj(features), taught.detach()),
-            "distil_destination": functional.mse_loss(self.traj_transform_des(feature), taught_end.detach()),
+            "distil_next": functional.mse_loss(self.traj_transform_traj(features), taught),
+            "distil_destination": functional.mse_loss(self.traj_transform_des(feature), taught_end),
         }
 
     def loss(self, track: Tensor, first: PlainNextPosition, second: PlainDestination) -> Tensor:
@@ -168,7 +172,10 @@ class PlainPPT(PlainDestination):
     def forecast(self, past: Tensor) -> Tensor:
         """20 trajectories in 20 passes: (N, 8, 2) -> (N, 20, 12, 2)."""
         _, candidates = self.destinations(past)
-        return torch.stack([self.trajectory(past, candidates[:, number])[0] for number in range(20)], dim=1)
+        found = past.new_empty(len(past), 0, 12, 2)
+        for number in range(20):
+            found = torch.cat([found, self.trajectory(past, candidates[:, number])[0].unsqueeze(1)], dim=1)
+        return found
 
 
 def diversity(candidates: Tensor, scale: float) -> Tensor:

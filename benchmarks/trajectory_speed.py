@@ -27,8 +27,8 @@ from unlabel_trajectory import forecasting
 from unlabel_trajectory.tasks import ppt
 
 SIZES = {
-    "tiny": ({"dim": 48, "depth": 2, "heads": 4, "hidden": 128}, 128),
-    "paper": ({"dim": 128, "depth": 3, "heads": 4, "hidden": 512}, 512),
+    "tiny": ({"dim": 48, "depth": 2, "heads": 4, "hidden": 192}, 128, 128),
+    "paper": ({"dim": 128, "depth": 3, "heads": 4, "hidden": 512}, 512, 512),
 }
 FORECASTS = (1, 512)
 
@@ -53,7 +53,7 @@ class Plain:
     """The straightforward formulation: three networks, one after the other."""
 
     def __init__(self, sizes: dict[str, int], batches: list[Batch], device: torch.device):
-        full = {**sizes, "dropout": 0.1, "head_dim": 512}
+        full = {**sizes, "dropout": 0.1}
         self.first = plain.PlainNextPosition(**full).to(device)
         self.second = plain.PlainDestination(**full).to(device)
         self.third = plain.PlainPPT(**full).to(device)
@@ -71,9 +71,11 @@ class Plain:
             self.number += 1
             track = forecasting.augmented(batch["track"], batch["key"], 8)
             optimizer.zero_grad()
-            network.loss(track, *teachers).backward()
+            loss = network.loss(track, *teachers)
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
+            loss.item()
 
         return update
 
@@ -107,19 +109,24 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    sizes, batch_size = SIZES[options.size]
+    sizes, head, batch_size = SIZES[options.size]
 
     catalog = Catalog.installed()
     engine = Engine("auto", "fp32", compile=options.compile)
     settings = [f"encoder.{name}={value}" for name, value in sizes.items()]
-    recipe = run.compose("trajectory/ppt", catalog, batch_size=batch_size, settings=[*settings, "task.head_dim=512"])
+    recipe = run.compose(
+        "trajectory/ppt", catalog, batch_size=batch_size, settings=[*settings, f"task.head_dim={head}"]
+    )
     task, _ = run.build(recipe, catalog, engine)
     samples = run.build_dataset(recipe.dataset, catalog)
     # long enough that the teachers' features are computed once
     stages = {s.name: s.model_copy(update={"steps": 10**6}).resolved(len(samples)) for s in recipe.stages}
     stream = data.batches(samples, stages["I"], engine, seed=1)
     batches = [engine.to_device(batch) for batch, _ in islice(stream, 16)]
-    sides = {"plain": Plain(sizes, batches, engine.device), "ours": Ours(task, samples, stages, engine)}
+    sides = {
+        "plain": Plain({**sizes, "head_dim": head}, batches, engine.device),
+        "ours": Ours(task, samples, stages, engine),
+    }
 
     rows = []
     for stage in ("I", "II", "III"):
@@ -141,7 +148,7 @@ def main() -> None:
     task._teach(samples.context()["tracks"].to(engine.device), stages["III"])
     once = clock(engine.device) - begun
     notes = (
-        f"Encoder {sizes}, heads of 512, fp32{', compiled' if options.compile else ''}; medians of {options.rounds} "
+        f"Encoder {sizes}, heads of {head}, fp32{', compiled' if options.compile else ''}; medians of {options.rounds} "
         f"rounds in turn, in brackets smallest and largest. {'Processor' if engine.device.type == 'cpu' else 'Wall'} "
         f"time. What teachers say about {len(samples):,} tracks in 5 versions is computed once in "
         f"{once:.1f} s, not counted above; plain computes it anew in every update."

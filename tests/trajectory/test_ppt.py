@@ -210,6 +210,24 @@ def test_sizes_are_the_papers() -> None:
     assert encoder + branch + counted["trajectory"] + alignment == pytest.approx(2.50e6, rel=0.02)
 
 
+@pytest.mark.parametrize("part", ["I", "II", "III"])
+def test_scaled_pixels_are_what_metres_are(part: str, task: PPT) -> None:
+    """With positions divided by 28, the networks see the same, and what comes out is in the data's unit again."""
+    metres, held_out = batch(tracks(), 2), tracks(40, seed=4)
+    task._enter(part)
+    loss, score = task.loss(metres), task.score(held_out)
+    feature, futures = task.encode(metres), task.forecast(held_out[:, :8])
+    task.scale = 28.0
+    pixels = {**metres, "track": 28 * metres["track"]}
+    for name, value in task.loss(pixels).items():
+        assert value.item() == pytest.approx(loss[name].item(), rel=1e-4), name
+    assert task.score(28 * held_out).item() == pytest.approx(28 * score.item(), rel=1e-4)
+    assert torch.allclose(task.encode(pixels), feature, atol=1e-4)
+    assert torch.allclose(task.forecast(28 * held_out[:, :8]), 28 * futures, rtol=1e-4, atol=1e-3)
+    with pytest.raises(UsageError, match=r"task\.scale=0: expected a number above 0; 1 leaves positions as they are"):
+        whole(scale=0.0)
+
+
 # Stages in the loop
 
 

@@ -130,6 +130,9 @@ class PPT(Task):
         diversity_scale: squared distance at which it fades, in the data's units.
         distil_next: stage III: weight of the features of stage I.
         distil_destination: stage III: weight of the feature of stage II.
+        scale: what positions are divided by on their way in, and multiplied by on their way out; above 0. 1, none, is
+            the paper's, whose runs are long: the networks start at positions of a few units, and pixels are far
+            away from there (28 make metres of those of drones). Losses and `diversity_scale` are in scaled units.
         checks: how often in a stage's schedule the tracks held out for selection are looked at; at its end the best
             weights of the stage count. 0: the last weights count.
         cache_gib: largest memory for the teachers' features of every track in every version; they are kept if they
@@ -155,6 +158,7 @@ class PPT(Task):
         diversity_scale: float = 1.0,
         distil_next: float = 5.0,
         distil_destination: float = 0.5,
+        scale: float = 1.0,
         checks: int = 20,
         cache_gib: float = 2.0,
     ):
@@ -162,7 +166,10 @@ class PPT(Task):
         for name, value, least in (("observed", observed, 2), ("future", future, 2), ("candidates", candidates, 2)):
             if value < least:
                 raise UsageError(f"task.{name}={value} is too small: expected at least {least}")
+        if not scale > 0:
+            raise UsageError(f"task.scale={scale:g}: expected a number above 0; 1 leaves positions as they are")
         self.encoder = require_gpt(encoder, "trajectory/ppt")
+        self.scale = scale
         self.observed, self.future = observed, future
         self.diversity_weight, self.diversity_scale = diversity_weight, diversity_scale
         self.distil_next, self.distil_destination = distil_next, distil_destination
@@ -295,15 +302,15 @@ class PPT(Task):
             tracks: (M, T, 2).
         """
         with evaluating(self):
-            track = forecasting.relative(tracks, self.observed)
+            track = self._seen(tracks)
             past, future = track[:, : self.observed], track[:, self.observed :]
             if self.part == "I":
                 predicted, _ = next_position.predict(self.encoder, self.next_head, track[:, :-1])
-                return next_position.terms(predicted, track[:, 1:])["ade"]
+                return self.scale * next_position.terms(predicted, track[:, 1:])["ade"]
             if self.part in ("II warm-up", "II"):
                 _, candidates = self.candidates(past)
-                return forecasting.nearest(candidates, future[:, -1])[1].mean()
-            errors = forecasting.best_of(self.forecast(past), future)
+                return self.scale * forecasting.nearest(candidates, future[:, -1])[1].mean()
+            errors = forecasting.best_of(self.forecast(self.scale * past), self.scale * future)
             return 3 * errors["min_ade"].mean() + errors["min_fde"].mean()
 
     # --- losses -----------------------------------------------------------------------------------
@@ -318,7 +325,7 @@ class PPT(Task):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The loss of the stage the task is in, and its parts."""
-        track = forecasting.augmented(batch["track"], batch["key"], self.observed)
+        track = forecasting.augmented(batch["track"], batch["key"], self.observed) / self.scale
         if self.part == "I":
             predicted, _ = next_position.predict(self.encoder, self.next_head, track[:, :-1])
             return next_position.terms(predicted, track[:, 1:])
@@ -359,7 +366,7 @@ class PPT(Task):
         gib = count * (self.future + 1) * self.encoder.dim * 4 / 2**30
         if gib > self.cache_gib or (stage.steps or 0) * stage.size < count:
             return None
-        relative = forecasting.relative(tracks, self.observed)
+        relative = self._seen(tracks)
         after = relative.new_empty(len(tracks), forecasting.VERSIONS, self.future, self.encoder.dim)
         prompt = relative.new_empty(len(tracks), forecasting.VERSIONS, self.encoder.dim)
         for version in range(forecasting.VERSIONS):
@@ -379,8 +386,11 @@ class PPT(Task):
 
     def encode(self, batch: Batch) -> Tensor:
         """The feature of the destination prompt, which has seen the observed steps: (N, dim)."""
-        past = forecasting.relative(batch["track"][:, : self.observed], self.observed)
-        return self.destination.prompt.feature(self.encoder, past)
+        return self.destination.prompt.feature(self.encoder, self._seen(batch["track"][:, : self.observed]))
+
+    def _seen(self, tracks: Tensor) -> Tensor:
+        """Tracks as the networks see them: relative, and scaled."""
+        return forecasting.relative(tracks, self.observed) / self.scale
 
     @torch.no_grad()
     def forecast(self, past: Tensor) -> Tensor:
@@ -388,7 +398,7 @@ class PPT(Task):
 
         On a CPU, no more trajectories at once than its cache holds the tokens of: 10,000 took twice as long each.
         """
-        known = forecasting.relative(past, self.observed)
+        known = self._seen(past)
         _, ends = self.candidates(known)
         size = max(1, (_CACHED if past.device.type == "cpu" else _CHUNK * 16) // ends.shape[1])
         parts = []
@@ -396,7 +406,7 @@ class PPT(Task):
             chosen = ends[start : start + size]
             features = self.trajectory.features(known[start : start + size], chosen)
             parts.append(self.trajectory.read_out(features, chosen.flatten(0, 1)))
-        return torch.cat(parts).view(*ends.shape[:2], self.future, 2) + past[:, None, -1:]
+        return self.scale * torch.cat(parts).view(*ends.shape[:2], self.future, 2) + past[:, None, -1:]
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
