@@ -285,8 +285,8 @@ def test_gradients_and_colours_are_patch_by_patch():
     image = torch.zeros(1, 3, 32, 32)
     image[:, 0, 8:16, 24:] = 1.0  # one red patch, in row 1 and column 3
     found = made(image).view(4, 4, 12, 4)  # 9 orientations and 3 colours, of 4 cells
-    assert torch.equal(found[1, 3, 9], torch.full((4,), 0.5))
-    assert torch.equal(found[0, 0, 9:], torch.full((3, 4), -0.5))
+    assert torch.equal(found[1, 3, 9], torch.full((4,), 0.25))
+    assert torch.equal(found[0, 0, 9:], torch.full((3, 4), -0.25))
     assert (found[..., :9, :].sum((2, 3)) > 0).nonzero().tolist() == [[0, 3], [1, 2], [1, 3], [2, 3]]
     upright = found[1, 2, :9].sum(1)  # its only edge is upright: the gradient points right, orientation 0
     assert upright.argmax() == 0

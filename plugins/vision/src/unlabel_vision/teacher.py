@@ -294,8 +294,9 @@ class GradientsAndColors(nn.Module):
 
     Each patch has two by two cells (one, if its side is odd). A cell's numbers are a histogram of nine unsigned
     orientations, in which every pixel counts with the length of its gradient, of the colour where that is longest
-    (Dalal and Triggs, CVPR 2005), divided by the number of pixels; and its mean colour minus one half. They are not
-    normalised cell by cell, which would make noise of what is flat: their cosine is normalised patch by patch.
+    (Dalal and Triggs, CVPR 2005), divided by the number of pixels, and of each the square root, so that faint edges
+    count beside strong ones (Arandjelovic and Zisserman, CVPR 2012); and half of its mean colour minus one half. Cells
+    are not normalised, which would make noise of what is flat: a cosine normalises whole patches.
 
     Args:
         patch_size: side of a patch in pixels.
@@ -309,13 +310,14 @@ class GradientsAndColors(nn.Module):
     @property
     def architecture(self) -> str:
         """What it computes; it has no weights."""
-        return f"hog, {_ORIENTATIONS} orientations, cells of {self.cell} pixels, mean colours, version 1"
+        return f"hog, {_ORIENTATIONS} orientations, cells of {self.cell} pixels, mean colours, version 2"
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, S, S) in [0, 1] -> float32, (N, L, 12 * cells)."""
         with torch.autocast(images.device.type, enabled=False):
             images = images.float()
-            cells = torch.cat([histograms(images, self.cell), functional.avg_pool2d(images, self.cell) - 0.5], dim=1)
+            colours = functional.avg_pool2d(images, self.cell) - 0.5
+            cells = torch.cat([histograms(images, self.cell).sqrt(), colours / 2], dim=1)
             each = self.patch_size // self.cell
             return functional.unfold(cells, each, stride=each).transpose(1, 2)
 
