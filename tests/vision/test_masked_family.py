@@ -16,6 +16,7 @@ import torch
 from unlabel import Catalog, Recipe, data, optim, run, seeds
 from unlabel.engine import Engine
 from unlabel.task import Batch, Task
+from unlabel.testing.processes import pair
 
 NUMBERS = {
     "vision/mae": {"loss"},
@@ -73,7 +74,7 @@ def update(name: str, task: Task, engine: Engine, count: int = 2) -> list[dict[s
     stage = recipe(name).stages[0].resolved(len(samples(name)))
     optimizers, logged = task.optimizers(stage), []
     for step in range(count):
-        seeds.seed(0, 0, step, 0)
+        seeds.seed(0, 0, step, engine.rank)
         optim.set_lr(optimizers, stage, step)
         found = task.training_step([batch(name, task, engine, step)], optimizers, engine, stage)
         logged.append({key: float(value) for key, value in found.items()})
@@ -116,6 +117,25 @@ def test_traced_for_the_compiler_it_learns_the_same(name: str, monkeypatch: pyte
     assert expected[1]["gradient_norm"] != expected[0]["gradient_norm"]
     for one, other in zip(expected, ours, strict=True):
         assert other == pytest.approx(one, rel=1e-4, abs=1e-5)  # float32 in another order
+
+
+def sharded(name: str) -> list[float]:
+    """Norms of whole gradients in one of two processes, each of which holds half of the parameters."""
+    engine = Engine("cpu", "fp32", shard=True)
+    return [numbers["gradient_norm"] for numbers in update(name, made(name, engine), engine)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NUMBERS)
+def test_sharded_parameters_are_there_where_a_method_reaches_for_them(name: str) -> None:
+    """Methods call parts of the encoder by themselves; with replaced attention, parts of its blocks too."""
+    two = pair()(sharded, name)
+    assert two[0] == two[1]
+    engine = Engine("cpu", "fp32")
+    task = made(name, engine)
+    if task.gathers:
+        one = [numbers["gradient_norm"] for numbers in update(name, task, engine)]
+        assert two[0] == pytest.approx(one, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", NUMBERS)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from unlabel.errors import UsageError
 from unlabel.nn import transformer
 from unlabel_vision.encoders import crate_network
-from unlabel_vision.encoders.crate_network import CrateBlock, CrateNetwork, Layer
+from unlabel_vision.encoders.crate_network import CrateNetwork, Layer
 from unlabel_vision.encoders.patch_encoder import Attend, PatchEncoder, check_sizes
 
 __all__ = ["Crate", "crate", "renamed"]
@@ -64,12 +64,8 @@ class Crate(PatchEncoder):
 
     def step(self, block: nn.Module, tokens: Tensor, attend: Attend | None = None) -> Tensor:
         """One layer, with its own attention or another: (N, T, dim) -> (N, T, dim)."""
-        assert isinstance(block, CrateBlock)
-        if attend is None:
-            layer: Layer = block(tokens)
-            return layer.code
-        code: Tensor = block.ista(block.norm2(tokens + attend(block.attn, block.norm1(tokens))))
-        return code
+        layer: Layer = block(tokens, attend)
+        return layer.code
 
     def states(self, tokens: Tensor) -> list[Layer]:
         """What each layer makes of tokens (N, T, dim), before the final norm."""

@@ -9,6 +9,7 @@ torch and timm are all this file needs: an exported encoder's README holds it wh
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -146,10 +147,12 @@ class CrateBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=1e-5)
         self.ista = Ista(dim, eta, threshold, fused)
 
-    def forward(self, tokens: Tensor) -> Layer:
-        """(N, T, dim) -> see `Layer`."""
-        coordinates = self.attn.coordinates(self.norm1(tokens))
-        compressed = tokens + self.attn.mix(coordinates)
+    def forward(self, tokens: Tensor, attend: Callable[[nn.Module, Tensor], Tensor] | None = None) -> Layer:
+        """(N, T, dim) -> see `Layer`; `attend` takes the place of `Mssa`, given it and the normalised tokens."""
+        normalised = self.norm1(tokens)
+        coordinates = self.attn.coordinates(normalised)
+        moved = self.attn.mix(coordinates) if attend is None else attend(self.attn, normalised)
+        compressed = tokens + moved
         return Layer(coordinates, compressed, self.ista(self.norm2(compressed)))
 
 

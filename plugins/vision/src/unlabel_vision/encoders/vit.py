@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import timm
 from timm.layers import PatchEmbed
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from unlabel.errors import UsageError
@@ -18,6 +18,20 @@ from unlabel_vision.encoders.patch_encoder import Attend, PatchEncoder, check_si
 from unlabel_vision.encoders.timm import Snippet, published
 
 __all__ = ["ViT", "maskable", "vit"]
+
+
+class _Attending(Block):
+    """timm's block, whose attention may be another for a call.
+
+    A call, because sharded parameters are there only while their block is called.
+    """
+
+    def forward(self, tokens: Tensor, *more: Any, attend: Attend | None = None, **named: Any) -> Tensor:
+        if attend is None:
+            after: Tensor = super().forward(tokens, *more, **named)
+            return after
+        tokens = tokens + self.drop_path1(self.ls1(attend(self.attn, self.norm1(tokens))))
+        return tokens + self.drop_path2(self.ls2(self.mlp(self.norm2(tokens))))
 
 
 class ViT(PatchEncoder):
@@ -37,14 +51,14 @@ class ViT(PatchEncoder):
         # timm's own mean-pooling model would drop the final norm and put another one behind the mean.
         mean = {"global_pool": "avg", "fc_norm": False} if pool == "avg" else {}
         self.snippet = Snippet(name, {**options, **mean})
+        for block in model.blocks:
+            if type(block) is Block:
+                block.__class__ = _Attending  # the same weights under the same names
 
     def step(self, block: nn.Module, tokens: Tensor, attend: Attend | None = None) -> Tensor:
         """One of timm's blocks, with its own attention or another: (N, T, dim) -> (N, T, dim)."""
-        if attend is None:
-            after: Tensor = block(tokens)
-            return after
-        tokens = tokens + block.drop_path1(block.ls1(attend(block.attn, block.norm1(tokens))))
-        return tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
+        after: Tensor = block(tokens) if attend is None else block(tokens, attend=attend)
+        return after
 
     def loading_code(self, file: str) -> str:
         return self.snippet.code(file)
