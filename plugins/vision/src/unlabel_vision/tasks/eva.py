@@ -555,7 +555,9 @@ def quick() -> Recipe:
     """
     return Recipe(
         task=Ref("vision/eva", teacher="hog", min_block=4),
-        encoder=Ref("vision/eva_vit", image_size=32, patch_size=4, dim=128, depth=4, heads=4, mlp_ratio=4.0),
+        encoder=Ref(
+            "vision/eva_vit", image_size=32, patch_size=4, dim=128, depth=4, heads=4, mlp_ratio=4.0, pool="avg"
+        ),
         dataset=Ref("vision/photos", crop=32),
         stages=[Stage(epochs=6, batch_size=64, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05, warmup_epochs=0.5)],
     )
