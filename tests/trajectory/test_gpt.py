@@ -70,6 +70,22 @@ def test_a_part_in_the_middle_may_be_wanted_when_looking_around() -> None:
     assert torch.allclose(part, whole[:, 7:19], atol=1e-6)
 
 
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_many_ends_at_once_are_each_end_by_itself(depth: int) -> None:
+    """Also where attention is sharp: weights far from their start, in float64."""
+    model = encoder(depth=depth).eval().double()
+    for parameter in model.parameters():
+        parameter.data += 0.5 * torch.randn_like(parameter)
+    tokens, ends = torch.randn(3, 9, 16).double(), torch.randn(3, 4, 16).double()
+    found = model.of_many_ends(tokens, ends, wanted=slice(2, 9))
+    assert found.shape == (12, 7, 16)
+    for track in range(3):
+        for end in range(4):
+            whole = torch.cat([tokens[track], ends[track, end : end + 1]])[None]
+            alone = model.transform(whole, range(1, 11), causal=False, wanted=slice(2, 9))
+            assert torch.allclose(found[4 * track + end], alone[0], rtol=1e-9, atol=1e-9)
+
+
 def test_the_feature_of_a_track_is_that_of_its_last_position() -> None:
     model = encoder().eval()
     assert torch.allclose(model(tracks()), features(model, tracks(), causal=True)[:, -1], atol=1e-6)

@@ -98,13 +98,13 @@ class TrajectoryBranch(nn.Module):
         """
         count, several = destination.shape[:2]
         known = self.encoder.tokens(torch.cat([past, destination], dim=1))  # one map for both: (N, P + M, dim)
-        before, end = known[:, None, : self.observed], known[:, self.observed :, None]
-        prompts = self.prompt_in(self.prompts).float()[:, None]  # (1, 1, F - 1, dim)
-        tokens = torch.cat(
-            [before.expand(-1, several, -1, -1), prompts.expand(count, several, -1, -1), end], dim=2
-        ).flatten(0, 1)  # (N * M, P + F, dim)
-        steps = range(1, self.observed + self.future + 1)
+        prompts = self.prompt_in(self.prompts).float().expand(count, -1, -1)  # (N, F - 1, dim)
+        shared, ends = torch.cat([known[:, : self.observed], prompts], dim=1), known[:, self.observed :]
         wanted = slice(self.observed - 1, self.observed + self.future - 1)
+        if several > 1 and not self.training:
+            return self.encoder.of_many_ends(shared, ends, wanted=wanted)
+        tokens = torch.cat([shared[:, None].expand(-1, several, -1, -1), ends[:, :, None]], dim=2).flatten(0, 1)
+        steps = range(1, self.observed + self.future + 1)
         return self.encoder.transform(tokens, steps, causal=False, wanted=wanted)
 
     def read_out(self, features: Tensor, destination: Tensor) -> Tensor:

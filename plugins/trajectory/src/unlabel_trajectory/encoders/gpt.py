@@ -41,7 +41,7 @@ class Attention(nn.Module):
         """
         count, length, dim = tokens.shape
         if wanted is None:
-            query, key, value = self.qkv(tokens).view(count, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+            query, key, value = self._by_head(tokens)
         else:
             weight, bias = self.qkv.weight, self.qkv.bias
             query = functional.linear(tokens[:, wanted], weight[:dim], bias[:dim])
@@ -60,6 +60,40 @@ class Attention(nn.Module):
                 query, key, value, mask, self.dropout if self.training else 0.0, is_causal=whole
             )
         return self.proj(mixed.transpose(1, 2).reshape(count, queries, dim))  # type: ignore[no-any-return]
+
+    def of_many_ends(self, shared: Tensor, ends: Tensor) -> Tensor:
+        """Attend in M sequences at once that differ in their last token only, each token seeing every other.
+
+        What the shared tokens say to each other is computed once: over the keys of a sequence, the mean that attention
+        takes is one over the shared keys and one over the last, weighted by their shares of the softmax's sum.
+
+        Args:
+            shared: (N, S, D).
+            ends: (N, M, D): the last tokens.
+
+        Returns:
+            (N, M, S + 1, D). No dropout.
+        """
+        query, key, value = self._by_head(shared)  # (N, H, S, E) each
+        asked, offered, given = self._by_head(ends)  # (N, H, M, E) each
+        scale = 1 / math.sqrt(query.shape[-1])
+
+        among = (query * scale) @ key.transpose(-2, -1)  # (N, H, S, S)
+        mean = (among.softmax(-1) @ value).permute(0, 2, 1, 3)[:, None]  # (N, 1, S, H, E)
+        to_end = (query * scale) @ offered.transpose(-2, -1)  # (N, H, S, M)
+        share = (among.logsumexp(-1, keepdim=True) - to_end).sigmoid().permute(0, 3, 2, 1)[..., None]
+        last = given.transpose(1, 2)  # (N, M, H, E)
+        of_shared = torch.lerp(last[:, :, None], mean, share.to(last.dtype))  # (N, M, S, H, E)
+
+        back = (asked * scale) @ key.transpose(-2, -1)  # (N, H, M, S)
+        share = (back.logsumexp(-1, keepdim=True) - (asked * scale * offered).sum(-1, keepdim=True)).sigmoid()
+        of_end = torch.lerp(given, back.softmax(-1) @ value, share.to(given.dtype)).transpose(1, 2)  # (N, M, H, E)
+        return self.proj(torch.cat([of_shared, of_end[:, :, None]], dim=2).flatten(3))  # type: ignore[no-any-return]
+
+    def _by_head(self, tokens: Tensor) -> Tensor:
+        """Queries, keys and values: (N, L, D) -> (3, N, H, L, E)."""
+        count, length, _ = tokens.shape
+        return self.qkv(tokens).view(count, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # type: ignore[no-any-return]
 
 
 def _lower(query: Tensor, length: int) -> Tensor:
@@ -93,8 +127,18 @@ class Block(nn.Module):
         """Transform (N, L, D); with `wanted`, only those positions come out, see `Attention`."""
         own = tokens if wanted is None else tokens[:, wanted]
         own = own + dropout(self.attn(self.norm1(tokens), causal, wanted), self.dropout, self.training)
-        mlp = self.fc2(functional.gelu(self.fc1(self.norm2(own))))
-        return own + dropout(mlp, self.dropout, self.training)
+        return own + dropout(self._mlp(own), self.dropout, self.training)
+
+    def of_many_ends(self, shared: Tensor, ends: Tensor) -> Tensor:
+        """Transform M sequences that differ in their last token only: (N, S, D), (N, M, D) -> (N M, S + 1, D)."""
+        own = self.attn.of_many_ends(self.norm1(shared), self.norm1(ends))
+        own[:, :, :-1] += shared[:, None]
+        own[:, :, -1] += ends
+        own = own.flatten(0, 1)
+        return own + self._mlp(own)
+
+    def _mlp(self, tokens: Tensor) -> Tensor:
+        return self.fc2(functional.gelu(self.fc1(self.norm2(tokens))))  # type: ignore[no-any-return]
 
 
 class TrackGPT(nn.Module):
@@ -191,10 +235,34 @@ class TrackGPT(nn.Module):
             if isinstance(steps, range)
             else torch.cat([self.positions[step : step + 1] for step in steps])
         )
-        tokens = dropout(tokens + places, self.dropout, self.training)
+        return self._through(dropout(tokens + places, self.dropout, self.training), 0, causal, wanted)
+
+    def of_many_ends(self, shared: Tensor, ends: Tensor, *, wanted: slice) -> Tensor:
+        """Features of M sequences that differ in their last token only, every token seeing every other.
+
+        As `transform` gives for each, to rounding, without dropout; the first block, in which the shared tokens are
+        the same for all, costs little more than for one.
+
+        Args:
+            shared: (N, S, dim): tokens of steps 1 to S.
+            ends: (N, M, dim): of step S + 1.
+            wanted: of which tokens the features are needed.
+
+        Returns:
+            (N * M, number wanted, dim), after the final norm.
+        """
+        length = shared.shape[1]
+        shared, ends = shared + self.positions[1 : length + 1], ends + self.positions[length + 1]
+        if len(self.blocks) == 1:
+            whole = torch.cat([shared[:, None].expand(-1, ends.shape[1], -1, -1), ends[:, :, None]], dim=2)
+            return self._through(whole.flatten(0, 1), 0, False, wanted)
+        return self._through(self.blocks[0].of_many_ends(shared, ends), 1, False, wanted)  # type: ignore[operator]
+
+    def _through(self, tokens: Tensor, first: int, causal: bool, wanted: slice | None) -> Tensor:
+        """Tokens through the blocks from number `first` on, and the final norm."""
         last = len(self.blocks) - 1
-        for number, block in enumerate(self.blocks):  # all but the last need every token
-            tokens = block(tokens, causal, wanted if number == last else None)
+        for number in range(first, last + 1):  # all but the last need every token
+            tokens = self.blocks[number](tokens, causal, wanted if number == last else None)
         return self.norm(tokens)  # type: ignore[no-any-return]
 
 
