@@ -90,6 +90,17 @@ class RotaryViT(PatchEncoder):
     def fix_positions(self, order: Literal["xy", "yx"] = "xy") -> None:
         """Nothing to do: angles are fixed."""
 
+    def blind_to_positions(self) -> None:
+        """Not possible.
+
+        Raises:
+            UsageError: always; says which encoder can.
+        """
+        raise UsageError(
+            "this task hides where patches are, and vision/rope_vit always knows: use --encoder vision/vit "
+            "--set encoder.class_token=false --set encoder.pool=avg"
+        )
+
     def loading_code(self, file: str) -> str:
         """timm pairs neighbouring numbers of a head where these weights pair the halves: rows change places."""
         options = "".join(f", {key}={value!r}" for key, value in self.options.items())
