@@ -126,9 +126,7 @@
     }
 
     extent() {
-      let low = Infinity, high = -Infinity;
-      for (const series of this.series()) for (const x of series.x) { low = Math.min(low, x); high = Math.max(high, x); }
-      return low < high ? [low, high] : [low - 1, low + 1];
+      return [0, along.value === "share" ? 1 : Math.max(1, ...data.runs.map((run) => run.last))];
     }
 
     series() {
@@ -232,7 +230,7 @@
       const share = along.value === "share";
       for (const at of ticks(from, to, Math.max(2, Math.floor(width / 110)))) {
         if (px(at) > width - right + 1) continue;
-        draw(svg, "text", { x: px(at), y: height - 8, "text-anchor": px(at) > width - 40 ? "end" : "middle" }, share ? `${Math.round(at * 1000) / 10} %` : at.toLocaleString("en"));
+        draw(svg, "text", { x: px(at), y: height - 8, "text-anchor": px(at) > width - 40 ? "end" : px(at) < left + 8 ? "start" : "middle" }, share ? `${Math.round(at * 1000) / 10} %` : at.toLocaleString("en"));
       }
       draw(svg, "line", { class: "axis", x1: left, x2: width - right, y1: height - bottom, y2: height - bottom });
       if (data.runs.length === 1 && data.runs[0].stages.length > 1) {
@@ -244,7 +242,7 @@
         }
       }
       const clip = `clip-${this.figure.dataset.curve}`;
-      draw(draw(draw(svg, "defs", {}), "clipPath", { id: clip }), "rect", { x: left, y: 0, width: width - left - right, height: height - bottom + 1 });
+      draw(draw(draw(svg, "defs", {}), "clipPath", { id: clip }), "rect", { x: left, y: 0, width: width - left - right + 6, height: height - bottom + 6 });
       const plane = draw(svg, "g", { "clip-path": `url(#${clip})` });
       const line = (one, values, extra) => {
         let path = "", pen = false, count = 0, last = null;
@@ -274,7 +272,7 @@
         this.readout.textContent = series.map((one) => {
           const known = one.y.filter((y) => y !== null);
           return `${data.runs.length > 1 ? data.runs[one.run].name + ": " : ""}${words(known.length ? known[0] : null)} → ${words(known.length ? known[known.length - 1] : null)}`;
-        }).join("   ");
+        }).join(" · ");
         return;
       }
       const near = series.map((one) => {
@@ -291,7 +289,7 @@
         if (value !== null && one.x[best] >= (this.view || this.extent())[0] && one.x[best] <= (this.view || this.extent())[1]) draw(this.svg, "circle", { class: `f${one.run % 8}`, cx: px(one.x[best]), cy: py(value), r: 4 });
       }
       const place = along.value === "share" ? `${Math.round(at * 1000) / 10} %` : `update ${at.toLocaleString("en")}`;
-      this.readout.textContent = `${place}: ` + near.map(({ one, best }) => `${data.runs.length > 1 ? data.runs[one.run].name + " " : ""}${words(one.y[best])}`).join(", ");
+      this.readout.textContent = `${place}: ` + near.map(({ one, best }) => `${data.runs.length > 1 ? data.runs[one.run].name + " " : ""}${words(one.y[best])}`).join(" · ");
     }
   }
 
