@@ -7,7 +7,9 @@ import torch
 from echo import WIDTH, Echo, Linear
 from torch import Tensor, nn
 
+from unlabel.engine import Engine
 from unlabel.errors import UsageError
+from unlabel.multitask import Joint
 from unlabel.recipe import Stage
 from unlabel.task import Batch, Sample, Task, Transform
 
@@ -46,6 +48,14 @@ class Pull(Task):
 
     def encode(self, batch: Batch) -> Tensor:
         return batch["x"]
+
+
+class Shaped(Pull):
+    """A gradient on the encoder whose direction depends on the samples: theirs, times `direction` number by number."""
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        along = (self.encoder.weight * self.direction * batch["x"].mean(dim=0)).sum()
+        return {"loss": along + self.head.sum() + 5}
 
 
 class Whole(Pull):
@@ -120,3 +130,15 @@ class Picky(Echo):
 
     def __init__(self, encoder: nn.Module) -> None:
         raise UsageError(f"needs an encoder with ears, not {type(encoder).__name__}")
+
+
+def shaped(combine: str, samples: list[list[float]]) -> tuple[list[float], list[float]]:
+    """The encoder after an update on these samples, or on this process's half of them, and the parts' weights."""
+    encoder, engine = Vector(), Engine("cpu", "fp32")
+    directions = {"a": (1.0, 0.2, 0.1), "b": (-0.3, 1.0, 0.5)}
+    parts = {label: Shaped(encoder, direction=direction) for label, direction in directions.items()}
+    task = Joint(encoder, parts, combine=combine, normalise="none")  # two of equal length always share equally
+    stage = Stage(steps=1, optimizer="sgd", lr=1.0, momentum=0.0, weight_decay=0.0).resolved(100)
+    own = torch.tensor(samples).chunk(engine.world)[engine.rank]
+    metrics = task.training_step([{"x": own, "key": torch.arange(len(own))}], task.optimizers(stage), engine, stage)
+    return encoder.weight.tolist(), [float(metrics.get(f"alpha_{label}", 0.0)) for label in parts]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from echo import WIDTH, Echo, Linear, Noises
-from pulls import Drift, Pull, Raw, Vector, Whole
+from pulls import Drift, Pull, Raw, Vector, Whole, shaped
 from torch import Tensor
 
 from unlabel import loop, multitask, run, seeds
@@ -24,6 +24,7 @@ from unlabel.multitask import Joint
 from unlabel.plugins import Catalog, Offer, Plugin
 from unlabel.recipe import Execution, Group, Recipe, Ref, Stage, fitted, load
 from unlabel.task import Sample
+from unlabel.testing.fixtures import TwoProcesses
 
 CPU = Engine("cpu", "fp32")
 
@@ -156,6 +157,19 @@ def test_micro_batches_add_up(combine):
     assert torch.allclose(whole.encoder.weight, parts.encoder.weight)
     assert one.keys() == three.keys()
     assert all(float(one[name]) == pytest.approx(float(three[name]), abs=1e-6) for name in one)
+
+
+@pytest.mark.parametrize("combine", ["sum", "pareto"])
+def test_two_processes_move_as_one_on_all_samples(combine: str, two_processes: TwoProcesses) -> None:
+    """Their gradients are averaged before weights are sought: averaged weights would be of no problem at all."""
+    x = [[1.0, 0.5, 2.0], [2.0, 0.1, 1.0], [-0.5, 3.0, 0.5], [0.5, 2.0, -1.0]]
+    weight, alpha = shaped(combine, x)
+    for half_weight, half_alpha in two_processes(shaped, combine, x):
+        assert half_weight == pytest.approx(weight, rel=1e-6)
+        assert half_alpha == pytest.approx(alpha, rel=1e-6)
+    if combine == "pareto":
+        halves = [shaped(combine, half)[1] for half in (x[:2], x[2:])]
+        assert halves[0] != pytest.approx(alpha, abs=0.02), "or solving alone would pass"
 
 
 def test_several_losses_of_a_part_and_their_weights():
