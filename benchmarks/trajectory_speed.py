@@ -151,11 +151,54 @@ def main() -> None:
         f"Encoder {sizes}, heads of {head}, fp32{', compiled' if options.compile else ''}; medians of {options.rounds} "
         f"rounds in turn, in brackets smallest and largest. {'Processor' if engine.device.type == 'cpu' else 'Wall'} "
         f"time. What teachers say about {len(samples):,} tracks in 5 versions is computed once in "
-        f"{once:.1f} s, not counted above; plain computes it anew in every update."
+        f"{once:.1f} s, not counted above; plain computes it anew in every update.\n\n{ceilings(sizes, head)}"
     )
     name = "trajectory_speed" + ("" if options.size == "tiny" else f"_{options.size}") + "_compiled" * options.compile
     command = f"python benchmarks/trajectory_speed.py --size {options.size}" + " --compile" * options.compile
     machine.write(name, "PPT: updates and forecasts", command, rows, notes)
+
+
+def ceilings(sizes: dict[str, int], head: int) -> str:
+    """What matrix products alone would give, in words."""
+    parts = [
+        f"{name}: {one:,.0f} against {other:,.0f} thousand, {one / other:.2f} times"
+        for name, (one, other) in products(sizes, head).items()
+    ]
+    return (
+        "Multiplications in matrix products of a track's forward pass (a backward pass has twice as many): "
+        f"{'; '.join(parts)}. On a core whose time goes into products, the figures cannot be far from these."
+    )
+
+
+def products(sizes: dict[str, int], head: int) -> dict[str, tuple[float, float]]:
+    """Multiplications in matrix products of a track's forward pass, in thousands: straightforward, ours.
+
+    Of 8 observed and 12 future positions. A backward pass has twice as many, for both; so the ratio is what would be
+    gained if nothing but matrix products took time.
+    """
+    dim, depth, hidden = sizes["dim"], sizes["depth"], sizes["hidden"]
+
+    def one(length: int, tokens: int) -> int:
+        """A block on a sequence, of whose tokens so many come out."""
+        return 2 * length * dim**2 + tokens * (2 * dim**2 + 2 * dim * hidden + 2 * length * dim)
+
+    def passed(length: int, wanted: int) -> int:
+        return (depth - 1) * one(length, length) + one(length, wanted)
+
+    def mlp(out: int) -> int:
+        return dim * head + 2 * head**2 + head * out
+
+    destination, last = mlp(40), mlp(2)
+    after = passed(20, 12) + last
+    shared = one(20, 20) - 4 * dim**2 * 20 + 20 * dim**2  # of the first block's maps, only the last token's and `proj`
+    ends = 20 * (shared + 4 * dim**2 + (depth - 2) * one(20, 20) + one(20, 12) + last)
+    alignment = 13 * dim**2
+    plain_update = passed(19, 19) + 2 * passed(9, 9) + passed(20, 20) + destination + last + alignment
+    found = {
+        "an update of stage III": (plain_update, passed(9, 1) + destination + after + alignment),
+        "20 forecasts": (20 * (passed(20, 20) + last), ends),
+    }
+    return {name: (one / 1000, other / 1000) for name, (one, other) in found.items()}
 
 
 def forecaster(network: torch.nn.Module, past: Tensor) -> Callable[[], Tensor]:
