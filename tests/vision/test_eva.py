@@ -308,6 +308,13 @@ def test_first_weights_are_the_authors():
         assert (block.mlp.fc1.bias == 0).all()
 
 
+def test_fixed_positions_stay():
+    encoder = vit(image_size=32, patch_size=8, dim=32, depth=1, heads=4)
+    encoder.fix_positions()
+    before = encoder.model.pos_embed.clone()
+    assert torch.equal(task(encoder).encoder.model.pos_embed, before)
+
+
 # --- no leak
 
 

@@ -124,7 +124,7 @@ def initialise(encoder: PatchEncoder, *others: nn.Module | nn.Parameter, std: fl
     Then the last matrices of both branches of block i, counted from 1, are divided by sqrt(2 i).
 
     Args:
-        encoder: its class token and positions are drawn as its matrices are.
+        encoder: its class token and positions are drawn as its matrices are, unless they are fixed.
         others: heads and tokens.
         std: of the normal distribution that is cut.
     """
@@ -137,7 +137,8 @@ def initialise(encoder: PatchEncoder, *others: nn.Module | nn.Parameter, std: fl
                     nn.init.zeros_(layer.bias)
     tokens = [part for part in others if isinstance(part, nn.Parameter)]
     for token in (encoder.model.cls_token, encoder.model.pos_embed, *tokens):
-        nn.init.trunc_normal_(token, std=std, a=-std, b=std)
+        if token.requires_grad:
+            nn.init.trunc_normal_(token, std=std, a=-std, b=std)
     for number, block in enumerate(encoder.model.blocks, start=1):
         for name, parameter in block.named_parameters():
             if name in ("attn.proj.weight", "mlp.fc2.weight"):
