@@ -398,7 +398,7 @@ def speed(options: argparse.Namespace) -> None:
                 }
             )
     notes = (
-        "ViT of 12 blocks of width 192 (CRATE-MAE: CRATE of that size), decoders of 4 blocks of that width, DropPos' of "
+        "ViT of 12 blocks of width 192 (CRATE-MAE: CRATE of that size), decoders of 4 such blocks, DropPos' of "
         f"1. Medians of {options.rounds} rounds, all methods in turn; in brackets smallest and largest. Processor time,"
         " fp32, forward and backward pass without the update. GMAC are counted by torch, of matrix products and "
         "attention, of forward and backward pass unless it says otherwise; published sizes are ViT-B/16 and MAE's "

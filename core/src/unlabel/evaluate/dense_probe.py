@@ -1,10 +1,10 @@
 """Dense probe: how much of a label map can a linear classifier read off the features of each place?
 
-The part that knows no modality: images, volumes and recordings differ in the number of axes alone. An item is resampled
-to a working size and covered by windows as large as the encoder's input; each gives a grid of features, see `Covered`.
+The part that knows no modality: items may have one axis or several. An item is resampled to a working size and covered
+by windows as large as the encoder's input; each gives a grid of features, see `Covered`.
 
-Learning: every labelled element (pixel, voxel, sample) is an example with the features of the cell it lies in, so a
-cell is an example that counts once for each of its elements: multinomial logistic regression on counts, without
+Learning: every labelled element of an item is an example with the features of the cell it lies in, so a cell is an
+example that counts once for each of its elements: multinomial logistic regression on counts, without
 resampling a label. Its strength is chosen by the mean intersection over union on a fifth of the training *items*:
 elements of one item are neighbours, and must not stand on both sides. Scoring: the scores of a window are resampled
 linearly to its size, averaged where windows overlap, resampled to the size of the label map and only then compared,
