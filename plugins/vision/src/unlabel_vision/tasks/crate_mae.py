@@ -11,7 +11,7 @@ second position table, and in where the masking noise comes from, as in MAE.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -118,6 +118,8 @@ class CrateMAE(PatchTask):
     """
 
     encoder: Crate
+
+    evaluations: ClassVar[tuple[str, ...]] = ("linear_probe", "knn", "vision/coding_rate")
 
     def __init__(
         self,
