@@ -78,6 +78,15 @@ def test_a_list_says_what_belongs_together(tmp_path, separator):
     assert names_of(dataset, tmp_path) == [("x/1.png", "y/7.png"), ("3.png", "x/1.png")]
 
 
+def test_a_list_may_name_files_from_the_root(tmp_path):
+    write(tmp_path, "x/1.png", "y/7.png")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/mine.csv").write_text(f"{tmp_path}/x/1.png,../y/7.png\n")
+    sample = Pairs(tmp_path / "lists/mine.csv")[0]
+    assert tuple(sample["image"][0, 0]) == color_of("x/1.png")
+    assert tuple(sample["second"][0, 0]) == color_of("y/7.png")
+
+
 def test_a_bad_line_is_named(tmp_path):
     (tmp_path / "pairs.csv").write_text("a.png,b.png\nc.png\n")
     with pytest.raises(UsageError, match=r"pairs.csv, line 2: expected two paths .* got 'c.png'"):

@@ -64,7 +64,7 @@ Names = list[tuple[str, str]]
 
 
 def from_list(path: Path) -> Names:
-    """The pairs of a list file, as paths relative to its folder.
+    """The pairs of a list file, as paths relative to its folder; absolute ones are made so.
 
     Raises:
         UsageError: a line that is not two paths, or a file without pairs.
@@ -82,7 +82,8 @@ def from_list(path: Path) -> Names:
             )
         if not found and not any(_is_image(part) for part in parts):
             continue  # names of the columns
-        found.append((parts[0], parts[1]))
+        first, second = (os.path.relpath(part, path.parent) if os.path.isabs(part) else part for part in parts)
+        found.append((first, second))
     if not found:
         raise UsageError(f"{path} holds no pairs: expected two paths of images a line")
     return found
