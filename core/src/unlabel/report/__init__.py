@@ -32,7 +32,7 @@ _PICTURES = 2_400_000  # bytes of all pictures together, before base64 makes a t
 _THUMBNAILS = 500_000
 _QUERIES = 6
 _LISTED = 100
-_SHOWN = 2
+_SHOWN = 3
 
 
 def missing() -> str:
