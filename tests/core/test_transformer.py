@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from unlabel.errors import UsageError
 from unlabel.nn import transformer
@@ -131,3 +132,32 @@ def test_initialisation_is_xavier_with_zero_biases():
     assert not state["2.bias"].any()
     assert torch.equal(state["2.weight"], torch.ones(64))
     assert torch.equal(state["0.bias"], convolution_bias)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_by_products_is_the_fused_one_with_its_gradients(masked):
+    generator = torch.Generator().manual_seed(0)
+    wide = [torch.randn(2, 3, 7, 16, generator=generator) for _ in range(3)]
+    mask = (torch.rand(2, 1, 7, 7, generator=generator) > 0.5) | torch.eye(7, dtype=torch.bool) if masked else None
+    narrow = [part.bfloat16().requires_grad_() for part in wide]
+    exact = [part.detach().double().requires_grad_() for part in narrow]
+    assert not transformer.fused(narrow[0], 7)
+    assert transformer.fused(exact[0], 7)
+    ours = transformer.attend(*narrow, mask)
+    expected = functional.scaled_dot_product_attention(*exact, attn_mask=mask)
+    ours.sum().backward()
+    expected.sum().backward()
+    assert torch.allclose(ours.double(), expected, atol=0.03)  # bfloat16 has three digits
+    for part, reference in zip(narrow, exact, strict=True):
+        assert torch.allclose(part.grad.double(), reference.grad, atol=0.06)
+
+
+def test_products_are_for_training_short_sequences_in_bfloat16():
+    tokens = torch.randn(1, 1, 4, 8, requires_grad=True)
+    assert transformer.fused(tokens, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not transformer.fused(tokens, 4)
+        assert transformer.fused(tokens, 4096)
+        assert transformer.fused(tokens.detach(), 4)
+        with torch.no_grad():
+            assert transformer.fused(tokens, 4)
