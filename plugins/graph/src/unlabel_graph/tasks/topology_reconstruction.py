@@ -128,10 +128,7 @@ def quick() -> Recipe:
 
 
 def tiny() -> Recipe:
-    """Seconds, for tests; without the edges that link prediction asks for.
-
-    ``unlabel train graph/topology_reconstruction --recipe tiny``
-    """
-    small = Ref("graph/sbm", nodes=120, features=24, holdout_edges=0)
+    """Seconds, for tests. ``unlabel train graph/topology_reconstruction --recipe tiny``"""
+    small = Ref("graph/sbm", nodes=120, features=24)
     options = {"predictor": 8, "edges": 32}
     return recipe("graph/topology_reconstruction", dataset=small, steps=4, lr=1e-3, widths=(16, 8), **options)
