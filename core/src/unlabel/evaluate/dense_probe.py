@@ -4,11 +4,11 @@ The part that knows no modality: items may have one axis or several. An item is 
 by windows as large as the encoder's input; each gives a grid of features, see `Covered`.
 
 Learning: every labelled element of an item is an example with the features of the cell it lies in, so a cell is an
-example that counts once for each of its elements: multinomial logistic regression on counts, without
-resampling a label. Its strength is chosen by the mean intersection over union on a fifth of the training *items*:
-elements of one item are neighbours, and must not stand on both sides. Scoring: the scores of a window are resampled
-linearly to its size, averaged where windows overlap, resampled to the size of the label map and only then compared,
-element by element, in one confusion table of all items. Elements without a label count nowhere.
+example that counts once for each of its elements: multinomial logistic regression on counts, without resampling a
+label. Its strength is chosen by the mean intersection over union on a fifth of the training *items*: elements of one
+item are neighbours, and must not stand on both sides. Scoring: the scores of a window are resampled linearly to its
+size, averaged where windows overlap, resampled to the size of the label map and only then compared, element by element,
+in one confusion table of all items. Elements without a label count nowhere.
 """
 
 from __future__ import annotations
@@ -285,7 +285,7 @@ def probe(
 
     total = torch.zeros(len(classes), len(classes), dtype=torch.int64)
     for item in test():
-        scores = scores_of(item.features.to(device), weights)
+        scores = scores_of(item.features.to(device), weights).float()  # resampling costs most: float64 would double it
         scores = stitched(scores, item.corners, item.window, item.resampled, item.labels.shape, resampling)
         labels, best = item.labels.flatten().cpu(), scores.argmax(dim=0).flatten().cpu()
         total += metrics.confusion(best[labels >= 0], labels[labels >= 0], len(classes))
