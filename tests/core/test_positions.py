@@ -212,4 +212,4 @@ def test_attention_turns_queries_and_keys_but_not_values():
         part = slice(8 * head, 8 * head + 8)
         scores = positions.rotate(query[..., part], table) @ positions.rotate(key[..., part], table).mT / 8**0.5
         outputs.append(scores.softmax(-1) @ value[..., part])
-    assert torch.allclose(attention(tokens, rotation=table), attention.proj(torch.cat(outputs, dim=-1)))
+    assert torch.allclose(attention(tokens, turn=table), attention.proj(torch.cat(outputs, dim=-1)))

@@ -1,13 +1,13 @@
 """What a study asks for: a YAML file, and the cells it comes to.
 
-    tasks: [vision/mae, {value: vision/mae, label: MAE 90 %, set: {task.mask_ratio: 0.9}}]
-    encoders: [vision/vit, vision/resnet]       # default: each recipe's own
-    data: [vision/photos, ../holiday]           # default: each recipe's own; paths as seen from this file
+    tasks: [sonar/order, {value: sonar/order, label: half, set: {task.share: 0.5}}]
+    encoders: [sonar/conv, sonar/wide]          # default: each recipe's own
+    data: [sonar/pings, ../recordings]          # default: each recipe's own; paths as seen from this file
     variants: [{label: short, set: {stages.0.lr: 1e-3}}, ...]
     seeds: 3                                    # 0, 1, 2; or a list
     recipe: quick
     set: {stages.0.weight_decay: 0.1}           # in every cell
-    baseline: vision/mae                        # what the others are compared with
+    baseline: sonar/order                       # what the others are compared with
 
 A cell is one recipe: one task, encoder, dataset, variant and seed. Its name ends with a hash of that recipe, so that a
 changed study never takes the results of another one for its own.

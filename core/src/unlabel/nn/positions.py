@@ -22,12 +22,12 @@ from torch.nn import functional
 
 from unlabel.errors import UsageError
 
-__all__ = ["Order", "Rotation", "interpolate", "neighbourhood", "places", "rotary", "rotate", "sincos"]
+__all__ = ["Order", "Rotary", "interpolate", "neighbourhood", "places", "rotary", "rotate", "sincos"]
 
 Order = Literal["xy", "yx"]
 
 
-class Rotation(NamedTuple):
+class Rotary(NamedTuple):
     """Cosines and sines by which `rotate` turns tokens, of which there are `axes` equal parts.
 
     Attributes:
@@ -96,7 +96,7 @@ def places(grid: Sequence[int]) -> Tensor:
     return torch.stack([place.reshape(-1) for place in torch.meshgrid(*lines, indexing="ij")], dim=1)
 
 
-def rotary(dim: int, where: Tensor, base: float = 100.0, dtype: torch.dtype = torch.float32) -> Rotation:
+def rotary(dim: int, where: Tensor, base: float = 100.0, dtype: torch.dtype = torch.float32) -> Rotary:
     """Angles for tokens at given places (Su et al., arXiv 2104.09864), the width shared equally by the axes.
 
     Pair i of the n = dim / (2 axes) pairs of an axis turns by position * base^(-i / n). A pair is number i of the
@@ -115,20 +115,20 @@ def rotary(dim: int, where: Tensor, base: float = 100.0, dtype: torch.dtype = to
     if dim < 1 or dim % (2 * axes):
         raise UsageError(f"heads of width {dim} cannot be rotated about {axes} axes: not a multiple of {2 * axes}")
     if base <= 0:
-        raise UsageError(f"the base of rotary positions is {base}: expected a positive number; 100 is usual for images")
+        raise UsageError(f"the base of rotary positions is {base}: expected a positive number, usually 100")
     pairs = dim // (2 * axes)
     omega = float(base) ** (-torch.arange(pairs, dtype=torch.float64, device=where.device) / pairs)
     angle = where.double()[..., None] * omega  # (..., L, axes, pairs)
     angle = torch.cat([angle, angle], dim=-1).flatten(-2)
-    return Rotation(angle.cos().to(dtype), angle.sin().to(dtype), axes)
+    return Rotary(angle.cos().to(dtype), angle.sin().to(dtype), axes)
 
 
-def rotate(tokens: Tensor, rotation: Rotation) -> Tensor:
+def rotate(tokens: Tensor, turn: Rotary) -> Tensor:
     """Turn queries or keys: float, (..., L, D) -> the same, turned in the tables' dtype; the tables broadcast."""
-    parts = tokens.reshape(*tokens.shape[:-1], rotation.axes, 2, -1)
+    parts = tokens.reshape(*tokens.shape[:-1], turn.axes, 2, -1)
     first, second = parts.unbind(-2)
     turned = torch.stack([-second, first], dim=-2).reshape(tokens.shape)
-    return (tokens * rotation.cos + turned * rotation.sin).to(tokens.dtype)
+    return (tokens * turn.cos + turned * turn.sin).to(tokens.dtype)
 
 
 def interpolate(table: Tensor, old_grid: Sequence[int], new_grid: Sequence[int], prefix_tokens: int = 1) -> Tensor:

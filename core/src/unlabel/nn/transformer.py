@@ -81,14 +81,14 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(
-        self, tokens: Tensor, visible: Tensor | None = None, rotation: positions.Rotation | None = None
+        self, tokens: Tensor, visible: Tensor | None = None, turn: positions.Rotary | None = None
     ) -> Tensor:
         """Attend: float, (N, L, D) -> (N, L, D), with a key mask or without one, and with rotary positions or not."""
         count, length, dim = tokens.shape
         qkv = self.qkv(tokens).reshape(count, length, 3, self.heads, dim // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (N, heads, L, D / heads) each
-        if rotation is not None:
-            query, key = positions.rotate(query, rotation), positions.rotate(key, rotation)
+        if turn is not None:
+            query, key = positions.rotate(query, turn), positions.rotate(key, turn)
         mask = None if visible is None else visible[:, None, None, :]
         mixed = attend(query, key, value, mask)
         return self.proj(mixed.transpose(1, 2).reshape(count, length, dim))  # type: ignore[no-any-return]

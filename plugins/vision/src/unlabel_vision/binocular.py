@@ -38,21 +38,21 @@ class CrossAttention(nn.Module):
         return values.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def _queries_keys(
-        self, tokens: Tensor, memory: Tensor, rotation: positions.Rotation | None
+        self, tokens: Tensor, memory: Tensor, rotation: positions.Rotary | None
     ) -> tuple[Tensor, Tensor]:
         query, key = self._split(self.projq(tokens)), self._split(self.projk(memory))
         if rotation is None:
             return query, key
         return positions.rotate(query, rotation), positions.rotate(key, rotation)
 
-    def forward(self, tokens: Tensor, memory: Tensor, rotation: positions.Rotation | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, memory: Tensor, rotation: positions.Rotary | None = None) -> Tensor:
         """Attend: (N, L, D) to (N, M, D) -> (N, L, D); with rotary positions, which both then share, L = M."""
         query, key = self._queries_keys(tokens, memory, rotation)
         mixed = functional.scaled_dot_product_attention(query, key, self._split(self.projv(memory)))
         attended: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
         return attended
 
-    def weights(self, tokens: Tensor, memory: Tensor, rotation: positions.Rotation | None = None) -> Tensor:
+    def weights(self, tokens: Tensor, memory: Tensor, rotation: positions.Rotary | None = None) -> Tensor:
         """What each token looks at: (N, heads, L, M), rows of sum 1."""
         query, key = self._queries_keys(tokens, memory, rotation)
         return torch.softmax(query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5, dim=-1)
@@ -73,23 +73,23 @@ class CrossBlock(nn.Module):
         self.norm_y: nn.Module = nn.LayerNorm(dim, eps=1e-6) if norm_memory else nn.Identity()
         self.norm3, self.mlp = nn.LayerNorm(dim, eps=1e-6), transformer.Mlp(dim, 4 * dim)
 
-    def within(self, tokens: Tensor, rotation: positions.Rotation | None = None) -> Tensor:
+    def within(self, tokens: Tensor, rotation: positions.Rotary | None = None) -> Tensor:
         """The part that sees the first view alone: (N, L, D) -> (N, L, D)."""
-        attended: Tensor = self.attn(self.norm1(tokens), rotation=rotation)
+        attended: Tensor = self.attn(self.norm1(tokens), turn=rotation)
         return tokens + attended
 
-    def across(self, tokens: Tensor, memory: Tensor | None, rotation: positions.Rotation | None = None) -> Tensor:
+    def across(self, tokens: Tensor, memory: Tensor | None, rotation: positions.Rotary | None = None) -> Tensor:
         """The rest: (N, L, D) and (N, M, D) -> (N, L, D); without a memory nothing is added for it."""
         if memory is not None:
             tokens = tokens + self.cross_attn(self.norm2(tokens), self.norm_y(memory), rotation)
         mixed: Tensor = self.mlp(self.norm3(tokens))
         return tokens + mixed
 
-    def forward(self, tokens: Tensor, memory: Tensor | None, rotation: positions.Rotation | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, memory: Tensor | None, rotation: positions.Rotary | None = None) -> Tensor:
         """Tokens (N, L, D) and memory (N, M, D), or none, -> (N, L, D)."""
         return self.across(self.within(tokens, rotation), memory, rotation)
 
-    def looks(self, tokens: Tensor, memory: Tensor, rotation: positions.Rotation | None = None) -> Tensor:
+    def looks(self, tokens: Tensor, memory: Tensor, rotation: positions.Rotary | None = None) -> Tensor:
         """What the tokens, after `within`, look at in the memory, mean over the heads: (N, L, M)."""
         return self.cross_attn.weights(self.norm2(tokens), self.norm_y(memory), rotation).mean(1)
 
@@ -139,9 +139,9 @@ class BinocularDecoder(nn.Module):
         self.predict = nn.Linear(dim, values)
 
     @property
-    def rotation(self) -> positions.Rotation | None:
+    def rotation(self) -> positions.Rotary | None:
         """Angles of all patches, if positions are rotary."""
-        return positions.Rotation(self.cos, self.sin, 2) if self.rotary else None
+        return positions.Rotary(self.cos, self.sin, 2) if self.rotary else None
 
     def inputs(self, first: Tensor, restore: Tensor | None, second: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The sequence and the memory that the blocks start from.

@@ -26,7 +26,7 @@ _MODEL = "vit_base_patch16_224"
 _ELSEWHERE = "eva_giant_patch14_224"
 
 
-def turned(attention: nn.Module, tokens: Tensor, rotation: positions.Rotation) -> Tensor:
+def turned(attention: nn.Module, tokens: Tensor, rotation: positions.Rotary) -> Tensor:
     """Self-attention with turned queries and keys, for `PatchEncoder.run`: (N, T, dim) -> (N, T, dim)."""
     query, key, value = project(attention, tokens)
     query, key = positions.rotate(query, rotation), positions.rotate(key, rotation)
@@ -52,11 +52,11 @@ class RotaryViT(PatchEncoder):
         self.register_buffer("cos", table.cos, persistent=False)
         self.register_buffer("sin", table.sin, persistent=False)
 
-    def rotation(self, keep: Tensor | None = None) -> positions.Rotation:
+    def rotation(self, keep: Tensor | None = None) -> positions.Rotary:
         """Angles of all patches, (L, width), or of those kept, (N, 1, K, width)."""
         if keep is None:
-            return positions.Rotation(self.cos, self.sin, 2)
-        return positions.Rotation(self.cos[keep][:, None], self.sin[keep][:, None], 2)
+            return positions.Rotary(self.cos, self.sin, 2)
+        return positions.Rotary(self.cos[keep][:, None], self.sin[keep][:, None], 2)
 
     def tokens(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """Tokens after the final norm, as `PatchEncoder.tokens`; nothing is added, each patch turns by its place."""
