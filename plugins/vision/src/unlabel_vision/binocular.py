@@ -37,9 +37,7 @@ class CrossAttention(nn.Module):
     def _split(self, values: Tensor) -> Tensor:
         return values.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def _queries_keys(
-        self, tokens: Tensor, memory: Tensor, rotation: positions.Rotary | None
-    ) -> tuple[Tensor, Tensor]:
+    def _queries_keys(self, tokens: Tensor, memory: Tensor, rotation: positions.Rotary | None) -> tuple[Tensor, Tensor]:
         query, key = self._split(self.projq(tokens)), self._split(self.projk(memory))
         if rotation is None:
             return query, key
