@@ -85,7 +85,7 @@ def test_the_spread_over_seeds_is_that_of_the_runs(tmp_path: Path) -> None:
     runs = [reading.read(written(tmp_path / f"s{seed}", seed)) for seed in (0, 1, 4)]
     other = reading.read(written(tmp_path / "other", 2, lr=1.0))
 
-    [(members, [accuracy, _])] = summary.spreads([*runs, other])
+    [(members, [accuracy])] = summary.spreads([*runs, other])  # without k, which is a setting
 
     assert members == runs
     after, gains = [0.7, 0.72, 0.78], [0.2, 0.21, 0.24]
@@ -133,6 +133,10 @@ def test_a_recipes_claim_is_shown_with_what_was_changed(tmp_path: Path) -> None:
     assert ("task.mask_ratio", "default", "0.6") in claim.changed
     assert len(claim.changed) == 2
     assert summary.claim(reading.read(folder), EMPTY) is None
+    again = written(tmp_path / "again")
+    (again / "recipe.json").write_text(chosen.model_copy(update={"seed": 1}).to_json())
+    shown = text_of(report.page([reading.read(folder), reading.read(again)], catalog))
+    assert shown.count("What the recipe quick of vision/mae claims (run, again)") == 1, "once for both"
 
 
 def test_without_its_script_the_numbers_are_there(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def page(runs: Sequence[reading.Found], catalog: Catalog) -> str:
         maps=maps,
         measures=[summary.measures(found) for found in runs],
         health=[summary.health(found) for found in runs],
-        claims=[summary.claim(found, catalog) for found in runs],
+        claims=_claims(runs, catalog),
         commands=[summary.commands(found) for found in runs],
         spreads=summary.spreads(runs),
         comparison=summary.comparison(runs) if len(runs) > 1 else [],
@@ -132,6 +132,19 @@ def page(runs: Sequence[reading.Found], catalog: Catalog) -> str:
         albums=_albums(runs),
         listed=_LISTED,
     )
+
+
+def _claims(runs: Sequence[reading.Found], catalog: Catalog) -> list[tuple[summary.Claim, list[reading.Found]]]:
+    """What recipes claim, each once, with the runs that were started from them."""
+    groups: list[tuple[summary.Claim, list[reading.Found]]] = []
+    for found in runs:
+        claim = summary.claim(found, catalog)
+        same = next((members for other, members in groups if other == claim and members[0].task == found.task), None)
+        if same is not None:
+            same.append(found)
+        elif claim is not None:
+            groups.append((claim, [found]))
+    return groups
 
 
 def _name_apart(runs: Sequence[reading.Found]) -> None:

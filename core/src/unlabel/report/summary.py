@@ -181,7 +181,9 @@ def spreads(runs: Sequence[Found]) -> list[tuple[list[Found], list[Spread]]]:
             for measure in measures(found):
                 values.setdefault((measure.evaluation, measure.name), []).append(measure)
         rows = [_spread(place, entries) for place, entries in values.items() if len(entries) == len(members)]
-        result.append((members, [row for row in rows if row is not None]))
+        # what neither training nor the seed changes is a setting of the evaluation
+        moving = [row for row in rows if row is not None and (row.after[1] or row.gain is None or any(row.gain))]
+        result.append((members, moving))
     return result
 
 
