@@ -1,9 +1,9 @@
 """Segmentation probes of the masked family: do features of patches say what is where?
 
 A small vision transformer (64 pixels, patches of 8) is trained by each method on the training images of CamVid and
-COCO (467 in all, no labels), then judged frozen by ``vision/dense_probe`` on CamVid (11 classes) and on COCO panoptic
-(27 supercategories), beside the network with its first weights and beside the pixels of each patch. A training is a
-line of ``runs/vision_segmentation/cells.jsonl`` and is not repeated.
+COCO (467 in all, no labels; CroCo on CamVid's frames alone), then judged frozen by ``vision/dense_probe`` on CamVid (11
+classes) and on COCO panoptic (27 supercategories), beside the network with its first weights and beside the pixels of
+each patch. A training is a line of ``runs/vision_segmentation/cells.jsonl`` and is not repeated.
 
     UNLABEL_SHARED=FOLDER python benchmarks/vision_segmentation.py [--seeds N] [--steps N] [--only NAME ...]
 """
@@ -31,7 +31,9 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "ColorMAE": ("vision/colormae", DECODER),
     "MixedAE": ("vision/mixedae", DECODER),
     "DropPos": ("vision/droppos", DECODER),
+    "CroCo, frames of CamVid": ("vision/croco", DECODER),
 }
+PAIRS = {"vision/croco"}  # learn from pairs: a frame of a drive and the next one, a second later
 RAW, UNTRAINED = "pixels of each patch", "random init"  # the controls; the latter's first weights are MAE's
 CONTROLS = [RAW, UNTRAINED]
 PLACES, GRID = 8_000, (0.01, 0.1, 1.0)
@@ -46,18 +48,19 @@ def truths(root: Path) -> dict[str, Segmentation]:
 
 
 def images(folder: Path, root: Path) -> Path:
-    """The training images of both sets, reduced, in one folder; written once."""
+    """The training images of both sets, reduced, in a folder each; written once."""
     if not folder.exists():
         aside = folder.with_suffix(".writing")
         aside.mkdir(parents=True, exist_ok=True)
         for name, dataset in truths(root).items():
+            (aside / name).mkdir(exist_ok=True)
             train = dataset.split("train")
             assert train is not None
             for index in range(len(train)):
                 image = Image.fromarray(train[index]["image"])
                 scale = SHORTEST / min(image.size)
                 small = image.resize((round(image.width * scale), round(image.height * scale)))
-                small.save(aside / f"{name}-{index:03d}.jpg", quality=90)
+                small.save(aside / name / f"{index:03d}.jpg", quality=90)
         aside.rename(folder)
     return folder
 
@@ -68,8 +71,10 @@ def recipe(method: str, seed: int, steps: int, data: Path) -> Recipe:
     stage = Stage(steps=steps, batch_size=64, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup_steps=steps // 10)
     return Recipe(
         task=Ref(task, **options),
-        encoder=Ref("vision/vit", **ENCODER),
-        dataset=Ref("vision/folder", path=str(data)),
+        encoder=Ref("vision/vit", **ENCODER, **({"class_token": False, "pool": "avg"} if task in PAIRS else {})),
+        dataset=Ref("vision/pairs", path=str(data / "CamVid"), neighbours=1)
+        if task in PAIRS
+        else Ref("vision/folder", path=str(data), holdout=0.0),
         stages=[stage],
         seed=seed,
         monitor_every=steps,
