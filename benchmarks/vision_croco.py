@@ -152,13 +152,18 @@ def table(cells: list[dict[str, Any]]) -> None:
                     for name in ("all photographs", *(n for n in sets if n != "all photographs"))
                 }
             )
-    lines = ["| evaluation | measure | untrained | trained |", "|---|---|---|---|"]
     scores = {w: [c["scores"] for c in cells if c["cell"] == f"downstream, {w}"] for w in ("untrained", "trained")}
-    if all(scores.values()):
+    many = {when: len(found) for when, found in scores.items()}
+    lines = [f"| evaluation | measure | untrained, seeds: {many['untrained']} | trained, seeds: {many['trained']} |"]
+    lines.append("|---|---|---|---|")
+    if scores["trained"]:
         for name in EVALUATIONS:
             for measure in scores["trained"][0][name]:
                 both = [[score[name][measure] for score in scores[when]] for when in ("untrained", "trained")]
-                shown = [f"{statistics.fmean(each):.3f} ({min(each):.3f} - {max(each):.3f})" for each in both]
+                shown = [
+                    f"{statistics.fmean(each):.3f} ({min(each):.3f} - {max(each):.3f})" if each else "not run"
+                    for each in both
+                ]
                 lines.append(f"| {name} | {measure} | {shown[0]} | {shown[1]} |")
     notes = (
         "Mean squared error of hidden patches, each normalised by its own mean and variance (predicted zeros: 0.995); "
