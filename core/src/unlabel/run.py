@@ -662,7 +662,7 @@ def _evaluate_raw(frozen: Frozen, refs: list[Ref], catalog: Catalog) -> dict[str
             width = frozen.raw("train")[0].shape[1]
             if ref.name == "knn" or width <= _RAW_WIDTH:
                 found[ref.name] = evaluation(frozen, **{**ref.options, "inputs": "raw"})
-        except (UsageError, RunError, ValueError, RuntimeError, AttributeError, IndexError):  # no stack of numbers
+        except Exception:  # what is no stack of numbers fails in many ways; a run never fails for this control
             continue
     return found
 
