@@ -163,7 +163,7 @@ def test_an_encoder_without_feature_maps_is_told_which_fit() -> None:
 
 
 def test_data_without_masks_and_options_out_of_range_are_told() -> None:
-    with pytest.raises(UsageError, match=r"vision/dense_probe needs a class for every place, and \w+ has none"):
+    with pytest.raises(UsageError, match=r"vision/dense_probe needs a class for every place, and Digits has none"):
         dense_probe(frozen(vit(**SMALL), Digits(), limit={"train": 4, "test": 4}))
     with pytest.raises(UsageError, match=r"stride=1.5 is outside \(0, 1\]"):
         dense_probe(frozen(vit(**SMALL), Fields()), stride=1.5)

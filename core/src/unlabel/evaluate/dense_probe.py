@@ -178,8 +178,9 @@ def label_maps(frozen: Frozen, split: Split, who: str) -> LabelMaps:
     """
     part = frozen.dataset(split)
     if not isinstance(part, LabelMaps):
+        whole = part.dataset if isinstance(part, data.Subset) else part
         raise UsageError(
-            f"{who} needs a class for every place, and {type(part).__name__} has none: give a labelled dataset, "
+            f"{who} needs a class for every place, and {type(whole).__name__} has none: give a labelled dataset, "
             "see the evaluation's page, with --data"
         )
     return part
