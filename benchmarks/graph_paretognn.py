@@ -144,8 +144,8 @@ def notes(cells: list[dict[str, Any]], steps: int) -> str:
     """The claims, with figures; the weights and the cosines between gradients."""
     graphs = [g for g in GRAPHS if all(any((c["graph"], c["method"]) == (g, m) for c in cells) for m in METHODS)]
     settings = (
-        f"{steps} updates (the paper: 10,000), AdamW, rate 1e-3, GCN of widths 128 and 64; 3 divisions, 3 halvings and 11 strengths in the "
-        "probes; 30 epochs of the link classifier"
+        f"{steps} updates (the paper: 10,000), AdamW, rate 1e-3, GCN of widths 128 and 64; 3 divisions, 3 halvings and "
+        "11 strengths in the probes; 30 epochs of the link classifier"
     )
     if not graphs:  # the claims are about all methods
         return f"{settings}. The same with {STEPS} updates and all methods: graph_paretognn.md."
