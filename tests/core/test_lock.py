@@ -14,10 +14,15 @@ import pytest
 from unlabel import UsageError, lock
 
 HOLDER = """
-import pathlib, signal, sys
+import os, pathlib, signal, sys
 from unlabel import lock
 
 with lock.held(pathlib.Path(sys.argv[1])):
+    if "forking" in sys.argv:
+        child = os.fork()
+        if not child:
+            signal.pause()
+        print(child, flush=True)
     print("held", flush=True)
     signal.pause()
 """
@@ -55,3 +60,19 @@ def test_what_nobody_holds_is_free_and_stays_free_of_files(tmp_path: Path) -> No
         pass
     with lock.held(tmp_path):
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_forked_process_does_not_keep_the_lock_of_one_that_was_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLDER, str(tmp_path), "forking"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        try:
+            assert process.stdout.readline() == "held\n"
+            assert lock.holder(tmp_path) == f"another process ({process.pid})"
+            process.kill()
+            process.wait()
+            os.kill(child, 0)  # it is still there
+            assert lock.holder(tmp_path) is None
+        finally:
+            os.kill(child, signal.SIGKILL)

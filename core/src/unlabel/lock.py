@@ -17,6 +17,22 @@ from unlabel.errors import UsageError
 __all__ = ["held", "holder"]
 
 
+_mine: set[int] = set()
+"""Descriptors of folders that this process holds."""
+
+
+def _let_go() -> None:
+    """In a forked process, such as a loader's: it would keep the lock beyond the end of the one that holds it."""
+    for opened in _mine:
+        with contextlib.suppress(OSError):
+            os.close(opened)
+    _mine.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
+
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Hold `folder`, which exists, while this is entered.
@@ -31,9 +47,12 @@ def held(folder: Path) -> Iterator[None]:
                 f"{shlex.quote(str(folder))} is being written by another process{_number(opened)}: "
                 "wait until it ends, or stop it"
             )
+        if opened is not None:
+            _mine.add(opened)
         yield
     finally:
         if opened is not None:
+            _mine.discard(opened)
             os.close(opened)  # which gives the lock back
 
 
