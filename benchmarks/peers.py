@@ -31,9 +31,9 @@ HERE = Path(__file__).parent
 CONSTRAINTS = HERE.parent / "constraints.txt"
 
 WORKS = {  # batch, updates with networks, updates without: the first of each is not timed
-    "simclr32": (64, 4, 11),
-    "simclr224": (16, 5, 13),
-    "mae224": (32, 5, 9),
+    "simclr32": (32, 4, 13),
+    "simclr224": (16, 3, 9),
+    "mae224": (16, 4, 9),
 }
 TITLES = {
     "simclr32": "SimCLR, ResNet-18 (small stem), 32 px",
@@ -188,11 +188,10 @@ def main() -> None:
         write_folder(data / "photos", 200 if options.quick else 2000)
 
         found: dict[tuple[str, str, str], list[Facts]] = defaultdict(list)
-        for _ in range(options.rounds):
+        for number in range(1, options.rounds + 1):
             for peer, work, what, driver in cells(options.works, pythons):
-                facts = measured(
-                    pythons.get(peer, Path(sys.executable)), peer, work, data, *driver, quick=options.quick
-                )
+                python = pythons.get(peer, Path(sys.executable))
+                facts = measured(python, peer, work, data, *driver, quick=options.quick)
                 if "error" in facts:
                     missing[f"{peer}, {work}, {what}"] = str(facts["error"])
                     print(peer, work, what, facts["error"], file=sys.stderr, flush=True)
@@ -200,21 +199,23 @@ def main() -> None:
                 found[work, what, peer].append(facts)
                 cost = statistics.median(facts["step_cpu_s"]) / facts["images"]
                 print(f"{peer}, {work}, {what}: {1e3 * cost:.2f} ms", file=sys.stderr, flush=True)
+            write(options.works, found, versions, missing, number)
 
-    peers = list(pythons)
-    asked = {"null": ">= 2", "fp32": ">= 1", "defaults": ">= 1.5"}
-    rows = [row(work, what, found, peers, asked[what]) for work in options.works for what in asked]
-    rows += [
-        start(name, found, peers, [work]) for work in options.works for name in ("first_step_s", "first_step_cpu_s")
-    ]
-    rows.append(start("import_cpu_s", found, peers, options.works))
-    machine.write(
-        "peers",
-        "The same work in other libraries",
-        "python benchmarks/peers.py",
-        rows,
-        notes(options.works, found, versions, missing, options.rounds),
-    )
+
+def write(
+    works: list[str],
+    found: dict[tuple[str, str, str], list[Facts]],
+    versions: dict[str, str],
+    missing: dict[str, str],
+    rounds: int,
+) -> None:
+    """The table of the rounds so far."""
+    peers, asked = list(versions), {"null": ">= 2", "fp32": ">= 1", "defaults": ">= 1.5"}
+    rows = [row(work, what, found, peers, asked[what]) for work in works for what in asked]
+    rows += [start(name, found, peers, [work]) for work in works for name in ("first_step_s", "first_step_cpu_s")]
+    rows.append(start("import_cpu_s", found, peers, works))
+    said = notes(works, found, versions, missing, rounds)
+    machine.write("peers", "The same work in other libraries", "python benchmarks/peers.py", rows, said)
 
 
 def notes(

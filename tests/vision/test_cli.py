@@ -44,7 +44,7 @@ WRONG = {
     "--data notes": r"notes is none of vision/folder, .*: the folder holds .txt \(1\)",
     "--data notes/todo.txt": "it is a .txt file of 1 kB",
     "--data vision/folders": "did you mean vision/folder",
-    "--encoder vision/resnet": "vision/mae .* which TimmEncoder cannot do; what fits: --encoder vision/vit, .* or a timm",
+    "--encoder vision/resnet": "vision/mae .* cannot do; what fits: --encoder vision/vit, .* or a timm",
     "--encoder vision/timm:test_convnext": "vision/mae .* cannot do; what fits",
     "--encoder vision/timm:resnet5": "timm has no model 'resnet5'; did you mean resnet",
     "--encoder vision/timm": "vision/timm needs encoder.name: give it with --encoder vision/timm:VALUE",

@@ -80,9 +80,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(
-        self, tokens: Tensor, visible: Tensor | None = None, turn: positions.Rotary | None = None
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, visible: Tensor | None = None, turn: positions.Rotary | None = None) -> Tensor:
         """Attend: float, (N, L, D) -> (N, L, D), with a key mask or without one, and with rotary positions or not."""
         count, length, dim = tokens.shape
         qkv = self.qkv(tokens).reshape(count, length, 3, self.heads, dim // self.heads)
