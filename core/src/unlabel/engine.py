@@ -7,9 +7,7 @@ gradients are averaged in one flattened all-reduce inside `Engine.update`, so an
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
@@ -100,8 +98,6 @@ class Engine:
     def prepare(self, task: Task) -> None:
         """Move the task to the device in place; equal parameters on every process; shard if asked."""
         task.to(self.device)
-        if self.device.type == "cpu":
-            _keep_memory()
         if not self.shard and any(isinstance(module, nn.Conv2d) for module in task.modules()):
             task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 10-25 % of a convolution's time
         if self.world > 1:
@@ -258,25 +254,6 @@ class _Gather(torch.autograd.Function):
         dist.all_reduce(total)
         start = dist.get_rank() * ctx.count
         return total[start : start + ctx.count]
-
-
-def _keep_memory() -> None:
-    """Have the C library keep what is freed for the next update, where it is glibc.
-
-    It would give large blocks back to the system, and get the same ones again page by page, filled with zeros: on a
-    CPU some 5 % of a masked autoencoder's time. What a user has set in ``MALLOC_TRIM_THRESHOLD_`` stays.
-    """
-    if sys.platform != "linux" or "MALLOC_TRIM_THRESHOLD_" in os.environ:
-        return
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is not None:  # another C library has none
-        most = 2**31 - 1
-        set_option(_TRIM_THRESHOLD, most)
-        set_option(_MMAP_THRESHOLD, most)
-
-
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""glibc's numbers of the options, in malloc.h."""
 
 
 def _clip_each(gradients: list[Tensor], largest: float) -> None:
