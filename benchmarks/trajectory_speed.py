@@ -104,8 +104,9 @@ class Ours:
 WHY = """Three times was asked for, of stage III and of forecasts; forecasts of one track alone reach it on a CPU. The
 straightforward formulation does what the release does and no more: both teachers run in every update, with gradients,
 through which the backward pass goes as well; every position of every block; 20 passes, one candidate each. Ours
-computes each of those once or not at all. What is left are matrix products, in which both sides run at the processor's speed.
-Nothing was measured on a GPU, where the straightforward formulation would mostly wait for kernels to start."""
+computes each of those once or not at all. What is left are matrix products, in which both sides run at the
+processor's speed. Nothing was measured on a GPU, where the straightforward formulation would mostly wait for kernels
+to start."""
 
 
 def main() -> None:
