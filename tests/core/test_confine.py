@@ -125,8 +125,12 @@ def test_whatever_is_raised_is_caught(listener: Listener, error: BaseException, 
 
 
 def test_the_users_own_interrupt_is_the_users(listener: Listener) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        listener.run(lambda: signal.raise_signal(signal.SIGINT), 500)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts with `&`
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            listener.run(lambda: signal.raise_signal(signal.SIGINT), 500)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_everything_printed_is_heard_and_nothing_shown(capfd: pytest.CaptureFixture[str]) -> None:
