@@ -224,6 +224,26 @@ def test_validation_labels_choose_and_change_no_weight(made: type[NodeTask], tmp
         assert torch.equal(value, _weights(second, "encoder", "classifier", "head")[key])
 
 
+@pytest.mark.parametrize("name", PRETEXT)
+def test_no_pretext_loss_depends_on_a_label_that_is_not_given(name: str) -> None:
+    """Whatever the labels of validation and test nodes are, what is drawn, aimed at and lost is the same."""
+    dataset = blocks()
+    labels = dataset.labels.copy()
+    hidden = np.flatnonzero(~dataset.masks["train"])
+    labels[hidden] = np.random.default_rng(0).permutation(labels[hidden])
+    other = Nodes(replace(dataset.graph, labels=labels, masks=dataset.masks), "test")
+    losses = []
+    for data in (dataset, other):
+        made = encoder()  # seeds torch
+        task = CATALOG.load("tasks", f"graph/{name}")(made, **({"classes": CLASSES} | OPTIONS.get(name, {})))
+        terms = [task.loss(batch_of(data))["loss"] for _ in range(2)]
+        losses.append(
+            torch.stack([*terms, *(g.sum() for g in torch.autograd.grad(sum(terms), task.head.parameters()))])
+        )
+    assert torch.equal(*losses)
+    assert not np.array_equal(labels, dataset.labels)
+
+
 def test_without_validation_nodes_the_last_update_is_judged() -> None:
     batch = batch_of(blocks(validation_per_class=0))
     task = Supervised(encoder(), classes=CLASSES)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -413,6 +414,106 @@ def test_relabelling_the_nodes_relabels_the_targets(name: str) -> None:
     target = TARGETS[name](batch_of(dataset), 90)
     moved = TARGETS[name](batch_of(relabelled(dataset, order)), 90)
     torch.testing.assert_close(moved, target[torch.from_numpy(order)])
+
+
+def _targets_of_pairs(name: str, batch: Batch) -> dict[tuple[int, int], float]:
+    """What a task wants of each pair of nodes that it may draw."""
+    edges = batch["edge_index"]
+    if name == "pairwise distance":
+        near = pairwise_distance.near_pairs(edges, 90, 10**6, seed=0)
+        torch.manual_seed(0)
+        of_class = [*near.keys, pairwise_distance.draw_far(90 * 90, near)]  # of the far ones all there are
+        keys = torch.cat(of_class)
+        wanted = torch.arange(4.0).repeat_interleave(torch.tensor([len(part) for part in of_class]))
+    else:
+        x = attributes.joined(*attributes.parts(batch))
+        chosen, wanted = pairwise_attr_sim.ranked_pairs(x, 3, pairwise_attr_sim.draw_ranks(90, 3, seed=2))
+        keys = chosen[0] * 90 + chosen[1]
+    return dict(zip((divmod(key, 90) for key in keys.tolist()), wanted.tolist(), strict=True))
+
+
+def _called(pair: Iterable[int], order: np.ndarray) -> tuple[int, ...]:
+    """The pair of nodes of a relabelled graph by their names before, the smaller one first."""
+    return tuple(sorted(int(order[node]) for node in pair))
+
+
+@pytest.mark.parametrize("name", ["pairwise distance", "attribute similarity"])
+def test_relabelling_the_nodes_relabels_the_targets_of_pairs(name: str) -> None:
+    dataset = _with_partition()
+    x = np.random.default_rng(4).random((90, FEATURES), dtype=np.float32)  # no two pairs are equally similar
+    dataset = Nodes(replace(dataset.graph, x=x, masks=dataset.masks), "test")
+    order = np.random.default_rng(1).permutation(90)
+    target = _targets_of_pairs(name, batch_of(dataset))
+    moved = _targets_of_pairs(name, batch_of(relabelled(dataset, order)))
+    called = {_called(pair, order): value for pair, value in moved.items()}
+    assert called.keys() == target.keys()
+    assert len(set(target.values())) == 4 if name == "pairwise distance" else len(target) > 90 * 3
+    assert [called[pair] for pair in target] == pytest.approx(list(target.values()), abs=1e-6)
+
+
+def test_which_edges_are_removed_does_not_depend_on_what_the_nodes_are_called() -> None:
+    """An edge is an edge by any name, and removed as often as any other."""
+    dataset = _with_partition()
+    order = np.random.default_rng(1).permutation(90)
+    edges, moved = (batch_of(graph)["edge_index"] for graph in (dataset, relabelled(dataset, order)))
+    every = {(i, j) for i, j in edges.T.tolist() if i < j}
+    removed: Counter[tuple[int, ...]] = Counter()
+    refused: Counter[tuple[int, ...]] = Counter()
+    for seed in range(300):
+        remaining, positive, negative = edge_mask.split_edges(moved, 90, 0.1, seed)
+        chosen = {_called(pair, order) for pair in positive.T.tolist()}
+        left = {_called(pair, order) for pair in remaining.T.tolist()}
+        others = {_called(pair, order) for pair in negative.T.tolist()}
+        assert chosen | left == every
+        assert not chosen & left
+        assert not others & every
+        removed.update(chosen)
+        refused.update(node for pair in others for node in [(pair[0],), (pair[1],)])
+    shares = np.array([removed[edge] / 300 for edge in every])
+    deviation = (0.1 * 0.9 / 300) ** 0.5
+    assert abs(shares.mean() - 0.1) < 0.002  # rounding to whole edges
+    assert abs(shares - 0.1).max() < 5 * deviation  # 500 edges: one in a thousand such tests has a larger one
+    assert len(refused) == 90, "every node has been in a pair without an edge"
+
+
+def test_losses_on_pairs_do_not_depend_on_what_the_nodes_are_called() -> None:
+    order = torch.from_numpy(np.random.default_rng(1).permutation(90))
+    place = order.argsort()
+    torch.manual_seed(0)
+    hidden, head, cosine_head = torch.randn(90, 8), nn.Linear(8, 2), nn.Linear(8, 1)
+    _, positive, negative = edge_mask.split_edges(batch_of(blocks())["edge_index"], 90, 0.1, seed=3)
+    mean, share = edge_mask.edge_loss(head, hidden, positive, negative)
+    again, other = edge_mask.edge_loss(head, hidden[order], place[positive.flip(0)], place[negative])
+    torch.testing.assert_close((again, other), (mean, share))
+    truth = torch.rand(positive.shape[1])
+    loss = pairwise_attr_sim.similarity_loss(cosine_head, hidden, positive, truth)
+    swapped = pairwise_attr_sim.similarity_loss(cosine_head, hidden[order], place[positive].flip(0), truth)
+    torch.testing.assert_close(swapped, loss)
+
+
+def test_corrected_classes_go_with_their_nodes() -> None:
+    points, _, noisy = _blobs()
+    order = torch.from_numpy(np.random.default_rng(1).permutation(120))
+    place = order.argsort()
+    torch.manual_seed(0)
+    members, chosen = corrected_label.draw_members(noisy, 3), torch.arange(0, 120, 2)
+    better = corrected_label.corrected(points, noisy, members, chosen)
+    moved = [place[part] for part in members]
+    again = corrected_label.corrected(points[order], noisy[order], moved, place[chosen])
+    assert torch.equal(again, better[order])
+    assert not torch.equal(better, noisy)
+
+
+def test_removed_attributes_go_with_their_nodes() -> None:
+    dataset = blocks(components=8)
+    order = np.random.default_rng(1).permutation(90)
+    other = relabelled(dataset, order)
+    x, moved = (attributes.joined(*attributes.parts(batch_of(graph))) for graph in (dataset, other))
+    rows = attribute_mask.draw_masked(batch_of(dataset)["train_label"], 0.2, seed=3)
+    place = torch.from_numpy(np.argsort(order))[rows]
+    assert torch.equal(attribute_mask.zeroed(moved, place), attribute_mask.zeroed(x, rows)[torch.from_numpy(order)])
+    truth, again = (torch.as_tensor(graph.graph.x) for graph in (dataset, other))
+    assert torch.equal(truth[rows], again[place])
 
 
 @pytest.mark.parametrize("name", [*TARGETS, "iterative classification"])
