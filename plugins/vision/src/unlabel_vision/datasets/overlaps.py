@@ -7,16 +7,14 @@ Such pairs teach a network to undo the crop, and little geometry (reported by th
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from unlabel import data, seeds
-from unlabel.data import Dataset
 from unlabel.errors import BadSample, UsageError
 from unlabel.task import Sample
 from unlabel_vision import views
 from unlabel_vision.datasets import photos
+from unlabel_vision.datasets.drawn import Drawn, Part
 from unlabel_vision.datasets.folder import Folder
 
 __all__ = ["Overlaps", "draw_windows", "shift_of"]
@@ -69,7 +67,7 @@ def shift_of(first: Window, second: Window, size: int) -> tuple[np.ndarray, np.n
     return np.stack([x - line[None, :], y - line[:, None]], axis=-1), inside
 
 
-class Overlaps(Dataset):
+class Overlaps(Drawn):
     """Pairs of overlapping crops of single photographs.
 
     Samples are ``{"image", "second", "flow", "visible"}``, see `unlabel_vision.datasets.rooms.Rooms`.
@@ -82,6 +80,8 @@ class Overlaps(Dataset):
         zoom: largest ratio of the sides of the two squares before they are resized.
         seed: another number gives other crops.
     """
+
+    kind = "pairs, crops"
 
     def __init__(
         self,
@@ -97,20 +97,16 @@ class Overlaps(Dataset):
             raise UsageError(f"size {size} must be 8 or more, and count {count} 4 or more")
         if not 0 <= overlap[0] <= overlap[1] <= 1 or zoom < 1:
             raise UsageError(f"overlap {list(overlap)}: expected two shares from 0 to 1; zoom {zoom}: 1 or more")
-        self.side, self.count, self.overlap, self.zoom, self.seed = size, count, (overlap[0], overlap[1]), zoom, seed
-        self.path = path
+        self.overlap, self.zoom = (overlap[0], overlap[1]), zoom
         self.folder = None if path is None else Folder(path, holdout=0.0)
-        self._part("train", count)
+        super().__init__(size, count, seed)
 
-    def _part(self, part: str, size: int) -> None:
-        self.part, self.size = part, size
+    def take(self, part: Part, size: int) -> None:
+        super().take(part, size)
         self.chosen = np.arange(0)
         if self.folder is not None:
             groups = data.holdout(None, len(self.folder), 0.2)
             self.chosen = groups[part == "test"] if all(len(group) for group in groups) else np.arange(len(self.folder))
-
-    def __len__(self) -> int:
-        return self.size
 
     def _picture(self, index: int) -> tuple[np.ndarray, str]:
         if self.folder is None:
@@ -140,22 +136,3 @@ class Overlaps(Dataset):
 
     def name_of(self, index: int) -> str:
         return f"{self.part} crops {index} of {self._picture(index)[1]}"
-
-    def split(self, name: str) -> Dataset | None:
-        if name == "train":
-            return self
-        if name != "test":
-            return None
-        other = Overlaps(
-            self.path, size=self.side, count=self.count, overlap=self.overlap, zoom=self.zoom, seed=self.seed
-        )
-        other._part("test", self.count // 4)
-        return other
-
-    def info(self) -> dict[str, Any]:
-        return {
-            "kind": "pairs, crops",
-            "samples": len(self),
-            "splits": {"train": self.count, "test": self.count // 4},
-            "sizes": {"count": len(self), "width": [self.side] * 3, "height": [self.side] * 3},
-        }

@@ -12,17 +12,16 @@ immunohistochemistry, moon, page, retina, rocket (CC0 or public domain) and scik
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from unlabel import seeds
-from unlabel.data import Dataset
 from unlabel.errors import UsageError
 from unlabel.task import Sample
+from unlabel_vision.datasets.drawn import Drawn, Part
 
-__all__ = ["NAMES", "Photos", "photo", "region"]
+__all__ = ["NAMES", "TEXTURES", "Photos", "photo", "region"]
 
 NAMES = (
     "astronaut",
@@ -45,12 +44,17 @@ NAMES = (
 )
 """The pictures, which are the classes."""
 
+_NO_SURFACE = ("cell", "hubble_deep_field", "immunohistochemistry", "moon", "page", "retina")
+
+TEXTURES = tuple(name for name in NAMES if name not in _NO_SURFACE)
+"""Those that cover a surface: no frame, no black sky."""
+
 _TRAIN_SHARE = 0.7
 _LARGEST = 2.0  # side of the largest window, in crops
 _FLAT = 6.0  # a window whose grey values deviate less than this is sky or paper: look elsewhere
 
 
-class Photos(Dataset):
+class Photos(Drawn):
     """Crops of photographs, without end; labels say which photograph.
 
     Args:
@@ -61,27 +65,20 @@ class Photos(Dataset):
 
     labels: np.ndarray
     classes = NAMES
+    kind = "photos"
 
     def __init__(self, *, crop: int = 64, count: int = 4000, seed: int = 0):
         if not 8 <= crop <= 96:
             raise UsageError(f"crop {crop} is outside 8 to 96, where the smallest picture ends")
         if count < 4:
             raise UsageError(f"count {count} is less than 4, which leaves nothing for testing")
-        self.crop, self.count, self.seed = crop, count, seed
-        self._part("train", count)
-
-    def _part(self, part: str, count: int) -> None:
-        self.part, self.size = part, count
-        self.labels = np.arange(count, dtype=np.int64) % len(NAMES)
-
-    def __len__(self) -> int:
-        return self.size
+        super().__init__(crop, count, seed)
 
     def __getitem__(self, index: int) -> Sample:
         label = int(self.labels[index])
         top, left, side = self.window(index)
         window = photo(NAMES[label])[top : top + side, left : left + side]
-        image = Image.fromarray(window).resize((self.crop, self.crop), Image.Resampling.BOX)
+        image = Image.fromarray(window).resize((self.side, self.side), Image.Resampling.BOX)
         return {"image": np.array(image), "label": label}
 
     def window(self, index: int) -> tuple[int, int, int]:
@@ -89,9 +86,9 @@ class Photos(Dataset):
         name = NAMES[self.labels[index]]
         top, left, bottom, right = region(name, self.part)
         rng = seeds.generator(self.seed, self.part == "test", index)
-        largest = min(int(_LARGEST * self.crop), bottom - top, right - left)
+        largest = min(int(_LARGEST * self.side), bottom - top, right - left)
         for _ in range(4):
-            side = int(rng.integers(self.crop, largest + 1))
+            side = int(rng.integers(self.side, largest + 1))
             y, x = int(rng.integers(top, bottom - side + 1)), int(rng.integers(left, right - side + 1))
             if photo(name)[y : y + side : 4, x : x + side : 4].std() > _FLAT:
                 break
@@ -99,25 +96,6 @@ class Photos(Dataset):
 
     def name_of(self, index: int) -> str:
         return f"{NAMES[self.labels[index]]} at {self.window(index)}"
-
-    def split(self, name: str) -> Dataset | None:
-        if name == "train":
-            return self
-        if name != "test":
-            return None
-        other = Photos(crop=self.crop, count=self.count, seed=self.seed)
-        other._part("test", self.count // 4)
-        return other
-
-    def info(self) -> dict[str, Any]:
-        counts = np.bincount(self.labels, minlength=len(NAMES)).tolist()
-        return {
-            "kind": "photos",
-            "samples": len(self),
-            "splits": {"train": self.count, "test": self.count // 4},
-            "classes": dict(zip(NAMES, counts, strict=True)),
-            "sizes": {"count": len(self), "width": [self.crop] * 3, "height": [self.crop] * 3},
-        }
 
 
 @functools.cache
@@ -137,7 +115,7 @@ def photo(name: str) -> np.ndarray:
     return picture
 
 
-def region(name: str, part: str) -> tuple[int, int, int, int]:
+def region(name: str, part: Part) -> tuple[int, int, int, int]:
     """Top, left, bottom, right of what the part ``"train"`` or ``"test"`` may show of a picture."""
     height, width = photo(name).shape[:2]
     first, last = (0.0, _TRAIN_SHARE) if part == "train" else (_TRAIN_SHARE, 1.0)

@@ -17,29 +17,16 @@ from typing import Any
 import numpy as np
 
 from unlabel import seeds
-from unlabel.data import Dataset
 from unlabel.errors import UsageError
 from unlabel.task import Sample
 from unlabel_vision.datasets import photos
+from unlabel_vision.datasets.drawn import Drawn, Part
 
 __all__ = ["KINDS", "Camera", "Rooms", "Scene", "cast", "covisible", "draw_pair", "flow", "relative_pose", "render"]
 
 KINDS = ("furniture", "screens", "clutter")
 """Boxes on the floor; thin upright ones; small ones anywhere in the air."""
 
-_TEXTURES = (
-    "astronaut",
-    "brick",
-    "camera",
-    "chelsea",
-    "china",
-    "coffee",
-    "coins",
-    "flower",
-    "grass",
-    "gravel",
-    "rocket",
-)
 _LEVELS = 6  # sizes in which each texture is kept, each half of the one before
 _FIELD = np.deg2rad(60.0)
 _CLOSE = 1e-3  # share of the distance within which two hits are the same point
@@ -163,9 +150,9 @@ class _Pictures:
 
 
 @functools.cache
-def _pictures(part: str) -> _Pictures:
+def _pictures(part: Part) -> _Pictures:
     blocks, sizes = [], []
-    for name in _TEXTURES:
+    for name in photos.TEXTURES:
         top, left, bottom, right = photos.region(name, part)
         picture = photos.photo(name)[top:bottom, left:right].astype(np.float32)
         for _ in range(_LEVELS):
@@ -173,8 +160,10 @@ def _pictures(part: str) -> _Pictures:
             sizes.append(picture.shape[:2])
             height, width = picture.shape[0] // 2, picture.shape[1] // 2
             picture = picture[: 2 * height, : 2 * width].reshape(height, 2, width, 2, 3).mean((1, 3))
-    height, width = np.array(sizes).reshape(len(_TEXTURES), _LEVELS, 2).transpose(2, 0, 1)
-    begin = np.concatenate([[0], np.cumsum([len(block) for block in blocks])[:-1]]).reshape(len(_TEXTURES), _LEVELS)
+    height, width = np.array(sizes).reshape(len(photos.TEXTURES), _LEVELS, 2).transpose(2, 0, 1)
+    begin = np.concatenate([[0], np.cumsum([len(block) for block in blocks])[:-1]]).reshape(
+        len(photos.TEXTURES), _LEVELS
+    )
     return _Pictures(np.concatenate(blocks), begin, height, width)
 
 
@@ -184,7 +173,7 @@ def _mirrored(place: np.ndarray, length: np.ndarray) -> np.ndarray:
     return np.where(period < length, period, 2 * length - 1 - period)
 
 
-def render(scene: Scene, camera: Camera, part: str) -> tuple[np.ndarray, np.ndarray]:
+def render(scene: Scene, camera: Camera, part: Part) -> tuple[np.ndarray, np.ndarray]:
     """One view.
 
     Args:
@@ -305,7 +294,7 @@ def draw_scene(rng: np.random.Generator, kind: int) -> Scene:
         np.concatenate([[(0, -room[1], 0)], centre]),
         np.concatenate([room[None], half]),
         np.concatenate([[0.0], rng.uniform(-np.pi, np.pi, count)]),
-        rng.integers(len(_TEXTURES), size=(boxes, 6)),
+        rng.integers(len(photos.TEXTURES), size=(boxes, 6)),
         np.exp(rng.uniform(np.log(40), np.log(200), (boxes, 6))),
         rng.uniform(0, 1000, (boxes, 6, 2)),
         rng.uniform(0.6, 1.2, (boxes, 6, 1)) * rng.uniform(0.8, 1.2, (boxes, 6, 3)),
@@ -366,7 +355,7 @@ def _free(scene: Scene, place: np.ndarray) -> bool:
     return not (np.abs(scene.from_middles(place)[1:]) < scene.half[1:] + 0.15).all(-1).any()
 
 
-class Rooms(Dataset):
+class Rooms(Drawn):
     """Two views of ray-cast rooms, without end; labels say which kind of room.
 
     Samples are ``{"image", "second", "depth", "flow", "visible", "rotation", "translation", "label"}``: two uint8
@@ -385,6 +374,7 @@ class Rooms(Dataset):
 
     labels: np.ndarray
     classes = KINDS
+    kind = "pairs, rendered"
 
     def __init__(
         self,
@@ -408,20 +398,15 @@ class Rooms(Dataset):
             raise UsageError(
                 f"noise {noise} must be from 0 to 3, and covisibility {covisibility} from 0 to less than 1"
             )
-        self.side, self.count, self.baseline, self.noise = size, count, (baseline[0], baseline[1]), noise
-        self.covisibility, self.seed = covisibility, seed
-        self.kept: dict[int, Sample] = {}
-        self._part("train", count)
+        self.baseline, self.noise, self.covisibility = (baseline[0], baseline[1]), noise, covisibility
+        super().__init__(size, count, seed)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"kept": {}}
 
-    def _part(self, part: str, count: int) -> None:
-        self.part, self.size = part, count
-        self.labels = np.arange(count, dtype=np.int64) % len(KINDS)
-
-    def __len__(self) -> int:
-        return self.size
+    def take(self, part: Part, size: int) -> None:
+        super().take(part, size)
+        self.kept: dict[int, Sample] = {}
 
     def pair(self, index: int) -> tuple[Scene, Camera, Camera]:
         """Scene and cameras of a sample."""
@@ -457,29 +442,3 @@ class Rooms(Dataset):
 
     def name_of(self, index: int) -> str:
         return f"{self.part} room {index} ({KINDS[self.labels[index]]})"
-
-    def split(self, name: str) -> Dataset | None:
-        if name == "train":
-            return self
-        if name != "test":
-            return None
-        other = Rooms(
-            size=self.side,
-            count=self.count,
-            baseline=self.baseline,
-            noise=self.noise,
-            covisibility=self.covisibility,
-            seed=self.seed,
-        )
-        other._part("test", self.count // 4)
-        return other
-
-    def info(self) -> dict[str, Any]:
-        counts = np.bincount(self.labels, minlength=len(KINDS)).tolist()
-        return {
-            "kind": "pairs, rendered",
-            "samples": len(self),
-            "splits": {"train": self.count, "test": self.count // 4},
-            "classes": dict(zip(KINDS, counts, strict=True)),
-            "sizes": {"count": len(self), "width": [self.side] * 3, "height": [self.side] * 3},
-        }

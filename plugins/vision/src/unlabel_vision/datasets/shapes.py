@@ -12,41 +12,27 @@ training images from their training regions and test images from their test regi
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 from unlabel import seeds
-from unlabel.data import Dataset
 from unlabel.errors import UsageError
 from unlabel.task import Sample
 from unlabel_vision.datasets import photos
+from unlabel_vision.datasets.drawn import Drawn, Part
 
 __all__ = ["CLASSES", "Shapes", "render", "silhouettes"]
 
 CLASSES = ("disk", "ring", "triangle", "square", "star", "cross", "crescent", "heart", "bar", "angle")
 
-_TEXTURES = (
-    "astronaut",
-    "brick",
-    "camera",
-    "chelsea",
-    "china",
-    "coffee",
-    "coins",
-    "flower",
-    "grass",
-    "gravel",
-    "rocket",
-)
 _RESOLUTION = 128  # of the silhouettes, in pixels across
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _CHROMA = 30.0  # how far a base colour strays from grey: with more, colour alone would identify an image
 _CONTRAST = 70.0  # least difference between a silhouette and what is behind it
 
 
-class Shapes(Dataset):
+class Shapes(Drawn):
     """Drawn silhouettes before photographic textures.
 
     Args:
@@ -57,6 +43,7 @@ class Shapes(Dataset):
 
     labels: np.ndarray
     classes = CLASSES
+    kind, for_a_test = "shapes", 5
     map_classes = ("background", *CLASSES)
 
     def __init__(self, *, count: int = 5000, image_size: int = 32, seed: int = 0):
@@ -64,27 +51,17 @@ class Shapes(Dataset):
             raise UsageError(f"count {count} is less than {2 * len(CLASSES)}, two images of each class")
         if not 16 <= image_size <= 128:
             raise UsageError(f"image_size {image_size} is outside 16 to 128")
-        self.count, self.image_size, self.seed = count, image_size, seed
-        self._part("train", count)
-
-    def _part(self, part: str, size: int) -> None:
-        self.part, self.size = part, size
-        self.labels = np.arange(size, dtype=np.int64) % len(CLASSES)
-
-    def __len__(self) -> int:
-        return self.size
+        super().__init__(image_size, count, seed)
 
     def __getitem__(self, index: int) -> Sample:
         label = int(self.labels[index])
         rng = seeds.generator(self.seed, self.part == "test", index)
-        return {"image": render(rng, label, self.image_size, self.part), "label": label}
+        return {"image": render(rng, label, self.side, self.part), "label": label}
 
     def label_map(self, index: int) -> np.ndarray:
         """int64, (S, S): 0 background, 1 + the label on the silhouette, -1 where a patch hides it."""
         label = int(self.labels[index])
-        _, cover, hidden = _drawn(
-            seeds.generator(self.seed, self.part == "test", index), label, self.image_size, self.part
-        )
+        _, cover, hidden = _drawn(seeds.generator(self.seed, self.part == "test", index), label, self.side, self.part)
         found = np.where(cover[..., 0] > 0.5, 1 + label, 0)
         if hidden is not None:
             found[hidden] = -1
@@ -93,27 +70,8 @@ class Shapes(Dataset):
     def name_of(self, index: int) -> str:
         return f"{CLASSES[self.labels[index]]} {index}"
 
-    def split(self, name: str) -> Dataset | None:
-        if name == "train":
-            return self
-        if name != "test":
-            return None
-        other = Shapes(count=self.count, image_size=self.image_size, seed=self.seed)
-        other._part("test", self.count // 5)
-        return other
 
-    def info(self) -> dict[str, Any]:
-        counts = np.bincount(self.labels, minlength=len(CLASSES)).tolist()
-        return {
-            "kind": "shapes",
-            "samples": len(self),
-            "splits": {"train": self.count, "test": self.count // 5},
-            "classes": dict(zip(CLASSES, counts, strict=True)),
-            "sizes": {"count": len(self), "width": [self.image_size] * 3, "height": [self.image_size] * 3},
-        }
-
-
-def render(rng: np.random.Generator, label: int, size: int, part: str) -> np.ndarray:
+def render(rng: np.random.Generator, label: int, size: int, part: Part) -> np.ndarray:
     """Draw one image.
 
     Args:
@@ -129,7 +87,7 @@ def render(rng: np.random.Generator, label: int, size: int, part: str) -> np.nda
 
 
 def _drawn(
-    rng: np.random.Generator, label: int, size: int, part: str
+    rng: np.random.Generator, label: int, size: int, part: Part
 ) -> tuple[np.ndarray, np.ndarray, tuple[slice, slice] | None]:
     """The image; how much of each pixel the silhouette covers, (S, S, 1); and where a patch hides both."""
     behind, before = _colours(rng)
@@ -174,7 +132,7 @@ def _patch(rng: np.random.Generator, size: int, largest: int) -> tuple[slice, sl
 
 
 @functools.cache
-def _relief(name: str, part: str) -> np.ndarray:
+def _relief(name: str, part: Part) -> np.ndarray:
     """A photograph's region of that part: grey values about their local mean, in units of their deviation, float32."""
     top, left, bottom, right = photos.region(name, part)
     grey = photos.photo(name)[top:bottom, left:right] @ _LUMA
@@ -184,9 +142,9 @@ def _relief(name: str, part: str) -> np.ndarray:
     return relief
 
 
-def _texture(rng: np.random.Generator, size: int, part: str) -> np.ndarray:
+def _texture(rng: np.random.Generator, size: int, part: Part) -> np.ndarray:
     """A window of a photograph, one to three times as large as the image, mirrored or turned: float32, (S, S, 1)."""
-    relief = _relief(_TEXTURES[rng.integers(len(_TEXTURES))], part)
+    relief = _relief(photos.TEXTURES[rng.integers(len(photos.TEXTURES))], part)
     height, width = relief.shape
     side = min(int(size * rng.uniform(1, 3)), height, width)
     steps = np.arange(size) * side // size

@@ -10,15 +10,15 @@ pixel of either photograph is in both.
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from unlabel import seeds
-from unlabel.data import Dataset
 from unlabel.errors import UsageError
 from unlabel.task import Sample
 from unlabel_vision import views
+from unlabel_vision.datasets.drawn import Drawn
 
 __all__ = ["Scene", "Stereo", "scene", "unoccluded"]
 
@@ -76,7 +76,7 @@ def scene() -> Scene:
     return found
 
 
-class Stereo(Dataset):
+class Stereo(Drawn):
     """Windows of a stereo photograph.
 
     Samples are ``{"image", "second", "depth", "flow", "visible"}``, see `unlabel_vision.datasets.rooms.Rooms`; depth is
@@ -88,19 +88,14 @@ class Stereo(Dataset):
         seed: another number gives other windows.
     """
 
+    kind = "pairs, stereo"
+
     def __init__(self, *, size: int = 73, count: int = 2000, seed: int = 0):
         if not 16 <= size <= 200:
             raise UsageError(f"size {size} is outside 16 to 200 pixels, where the test part of the photograph ends")
         if count < 4:
             raise UsageError(f"count {count} is less than 4, which leaves nothing for testing")
-        self.side, self.count, self.seed = size, count, seed
-        self._part("train", count)
-
-    def _part(self, part: str, size: int) -> None:
-        self.part, self.size = part, size
-
-    def __len__(self) -> int:
-        return self.size
+        super().__init__(size, count, seed)
 
     def window(self, index: int) -> tuple[int, int, int, int]:
         """Top, left and side of a sample's square on the left, and how much further left it is on the right."""
@@ -140,20 +135,3 @@ class Stereo(Dataset):
     def name_of(self, index: int) -> str:
         top, left, side, _ = self.window(index)
         return f"{self.part} window {index} at row {top}, column {left}, {side} pixels"
-
-    def split(self, name: str) -> Dataset | None:
-        if name == "train":
-            return self
-        if name != "test":
-            return None
-        other = Stereo(size=self.side, count=self.count, seed=self.seed)
-        other._part("test", self.count // 4)
-        return other
-
-    def info(self) -> dict[str, Any]:
-        return {
-            "kind": "pairs, stereo",
-            "samples": len(self),
-            "splits": {"train": self.count, "test": self.count // 4},
-            "sizes": {"count": len(self), "width": [self.side] * 3, "height": [self.side] * 3},
-        }
