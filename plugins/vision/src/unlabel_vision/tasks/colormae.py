@@ -132,14 +132,8 @@ def paper() -> Recipe:
         encoder=Ref("vision/vit"),
         dataset=Ref("vision/folder"),
         stages=[
-            Stage(
+            masked_autoencoder.stage(
                 epochs=300,
-                batch_size=4096,
-                lr=1.5e-4,
-                lr_batch_size=256,
-                betas=(0.9, 0.95),
-                weight_decay=0.05,
-                warmup_epochs=40,
                 warmup_start_lr=2.4e-7,  # 1e-4 of the peak
                 groups=[Group(pattern=f"*{token}", weight_decay=0.0) for token in ("cls_token", "mask_token")],
             )

@@ -525,17 +525,7 @@ def paper_base() -> Recipe:
         ),
         encoder=Ref("vision/vit"),
         dataset=Ref("vision/folder"),
-        stages=[
-            Stage(
-                epochs=400,
-                batch_size=4096,
-                lr=1.5e-4,
-                lr_batch_size=256,
-                betas=(0.9, 0.95),
-                weight_decay=0.05,
-                warmup_epochs=40,
-            )
-        ],
+        stages=[masked_autoencoder.stage(epochs=400)],
     )
 
 

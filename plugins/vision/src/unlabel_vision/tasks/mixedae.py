@@ -339,17 +339,7 @@ def paper() -> Recipe:
         task=Ref("vision/mixedae"),
         encoder=Ref("vision/vit"),
         dataset=Ref("vision/folder"),
-        stages=[
-            Stage(
-                epochs=1600,
-                batch_size=4096,
-                lr=1.5e-4,
-                lr_batch_size=256,
-                betas=(0.9, 0.95),
-                weight_decay=0.05,
-                warmup_epochs=40,
-            )
-        ],
+        stages=[masked_autoencoder.stage(epochs=1600)],
     )
 
 
