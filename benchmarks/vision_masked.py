@@ -17,6 +17,7 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from unlabel_vision.tasks.mae import MAE
 CIFAR = "data/cifar10_jpeg"
 JUDGED = {"train": 4000, "test": 2000}  # samples that the probes see
 ENCODER = {"image_size": 32, "patch_size": 4, "dim": 64, "depth": 3, "heads": 2, "pool": "avg"}
+GROUP = 4  # images that MixedAE mixes into one by default
 DECODER = {"decoder_dim": 64, "decoder_depth": 1, "decoder_heads": 2}
 
 
@@ -222,6 +224,30 @@ def words(method: Method, steps: int, batch: int) -> list[str]:
     return found
 
 
+def command_lines(steps: int, batch: int) -> str:
+    """The whole command of the first method, and what is otherwise in those of the others."""
+
+    def settings(method: Method) -> list[str]:
+        given = words(method, steps, batch)
+        return [f"{a} {b}" for a, b in zip(given[::2], given[1::2], strict=True)]
+
+    (first, usual), *others = ((n, m) for n, m in METHODS.items() if m.trained)
+    common = settings(usual)
+    lines = [f"- {first}: `unlabel train {usual.task} {' '.join(data_words(usual, Path()))} {' '.join(common)}`"]
+    for name, method in others:
+        own = settings(method)
+        more, fewer = [w for w in own if w not in common], [w for w in common if w not in own]
+        given = (
+            ""
+            if data_words(method, Path()) == data_words(usual, Path())
+            else " " + " ".join(data_words(method, Path()))
+        )
+        line = f"- {name}: the same of `unlabel train {method.task}{given}`"
+        line += f", with `{' '.join(more)}`" * bool(more) + f", without `{' '.join(fewer)}`" * bool(fewer)
+        lines.append(line)
+    return "\n".join(lines)
+
+
 def data_words(method: Method, root: Path) -> list[str]:
     """The part of the command line that says what to learn from."""
     if method.pairs:
@@ -298,17 +324,13 @@ def preset(options: argparse.Namespace) -> None:
         cells = [known[key] for key in known if (key[0], *key[2:]) == (name, options.steps, options.batch)]
         if cells:
             rows.append(row(name, cells))
-    commands = "\n".join(
-        f"- {name}: `unlabel train {METHODS[name].task} {' '.join(data_words(METHODS[name], Path()))} "
-        f"{' '.join(words(METHODS[name], options.steps, options.batch))}`"
-        for name in METHODS
-        if METHODS[name].trained
-    )
+    commands = command_lines(options.steps, options.batch)
     notes = (
         f"{options.steps} updates of {options.batch} images. Mean and standard deviation over seeds; accuracy on "
         f"{JUDGED['test']:,} held-out images of probes that saw {JUDGED['train']:,} training images, of the mean over "
         "the patches' features. Time is that of one processor for forward and backward pass, GMAC (of the forward "
-        f"pass) and parameters include decoders and heads. Curves are in the JSON file.\n\n{commands}"
+        "pass) and parameters include decoders and heads. Curves are in the JSON file.\n\n"
+        f"{expectations([c for key, c in known.items() if key[2:] == (options.steps, options.batch)])}\n\n{commands}"
     )
     if rows:
         title = "The masked and positional family on CIFAR-10"
@@ -316,6 +338,71 @@ def preset(options: argparse.Namespace) -> None:
         table = machine.RESULTS / "vision_masked.json"
         shown = json.loads(table.read_text()) | {"cells": list(known.values())}
         table.write_text(json.dumps(shown, indent=2) + "\n")
+
+
+def expectations(cells: list[dict[str, Any]]) -> str:
+    """What papers and arithmetic let expect at this scale, and whether it holds in every seed, with figures."""
+
+    def of(name: str, measure: Callable[[dict[str, Any]], float]) -> dict[int, float]:
+        return {cell["seed"]: measure(cell) for cell in cells if cell["method"] == name}
+
+    def last(metric: str) -> Callable[[dict[str, Any]], float]:
+        return lambda cell: statistics.fmean(cell["curve"][metric][-3:])
+
+    def gain(cell: dict[str, Any]) -> float:
+        return float(cell["linear_probe_after"] - cell["linear_probe_before"])
+
+    def probe(cell: dict[str, Any]) -> float:
+        return float(cell["linear_probe_after"])
+
+    def mixed(cell: dict[str, Any]) -> float:
+        return last("loss_reconstruction" if "loss_reconstruction" in cell["curve"] else "loss")(cell)
+
+    lines = []
+
+    def expect(
+        words: str, found: dict[int, float], other: dict[int, float], holds: Callable[[float, float], bool]
+    ) -> None:
+        shared = sorted(found.keys() & other.keys())
+        if shared:
+            kept = sum(holds(found[seed], other[seed]) for seed in shared)
+            verdict = "confirmed" if kept == len(shared) else "not confirmed"
+            figures = "; ".join(f"{found[seed]:.3f} and {other[seed]:.3f}" for seed in shared)
+            lines.append(f"- {words}: {verdict} ({kept} of {len(shared)} seeds: {figures}).")
+
+    def fixed(value: float) -> dict[int, float]:
+        return {cell["seed"]: value for cell in cells}
+
+    more, less = (lambda a, b: a > b), (lambda a, b: a < b)
+    for name in METHODS:
+        before = of(name, lambda cell: float(cell["linear_probe_before"]))
+        expect(f"{name}: linear probe above random init", of(name, probe), before, more)
+    mae, chance = "MAE", 1 / (ENCODER["image_size"] // ENCODER["patch_size"]) ** 2
+    naive = of("MixedAE, naive mixing", mixed)
+    expect(
+        "Naive mixing: reconstruction error below MAE's, as mixing tells of what is hidden",
+        naive,
+        of(mae, last("loss")),
+        less,
+    )
+    share = fixed(1 / GROUP)
+    expect("MixedAE: homologous keys above chance", of("MixedAE", last("homologous")), share, more)
+    for name in ("DropPos", "MP3"):
+        expect(f"{name}: positions right, ten times chance", of(name, last("accuracy")), fixed(10 * chance), more)
+    noise = 2 * (2 * 0.25 / JUDGED["test"]) ** 0.5
+    expect(
+        f"ColorMAE: linear probe as MAE's, within {noise:.3f} (two standard errors of two accuracies)",
+        of("ColorMAE", probe),
+        of(mae, probe),
+        lambda a, b: abs(a - b) < noise,
+    )
+    expect(
+        "MixedAE: gain of the linear probe above naive mixing's",
+        of("MixedAE", gain),
+        of("MixedAE, naive mixing", gain),
+        more,
+    )
+    return "Expected at this scale, figures seed by seed:\n\n" + "\n".join(lines)
 
 
 def row(name: str, cells: list[dict[str, Any]]) -> dict[str, object]:
@@ -416,7 +503,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="write the table of what is there, train nothing")
     parser.add_argument("--only", nargs="+", choices=list(METHODS), help="these methods alone")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--runs", type=Path, default=Path("runs/vision_masked"))
