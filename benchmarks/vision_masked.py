@@ -220,7 +220,8 @@ def words(method: Method, steps: int, batch: int) -> list[str]:
     if method.pairs:
         sets |= {"dataset.size": 37, "dataset.count": 20_000}
     for name, value in sets.items():
-        found += ["--set", f"{name}={json.dumps(value) if not isinstance(value, str) else value}"]
+        shown = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+        found += ["--set", f"{name}={shown}"]
     return found
 
 
