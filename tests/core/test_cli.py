@@ -95,6 +95,28 @@ def test_a_run_ends_with_results_and_the_next_commands(finished: tuple[Path, Ans
     assert environment["versions"]["unlabel-toy"] == "0.1"
 
 
+def test_python_writes_the_same_files_as_the_command_line_and_says_nothing(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = train("--steps", 2)
+    found = package.train(package.Run("new").recipe, out="quiet", evaluate=False)
+    assert capsys.readouterr() == ("", "")
+    assert found.folder == Path("quiet")
+    typed, called = ({path.relative_to(folder) for path in Path(folder).rglob("*")} for folder in ("new", "quiet"))
+    assert called == typed
+    assert "toy/echo: quiet" in Path("quiet/report.html").read_text()
+    assert "report   new/report.html" in answer.err
+
+
+def test_a_run_does_not_fail_for_its_report(here: Path) -> None:
+    assert train("--steps", 2).code == 0
+    Path("new/report.html").write_text("my own notes")
+    answer = unlabel("resume", "new", "--no-evaluate")
+    assert answer.code == 0
+    assert re.search(r"report   not written: UsageError: .*new/report\.html is there already", answer.err)
+    assert Path("new/report.html").read_text() == "my own notes"
+
+
 def test_what_is_printed_can_be_typed(finished: tuple[Path, Answer], here: Path) -> None:
     folder, _ = finished
     odd = here / "my runs [/a]"

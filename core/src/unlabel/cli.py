@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shlex
 import sys
 import warnings
@@ -253,7 +252,6 @@ def train(
     names = _separated(observe)
     with _Resumable(folder):
         run.execute(chosen, folder, catalog, observe=names, evaluate=evaluate)
-    _end_with_report(folder, catalog)
 
 
 @app.command()
@@ -275,20 +273,6 @@ def resume(
     names = _separated(observe)
     with _Resumable(folder):
         run.execute(found.recipe, folder, catalog, observe=names, evaluate=evaluate, resuming=True)
-    _end_with_report(folder, catalog)
-
-
-def _end_with_report(folder: Path, catalog: Catalog) -> None:
-    """Write the run's report and say where it is; a run that went well does not fail for it."""
-    from unlabel import report as reports
-
-    if os.environ.get("RANK", "0") != "0":
-        return
-    try:
-        told = str(reports.missing() or reports.write([folder], None, catalog))
-    except Exception as error:
-        told = f"not written: {_words(error)}"
-    print(f"report   {told}", file=sys.stderr)
 
 
 @app.command()

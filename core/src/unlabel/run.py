@@ -31,6 +31,7 @@ import torch
 from pydantic import BaseModel
 
 from unlabel import __version__, checkpoint, embed, export, lock, loop, monitors, multitask, recipe, seeds
+from unlabel.confine import words
 from unlabel.data import Dataset, micro_batch, read_jsonl
 from unlabel.engine import Engine
 from unlabel.errors import RunError, UsageError, nearest
@@ -153,7 +154,7 @@ def train(
     combine: multitask.Combine | None = None,
     **overrides: Any,
 ) -> Run:
-    """Train, and evaluate before and after.
+    """Train, evaluate before and after, and write the report into the run's folder, as the command line does.
 
     Args:
         what: a recipe, or the name of a task (its `quick` recipe), or several joined by ``+``.
@@ -413,8 +414,9 @@ def execute(
     evaluate: bool = True,
     quiet: bool = False,
     resuming: bool = False,
+    report: bool = True,
 ) -> None:
-    """Run a recipe in a folder, or go on with it: build, train, evaluate, say how it went.
+    """Run a recipe in a folder, or go on with it: build, train, evaluate, say how it went, write its report.
 
     What can be wrong with the recipe is found before the folder is touched; what only the first update
     shows (a weight for a loss that the task does not have) leaves none behind.
@@ -436,7 +438,7 @@ def execute(
         for stage in chosen.stages:
             micro_batch(stage, len(samples), engine.world)
         started = resuming and checkpoint.newest(folder / "checkpoints", chosen.task.name) is not None
-        task, report = build(_without_init(chosen) if started else chosen, catalog, engine)
+        task, initialised = build(_without_init(chosen) if started else chosen, catalog, engine)
         chosen = chosen.model_copy(update={"task": multitask.settled(chosen.task, task)})
         _check_optimizers(chosen, task, len(samples))
         observers = {name: _observer(name, catalog) for name in observe}
@@ -446,8 +448,8 @@ def execute(
             alone.close()
             alone.enter_context(lock.held(folder))
         engine.barrier()
-        _announce(say, chosen, task, samples, engine, report)
-        _execute(chosen, folder, catalog, engine, task, dataset, samples, observers, evaluate, quiet, say)
+        _announce(say, chosen, task, samples, engine, initialised)
+        _execute(chosen, folder, catalog, engine, task, dataset, samples, observers, evaluate, report, quiet, say)
     except UsageError:
         if prepared and not checkpoint.available(folder / "checkpoints"):
             shutil.rmtree(folder)  # it would only be in the way of the next try
@@ -489,6 +491,7 @@ def _execute(
     samples: Dataset,
     further: dict[str, type[Observer]],
     evaluate: bool,
+    report: bool,
     quiet: bool,
     say: Any,
 ) -> None:
@@ -533,7 +536,7 @@ def _execute(
         known = {"health": health.verdict(), "seconds": round(seconds, 2), "samples_per_second": health.speed()}
         if complete:  # resumed although there was nothing left to do: what is known stays
             known |= Run(folder, catalog).evaluations
-        _conclude(chosen, folder, catalog, engine, task, dataset, known, evaluate, say)
+        _conclude(chosen, folder, catalog, engine, task, dataset, known, evaluate, report, say)
 
 
 def _prepare_folder(folder: Path, chosen: Recipe, catalog: Catalog) -> None:
@@ -576,9 +579,10 @@ def _conclude(
     dataset: Dataset,
     known: dict[str, Any],
     evaluate: bool,
+    report: bool,
     say: Any,
 ) -> None:
-    """Evaluate before and after, give the verdict, and say where everything lies and what to type next."""
+    """Evaluate before and after, give the verdict, write the report, say where all lies and what to type next."""
     results = dict(known)
     if found := task.settled():
         results["settled"] = found
@@ -603,6 +607,18 @@ def _conclude(
     say(f"again    unlabel evaluate {run}")
     say(f"encoder  unlabel export {run} --out {shlex.quote(str(folder / 'encoder'))}")
     say(f"features unlabel embed {run} --data {shlex.quote(data)} --out features.npz")
+    if report:
+        say(f"report   {_reported(folder, catalog)}")
+
+
+def _reported(folder: Path, catalog: Catalog) -> str:
+    """Write the run's report, and say where it is; a run that went well does not fail for it."""
+    from unlabel import report as reports
+
+    try:
+        return reports.missing() or str(reports.write([folder], None, catalog))
+    except Exception as error:
+        return f"not written: {words(error)}"
 
 
 def print_results(say: Any, results: dict[str, Any]) -> None:

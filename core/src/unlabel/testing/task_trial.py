@@ -228,7 +228,7 @@ class TaskTrial(Component):
         folder = self.room() / "run"
         with network.refused() as tried:
             try:
-                run.execute(self.short, folder, self.catalog, evaluate=False, quiet=True)
+                run.execute(self.short, folder, self.catalog, evaluate=False, quiet=True, report=False)
                 task = run.Run(folder, self.catalog).task(self.engine)
                 self.features(task)
             except NotApplicable:
