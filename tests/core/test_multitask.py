@@ -427,6 +427,14 @@ def test_recipes_are_put_together():
     assert [stage.steps for stage in both.stages] == [3, 9]
     assert multitask.compose({"test/echo": one}, "tiny") is one
 
+    first, second = multitask.apart(both).values()
+    assert first.task == one.task
+    assert first.stages == one.stages
+    assert second.task == two.task
+    assert [group.pattern for group in second.stages[0].groups] == ["*.bias", "head.*"]  # and what is nobody's
+    assert [stage.weights for stage in second.stages] == [{"loss_far": 3.0}] * 2
+    assert multitask.apart(one) == {"test/echo": one}
+
 
 def test_recipes_that_differ_need_a_choice():
     one, two = ref("test/pull"), chosen().model_copy(update={"task": Ref("test/echo")})

@@ -124,19 +124,43 @@ def test_a_recipes_claim_is_shown_with_what_was_changed(tmp_path: Path) -> None:
     written(folder)
     (folder / "recipe.json").write_text(chosen.to_json())
 
-    claim = summary.claim(reading.read(folder), catalog)
+    [claim] = summary.claims(reading.read(folder), catalog)
 
-    assert claim is not None
+    assert claim.task == "vision/mae"
     assert claim.recipe == "quick", "the nearest, as the command names none"
     assert "minutes on two CPU cores" in claim.text[0]
     assert ("stages.0.lr", "0.0015", "0.5") in claim.changed
     assert ("task.mask_ratio", "default", "0.6") in claim.changed
     assert len(claim.changed) == 2
-    assert summary.claim(reading.read(folder), EMPTY) is None
+    assert summary.claims(reading.read(folder), EMPTY) == []
     again = written(tmp_path / "again")
     (again / "recipe.json").write_text(chosen.model_copy(update={"seed": 1}).to_json())
     shown = text_of(report.page([reading.read(folder), reading.read(again)], catalog))
     assert shown.count("What the recipe quick of vision/mae claims (run, again)") == 1, "once for both"
+
+
+def test_of_tasks_trained_together_each_ones_claim_is_shown_as_its_own(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    catalog = Catalog.installed()
+    from unlabel import run
+
+    changes = ["stages.0.lr=0.5", "stages.0.weights={loss_rotation: 3}"]
+    chosen = run.compose("vision/mae+vision/rotation", catalog, name="tiny", encoder="vision/vit", settings=changes)
+    written(folder)
+    (folder / "recipe.json").write_text(chosen.to_json())
+
+    first, second = summary.claims(reading.read(folder), catalog)
+
+    assert (first.task, first.recipe) == ("vision/mae", "tiny")
+    assert (second.task, second.recipe) == ("vision/rotation", "tiny")
+    assert [place for place, _, _ in first.changed] == ["stages.0.lr"], "rotation's weight is none of its settings"
+    changed = {place: (theirs, ours) for place, theirs, ours in second.changed}
+    assert changed["encoder.name"] == ('"vision/resnet"', '"vision/vit"')
+    assert not any(place.startswith("task.") for place in changed), "its keywords are where they were"
+    shown = text_of(report.page([reading.read(folder)], catalog))
+    for task in ("mae", "rotation"):
+        assert f"What the recipe tiny of vision/{task} claims of that task alone" in shown
+    assert "trained vision/mae+vision/rotation on one encoder; nothing is claimed of them together" in shown
 
 
 def test_without_its_script_the_numbers_are_there(tmp_path: Path) -> None:

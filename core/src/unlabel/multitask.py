@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from unlabel.plugins import Catalog
     from unlabel.recipe import Stage
 
-__all__ = ["Combine", "Joint", "build", "check", "compose", "fitted", "labels", "names", "settled"]
+__all__ = ["Combine", "Joint", "apart", "build", "check", "compose", "fitted", "labels", "names", "settled"]
 
 Combine = Literal["sum", "pareto"]
 
@@ -436,6 +436,40 @@ def compose(recipes: Mapping[str, Recipe], kind: str, *, encoder: str | None = N
         "dataset": _agreed({name: one.dataset for name, one in recipes.items()}, joined, kind, "--data", data),
     }
     return first.model_copy(update={**changes, "stages": stages, "evaluations": None})
+
+
+def apart(joined: Recipe) -> dict[str, Recipe]:
+    """A recipe of several tasks as one of each alone, by name: `compose` backwards, as far as that can be.
+
+    Encoder, dataset and stages are those of the run; losses and parameters have the names they have in the part alone.
+    A recipe of one task comes back as it is.
+    """
+    found = names(joined.task.name)
+    if len(found) == 1:
+        return {joined.task.name: joined}
+    short = labels(found)
+    return {
+        part.name: joined.model_copy(
+            update={"task": part, "stages": [_stage_of(short[part.name], stage) for stage in joined.stages]}
+        )
+        for part in _parts(joined.task)
+    }
+
+
+def _stage_of(label: str, stage: Stage) -> Stage:
+    """What a joint stage says about one part's losses and parameters, by that part's own names."""
+    mine, prefix = f"loss_{label}", f"parts.{label}."
+    weights = {
+        f"loss{name.removeprefix(mine)}": weight
+        for name, weight in stage.weights.items()
+        if name == mine or name.startswith(f"{mine}_")
+    }
+    groups = [
+        group.model_copy(update={"pattern": group.pattern.removeprefix(prefix)})
+        for group in stage.groups
+        if not group.pattern.startswith("parts.") or group.pattern.startswith(prefix)
+    ]
+    return stage.model_copy(update={"weights": weights, "groups": groups})
 
 
 def _joined_stage(stage: Stage, recipes: Mapping[str, Recipe]) -> Stage:

@@ -138,12 +138,14 @@ def _claims(runs: Sequence[reading.Found], catalog: Catalog) -> list[tuple[summa
     """What recipes claim, each once, with the runs that were started from them."""
     groups: list[tuple[summary.Claim, list[reading.Found]]] = []
     for found in runs:
-        claim = summary.claim(found, catalog)
-        same = next((members for other, members in groups if other == claim and members[0].task == found.task), None)
-        if same is not None:
-            same.append(found)
-        elif claim is not None:
-            groups.append((claim, [found]))
+        for claim in summary.claims(found, catalog):
+            same = next(
+                (members for other, members in groups if other == claim and members[0].task == found.task), None
+            )
+            if same is None:
+                groups.append((claim, [found]))
+            else:
+                same.append(found)
     return groups
 
 

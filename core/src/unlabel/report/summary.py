@@ -16,9 +16,10 @@ from unlabel.report.reading import Found, flattened
 
 if TYPE_CHECKING:
     from unlabel.plugins import Catalog
+    from unlabel.recipe import Recipe
 
 __all__ = [
-    "Claim", "Comparison", "Measure", "Row", "Spread", "claim", "commands", "comparison", "differences", "environment",
+    "Claim", "Comparison", "Measure", "Row", "Spread", "claims", "commands", "comparison", "differences", "environment",
     "health", "measures", "number", "spreads",
 ]  # fmt: skip
 
@@ -205,37 +206,51 @@ class Claim:
     """What the recipe that a run was started from says of itself.
 
     Attributes:
+        task: whose recipe it is: the run's, or one of several that it trained together.
         recipe: its name.
         text: its documentation: result, cost, command; paragraphs.
         changed: settings of this run that differ from it, as ``place: theirs -> ours``, so that the claim may not hold.
     """
 
+    task: str
     recipe: str
     text: list[str]
     changed: list[tuple[str, str, str]] = field(default_factory=list)
 
 
-def claim(found: Found, catalog: Catalog) -> Claim | None:
+def claims(found: Found, catalog: Catalog) -> list[Claim]:
     """The claim of the recipe a run was started from: the one its command names, else the nearest of its task's.
 
-    None if the task is not installed, is several tasks together, or has no recipes.
+    Of several tasks together, the claim of each, which is about that task alone. A task that is not installed or has
+    no recipes claims nothing.
     """
+    from unlabel import multitask, recipe
+
+    try:
+        parts = multitask.apart(recipe.Recipe.model_validate(found.recipe))
+    except Exception:  # a recipe that is damaged, or older than what is installed
+        return []
+    told = [_claim(name, part, _option(found, "--recipe") or "", catalog) for name, part in parts.items()]
+    return [claim for claim in told if claim is not None]
+
+
+def _claim(task: str, chosen: Recipe, told: str, catalog: Catalog) -> Claim | None:
+    """The claim of the recipe called `told`, if the task has one of that name, or of the one most like `chosen`."""
     from unlabel import recipe
 
     try:
-        functions = recipe.named(catalog.find("tasks", found.task).module())
+        functions = recipe.named(catalog.find("tasks", task).module())
         tables = {name: flattened(make().model_dump(mode="json")) for name, make in functions.items()}
     except Exception:  # whatever a plugin raises that cannot be used here
         return None
-    ours = flattened(found.recipe)
-    if not tables or not ours:
+    if not tables:
         return None
+    ours = flattened(chosen.model_dump(mode="json"))
     changes = {name: _changes(table, ours) for name, table in tables.items()}
-    told = _option(found, "--recipe") or ""
     name = told if told in changes else min(changes, key=lambda name: len(changes[name]))
     document = inspect.getdoc(functions[name]) or ""
     text = [" ".join(part.split()).replace("``", "`") for part in document.split("\n\n") if part.strip()]
-    return Claim(name, text, changes[name])
+    return Claim(task, name, text, changes[name])
 
 
 def _changes(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[tuple[str, str, str]]:
