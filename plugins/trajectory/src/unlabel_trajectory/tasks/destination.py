@@ -8,6 +8,7 @@ pairs of candidates of all samples are compared at once instead of sample by sam
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from unlabel import Recipe, Ref, Stage, Task
 from unlabel.errors import UsageError
 from unlabel.recipe import Execution
 from unlabel.task import Batch, Transform
-from unlabel_trajectory import forecasting
+from unlabel_trajectory import drawing, forecasting
 from unlabel_trajectory.branches import DestinationBranch
 from unlabel_trajectory.encoders.gpt import TrackGPT, require_gpt
 
@@ -99,6 +100,10 @@ class Destination(Task):
         ends = self._candidates(forecasting.relative(past, self.observed))
         share = torch.linspace(0, 1, self.future + 1, device=past.device)[1:, None]
         return past[:, None, -1:] + ends[:, :, None] * share
+
+    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Observed steps, 20 candidates for the destination and the truth of one track of each scene, at most eight."""
+        return drawing.forecasts(self, batch, called="destinations")
 
 
 def paper() -> Recipe:

@@ -8,6 +8,7 @@ the five versions (turned, mirrored), drawn from the sample's key, instead of an
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -15,7 +16,7 @@ from torch.nn import functional
 from unlabel import Recipe, Ref, Stage, Task
 from unlabel.recipe import Execution
 from unlabel.task import Batch, Transform
-from unlabel_trajectory import forecasting
+from unlabel_trajectory import drawing, forecasting
 from unlabel_trajectory.branches import in_float32
 from unlabel_trajectory.encoders.gpt import TrackGPT, require_gpt
 
@@ -83,6 +84,13 @@ class NextPosition(Task):
             following = in_float32(self.head, self.encoder(track))
             track = torch.cat([track, following[:, None]], dim=1)
         return (track[:, past.shape[1] :] + past[:, -1:])[:, None]
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Of one track of each scene, at most four: every step and where it was expected, and the future rolled out."""
+        track = forecasting.relative(batch["track"], self.observed)
+        predicted, _ = predict(self.encoder, self.head, track[:, :-1])
+        return drawing.next_positions(track, predicted, batch, 4) | drawing.forecasts(self, batch, 4)
 
 
 def paper() -> Recipe:
