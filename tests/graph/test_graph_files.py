@@ -198,6 +198,14 @@ def test_pickled_files_are_refused_with_the_reason_and_not_opened(ending: str, t
     assert not (tmp_path / "run").exists()
 
 
+def test_an_npz_of_something_else_is_left_to_who_knows_it(tmp_path: Path) -> None:
+    pytest.importorskip("unlabel_vision")
+    np.savez(tmp_path / "images.npz", images=np.zeros((3, 40, 40, 3), np.uint8))
+    assert json.loads(unlabel("inspect", tmp_path / "images.npz", "--json").out)["dataset"] == "vision/folder"
+    graph = json.loads(unlabel("inspect", _file(tmp_path), "--json").out)
+    assert graph["dataset"] == "graph/file"
+
+
 class _Bomb:
     """What a hostile file holds: unpickling it would end the tests."""
 

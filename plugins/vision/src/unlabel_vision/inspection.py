@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,24 +16,12 @@ import numpy as np
 from unlabel.errors import BadSample
 from unlabel_vision import images
 from unlabel_vision.datasets import stored
-from unlabel_vision.datasets.folder import Folder
-from unlabel_vision.datasets.hf import HuggingFace
 from unlabel_vision.datasets.stored import Stored
-from unlabel_vision.datasets.webdataset import WebDataset
 
-__all__ = ["examine", "inspect", "opened", "report"]
+__all__ = ["examine", "report"]
 
 _CHUNK = 64
 _EXAMPLES = 10
-
-
-def inspect(path: str | Path, *, verify: bool = True) -> dict[str, Any]:
-    """`report` of whatever images are at `path`: a folder, archive, shards, or Arrow or Parquet files.
-
-    Raises:
-        UsageError: there are no images.
-    """
-    return report(opened(Path(path).expanduser()), verify=verify)
 
 
 def report(dataset: Stored, *, verify: bool = True) -> dict[str, Any]:
@@ -80,14 +67,6 @@ def _speed(count: int, seconds: float) -> dict[str, float]:
     if not count or not seconds:
         return {}
     return {"samples_per_second": round(count / seconds, 1), "seconds_per_epoch_reading": round(seconds, 2)}
-
-
-def opened(path: Path) -> Stored:
-    """The dataset that understands `path`; UsageError, from `Folder`, if none does."""
-    for kind in (Folder, WebDataset, HuggingFace):
-        if kind.claims(path):
-            return kind(path)
-    return Folder(path)
 
 
 @dataclass(frozen=True)

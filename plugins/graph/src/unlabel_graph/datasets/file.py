@@ -11,6 +11,7 @@ header. Pickled files, ``.pt`` and ``.pkl``, are refused: loading one may run co
 from __future__ import annotations
 
 import csv
+import zipfile
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -142,6 +143,7 @@ class GraphFile(Stored):
     """
 
     what: ClassVar[str] = "graph files"
+    general: ClassVar[bool] = True  # an .npz may hold one of the named graphs
 
     @classmethod
     def graphs(cls, path: Path) -> dict[str, Path]:
@@ -162,10 +164,11 @@ class GraphFile(Stored):
 
     @classmethod
     def claims(cls, path: Path) -> bool:
-        """A ``.npz`` that no named graph is stored as, a ``.safetensors``, a pickled file (to refuse it), CSV files."""
-        if path.suffix == ".npz" and path.is_file():
-            from unlabel_graph.datasets.gnn_benchmark import Amazon, Coauthor
-            from unlabel_graph.datasets.heterophilous import Heterophilous
-
-            return not any(kind.graphs(path) for kind in (Amazon, Coauthor, Heterophilous))
-        return bool(cls.graphs(path))
+        """An ``.npz`` with attributes or edges, a ``.safetensors``, a pickled file (to refuse it), CSV files."""
+        if path.suffix != ".npz" or not path.is_file():
+            return bool(cls.graphs(path))
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return not {"x.npy", "x_indptr.npy", "edge_index.npy"}.isdisjoint(archive.namelist())
+        except (zipfile.BadZipFile, OSError):
+            return True  # reading it will say what is wrong

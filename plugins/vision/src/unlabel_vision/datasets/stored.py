@@ -109,7 +109,7 @@ class Stored(Dataset):
 
     def inspect(self, verify: bool = True) -> dict[str, Any]:
         """`info`, and with `verify` what reading every file shows: see `unlabel_vision.inspection.report`."""
-        from unlabel_vision import inspection  # it imports the kinds of datasets, which import this file
+        from unlabel_vision import inspection  # it imports this file
 
         return inspection.report(self) if verify else self.info()
 
