@@ -228,6 +228,21 @@ def test_json_output_is_json_with_the_documented_fields(finished: tuple[Path, An
     assert measured["knn"]["k"] == 3
 
 
+def test_an_evaluation_judges_the_data_as_they_are_set(finished: tuple[Path, Answer], here: Path) -> None:
+    """Twelve pings or sixty, of the dataset named or of the run's own: it shows in how many neighbours there are."""
+    for data in (["--data", "toy/pings"], []):
+        few, many = (
+            unlabel(
+                "evaluate", finished[0], "knn", *data, "--set", f"dataset.count={count}", "--set", "knn.k=40", "--json"
+            )
+            for count in (12, 60)
+        )
+        assert json.loads(few.out)["knn"]["k"] == 8, "two of six of each class are held out"
+        assert json.loads(many.out)["knn"]["k"] == 40
+    recipe = json.loads((finished[0] / "recipe.json").read_text())
+    assert "count" not in recipe["dataset"], "the run's own recipe stays"
+
+
 def test_inspect_says_the_same_of_a_name_and_of_a_path(here: Path) -> None:
     assert json.loads(unlabel("inspect", "toy/pings", "--json").out)["samples"] == 64
     np.save(here / "pings" / "bad.npy", np.zeros(3))
@@ -351,6 +366,16 @@ def test_wrong_uses_of_a_run_are_explained(finished: tuple[Path, Answer], here: 
         unlabel("evaluate", folder, "--set", "kmn.k=3"),
         "expected EVALUATION.KEYWORD=VALUE with one of .*; did you mean knn",
     )
+    refused(
+        unlabel("evaluate", folder, "--set", "datset.count=3"),
+        "expected .* or dataset.KEYWORD=VALUE; did you mean dataset",
+    )
+    refused(
+        unlabel("evaluate", folder, "--set", "dataset.cuont=3"), "toy/pings has no keyword 'cuont'; did you mean count"
+    )
+    refused(unlabel("evaluate", folder, "--set", "dataset.count=many"), "dataset.count")
+    pings = unlabel("evaluate", folder, "--data", "pings", "--set", "dataset.pth=x")
+    refused(pings, "toy/files has no keyword 'pth'; did you mean path")
     refused(unlabel("evaluate", folder, "--data", "void"), "the folder is empty")
     refused(
         unlabel("embed", folder, "--data", "pings", "--out", "features.csv"),

@@ -299,7 +299,8 @@ def evaluate_(
     ] = None,
     data: Annotated[str | None, typer.Option(metavar="D", help="Another dataset, by name or path.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="K=V", help="e.g. knn.k=5. Repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="K=V", help="Of an evaluation or the data, e.g. knn.k=5. Repeatable."),
     ] = None,
     encoder: Encoder = None,
     device: Device = "auto",

@@ -123,17 +123,27 @@ class Run:
         Args:
             names: evaluations; default: the recipe's, or the task's own.
             data: another dataset (name or path) than the one trained on.
-            options: ``NAME.KEYWORD=VALUE`` settings of evaluations.
+            options: ``NAME.KEYWORD=VALUE`` settings of evaluations, ``dataset.KEYWORD=VALUE`` ones of the dataset.
             device: where features are computed.
 
         Returns:
             name -> measured numbers.
+
+        Raises:
+            UsageError: something asked for does not exist or does not fit, with the nearest valid choice.
         """
         chosen = self.recipe
         engine = Engine(device, "fp32")
         task = self.task(engine)
-        dataset = build_dataset(choose_dataset(data, chosen, self.catalog) if data else chosen.dataset, self.catalog)
-        refs = _evaluations(chosen, task, self.catalog, names, options)
+        if data:
+            chosen = chosen.model_copy(update={"dataset": choose_dataset(data, chosen, self.catalog)})
+        options = list(options)
+        of_data = [assignment for assignment in options if recipe.assigned(assignment)[0].startswith("dataset.")]
+        if of_data:
+            chosen = chosen.changed(of_data, self.catalog)
+        dataset = build_dataset(chosen.dataset, self.catalog)
+        others = [assignment for assignment in options if assignment not in of_data]
+        refs = _evaluations(chosen, task, self.catalog, names, others)
         return _evaluate(Frozen(task, dataset, engine, seed=chosen.seed, limit=_EVALUATED), refs, self.catalog)
 
 
@@ -651,8 +661,8 @@ def _evaluations(
         name, _, keyword = path.rpartition(".")
         if name not in by_name:
             raise UsageError(
-                f"--set {assignment}: expected EVALUATION.KEYWORD=VALUE with one of {', '.join(by_name)}"
-                f"{nearest(name, by_name)}"
+                f"--set {assignment}: expected EVALUATION.KEYWORD=VALUE with one of {', '.join(by_name)}, or "
+                f"dataset.KEYWORD=VALUE{nearest(name, [*by_name, 'dataset'])}"
             )
         by_name[name].options[keyword] = value
     for ref in by_name.values():
