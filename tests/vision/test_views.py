@@ -326,6 +326,25 @@ def test_an_image_is_augmented_the_same_in_whatever_batch_it_is(config):
     assert torch.allclose(single, whole, atol=2e-6)
 
 
+@pytest.mark.parametrize("config", [Photometric.simclr(), Photometric.byol()[1], Photometric(blur_p=1.0)])
+def test_other_devices_get_what_a_cpu_gets(config):
+    images, keys = _batch(20, 60), torch.arange(20)
+    u = seeds.uniform(keys, (13,), 3)
+    on_device = torch.empty(images.shape)
+    matrices = config._normalising(config.matrix(u[:, :10], images.double().mean((1, 2)).float() / 255))
+    config._on_device(images, matrices, u, out=on_device)
+    far = (on_device - config(images, keys, stream=3).permute(0, 2, 3, 1)).abs() > 1e-5
+    assert far.float().mean() <= (1e-3 if config.solarize_p else 0)  # the last bit decides who is above the threshold
+
+
+def test_a_pair_is_its_two_views_whatever_their_sizes():
+    config, keys = Photometric.simclr(), torch.arange(6)
+    batch = {"view1": _batch(6, 60), "view2": _batch(6, 32), "key": keys}
+    first, second = config.pair(batch)
+    assert torch.allclose(first, config(batch["view1"], keys, stream=1), atol=2e-6)
+    assert torch.allclose(second, config(batch["view2"], keys, stream=2), atol=2e-6)
+
+
 def test_large_batches_are_split_without_a_trace():
     images, keys = _batch(20, 40).repeat(30, 1, 1, 1), torch.arange(600)  # more pixels than are worked on at once
     whole = Photometric.simclr()(images, keys)

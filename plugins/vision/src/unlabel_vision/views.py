@@ -66,6 +66,16 @@ _TOGETHER = 8
 _LUMA = (0.299, 0.587, 0.114)
 _YIQ = (_LUMA, (0.59590059, -0.27455667, -0.32134392), (0.21153661, -0.52273617, 0.31119955))
 
+
+def _turning() -> tuple[list[list[float]], ...]:
+    """Parts of the map that turns the chroma plane of YIQ: what stays, what the cosine multiplies, and the sine."""
+    yiq = np.array(_YIQ)
+    planes = np.diag([1.0, 0, 0]), np.diag([0, 1.0, 1]), np.array([[0, 0, 0], [0, 0, -1.0], [0, 1, 0]])
+    return tuple((np.linalg.inv(yiq) @ plane @ yiq).tolist() for plane in planes)
+
+
+_TURNING = _turning()
+
 Interpolation = Literal["bilinear", "bicubic"]
 
 Box = tuple[int, int, int, int]
@@ -233,12 +243,38 @@ def to_float(images: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple
     Returns:
         float32, (N, 3, H, W), stored channels last.
     """
-    count, height, width, channels = images.shape
-    scale, shift = (images.new_tensor(values, dtype=torch.float32) for values in _scale_and_shift(mean, std))
-    # Whole rows at once: broadcasting over an innermost axis of three costs ten times as much on a CPU.
-    rows = images.reshape(count * height, width * channels).to(torch.float32)
-    rows = rows.mul_((scale / 255).repeat(width)).add_(shift.repeat(width))
-    return rows.view(count, height, width, channels).permute(0, 3, 1, 2)
+    (views,) = _room([images])
+    width = images.shape[2]
+    scale, shift = (views.new_tensor(values).repeat(width) for values in _scale_and_shift(mean, std))
+    for chosen in _slices(images):
+        rows = _rows(views[chosen].copy_(images[chosen]))
+        torch.addcmul(shift, rows, scale / 255, out=rows)
+    return views.permute(0, 3, 1, 2)
+
+
+def _room(parts: list[Tensor]) -> list[Tensor]:
+    """Memory for several uint8 tensors as float32, on the same device.
+
+    On a CPU it is NumPy's, and one piece: for that it asks Linux for large pages, while the handing over of ordinary
+    ones would take the system longer than all the arithmetic.
+    """
+    if parts[0].device.type != "cpu":
+        return [torch.empty(images.shape, device=images.device) for images in parts]
+    whole = torch.from_numpy(np.empty(sum(images.numel() for images in parts), np.float32))
+    pieces = whole.split([images.numel() for images in parts])
+    return [piece.view(images.shape) for piece, images in zip(pieces, parts, strict=True)]
+
+
+def _slices(images: Tensor) -> list[slice]:
+    """A batch, (N, H, W, 3), in parts that stay in a CPU's cache from one operation to the next."""
+    count, height, width, _ = images.shape
+    part = max(1, _CACHED // (height * width)) if images.device.type == "cpu" else max(1, count)
+    return [slice(start, min(start + part, count)) for start in range(0, count, part)]
+
+
+def _rows(views: Tensor) -> Tensor:
+    """(N, H, W, 3) as (N, H, W * 3): broadcasting over an innermost axis of three costs ten times as much on a CPU."""
+    return views.view(*views.shape[:2], -1)
 
 
 def to_pixels(
@@ -295,17 +331,16 @@ def jitter_matrix(
     b, c, s = (low + (1 + strength - low) * u[:, :3]).unbind(1)
     turn = hue * (1 - 2 * u[:, 3])
 
-    identity, luma, yiq = torch.eye(3, device=u.device), u.new_tensor(_LUMA), u.new_tensor(_YIQ)
+    identity, luma = torch.eye(3, device=u.device), u.new_tensor(_LUMA)
     gray = luma.expand(3, 3)
-    cos, sin = torch.cos(2 * math.pi * turn), torch.sin(2 * math.pi * turn)
-    rotation = identity.repeat(len(u), 1, 1)
-    rotation[:, 1:, 1:] = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)
+    still, even, odd = u.new_tensor(_TURNING)
+    angle = (2 * math.pi * turn)[:, None, None]
     linear = torch.stack(
         [
             b[:, None, None] * identity,
             c[:, None, None] * identity,
             s[:, None, None] * identity + (1 - s)[:, None, None] * gray,
-            torch.linalg.inv(yiq) @ rotation @ yiq,
+            still + torch.cos(angle) * even + torch.sin(angle) * odd,
         ],
         dim=1,
     )  # (N, 4, 3, 3)
@@ -389,10 +424,25 @@ def solarize(images: Tensor, threshold: float | Tensor = 0.5, total: float | Ten
 
 
 def _mean(images: Tensor) -> Tensor:
-    """Mean colours: uint8 (N, H, W, 3) -> (N, 3) in [0, 1]; down the columns first, as long rows are cheap to add."""
+    """Mean colours: uint8 (N, H, W, 3) -> (N, 3) in [0, 1]."""
     count, height, width, channels = images.shape
+    if images.device.type == "cpu":
+        import cv2
+
+        return torch.tensor([cv2.mean(image)[:channels] for image in images.numpy()]).view(count, channels) / 255
     rows = images.reshape(count, height, width * channels).to(torch.float32).sum(1)
     return rows.view(count, width, channels).sum(1) / (255 * height * width)
+
+
+def _blocks(matrix: Tensor, together: int) -> tuple[Tensor, Tensor]:
+    """Affine maps of one pixel, (N, 3, 4), as maps of several pixels at once.
+
+    Returns:
+        (N, 3 * together, 3 * together), to multiply rows of pixels with, and (N, 1, 3 * together), to add.
+    """
+    blocks = matrix.new_zeros((len(matrix), together, 3, together, 3))
+    blocks.diagonal(dim1=1, dim2=3).copy_(matrix[:, :, :3].transpose(1, 2)[..., None])
+    return blocks.view(len(matrix), 3 * together, -1), matrix[:, None, :, 3].repeat(1, 1, together)
 
 
 @dataclass(frozen=True)
@@ -475,78 +525,91 @@ class Photometric:
         """
         if not (self.jitter_p or self.gray_p or self.blur_p or self.solarize_p):
             return to_float(images, self.mean, self.std)
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            u = seeds.uniform(keys, (13,), stream)
-            count, height, width, channels = images.shape
-            views = torch.empty((count, height, width, channels), device=u.device)
-            part = max(1, _CACHED // (height * width)) if images.device.type == "cpu" else count
-            slices = [slice(start, start + part) for start in range(0, count, part)]
-            matrix = self.matrix(u[:, :10], torch.cat([_mean(images[chosen]) for chosen in slices]))
-            blocks, shift = self._blocks(matrix, math.gcd(_TOGETHER, height * width))
-            limits, sigma = self._limits(width, u.device), self._sigma(u[:, 10], u[:, 11])
-            for chosen in slices:
-                self._color(images[chosen], blocks[chosen], shift[chosen], limits, out=views[chosen])
-                self._blur(views[chosen], sigma[chosen])
-                self._solarize(views[chosen], u[chosen, 12], limits)
-            return views.permute(0, 3, 1, 2)
+        return self._augmented([images], keys, [stream])[0]
 
     def pair(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The two views that `TwoViews` cut, each with colours of its own: float32, (N, 3, S, S) each."""
-        first = self(batch["view1"], batch["key"], stream=1)
-        return first, self(batch["view2"], batch["key"], stream=2)
+        first, second = self._augmented([batch["view1"], batch["view2"]], batch["key"], [1, 2])
+        return first, second
 
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight pairs of views, one below the other, for a task's `pictures`."""
         pairs = self.pair({name: batch[name][:8] for name in ("view1", "view2", "key")})
         return {"views": contact_sheet(to_pixels(torch.cat(pairs), self.mean, self.std), columns=len(pairs[0]))}
 
-    def _blocks(self, matrix: Tensor, together: int) -> tuple[Tensor, Tensor]:
-        """Maps within [0, 1], (N, 3, 4), as maps of several pixels at once from [0, 255] to normalised values.
+    def _augmented(self, parts: list[Tensor], keys: Tensor, streams: list[int]) -> list[Tensor]:
+        """Several views of the same samples: what is small is done for all at once, and memory is asked for once."""
+        device = parts[0].device
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            u = torch.cat([seeds.uniform(keys, (13,), stream) for stream in streams])
+            mean = torch.cat([_mean(images) for images in parts])
+            matrices = self._normalising(self.matrix(u[:, :10], mean))
+            work = self._on_cpu if device.type == "cpu" else self._on_device
+            rooms = _room(parts)
+            for number, (images, views) in enumerate(zip(parts, rooms, strict=True)):
+                own = slice(number * len(keys), (number + 1) * len(keys))
+                work(images, matrices[own], u[own], views)
+            return [views.permute(0, 3, 1, 2) for views in rooms]
 
-        Returns:
-            (N, 3 * together, 3 * together), to multiply rows of pixels with, and (N, 1, 3 * together), to add.
-        """
+    def _on_cpu(self, images: Tensor, matrices: Tensor, u: Tensor, out: Tensor) -> None:
+        """One view, with OpenCV's vector instructions, on as many images as stay in a processor's cache."""
+        import cv2  # here: an accelerator does without
+
+        limits, sigma, radius = self._limits(images.shape[2], u.device), self._sigma(u), self._radius(images)
+        weights, blurred = gaussian_kernel(sigma, radius).numpy(), (sigma > 0).tolist()
+        slices = _slices(images)
+        buffer = torch.empty(images[slices[0]].shape)
+        for chosen in slices:
+            views = out[chosen]
+            pixels = buffer[: len(views)].copy_(images[chosen]).numpy()
+            for before, matrix, after in zip(pixels, matrices[chosen].numpy(), views.numpy(), strict=True):
+                cv2.transform(before, matrix, dst=after)
+            _rows(views).clamp_(*limits)
+            for index in range(chosen.start, chosen.stop):
+                if blurred[index] and radius:
+                    reach = int((weights[index] > 0).sum()) // 2  # taps of no weight are left out
+                    taps = weights[index, radius - reach : radius + reach + 1]
+                    view, before = views[index - chosen.start].numpy(), pixels[index - chosen.start]
+                    before[:] = view
+                    cv2.sepFilter2D(before, -1, taps, taps, dst=view, borderType=cv2.BORDER_REFLECT_101)
+            self._solarize(views, u[chosen, 12], limits)
+
+    def _on_device(self, images: Tensor, matrices: Tensor, u: Tensor, out: Tensor) -> None:
+        """One view of the whole batch, without waiting for the device."""
+        count, height, width, _ = images.shape
+        blocks, shift = _blocks(matrices, math.gcd(_TOGETHER, height * width))
+        limits, radius = self._limits(width, u.device), self._radius(images)
+        pixels = images.reshape(count, -1, blocks.shape[1]).to(torch.float32)
+        torch.baddbmm(shift, pixels, blocks, out=out.view(pixels.shape))
+        _rows(out).clamp_(*limits)
+        if self.blur_p and radius:
+            out.copy_(_smoothed(out, gaussian_kernel(self._sigma(u), radius)))
+        self._solarize(out, u[:, 12], limits)
+
+    def _normalising(self, matrix: Tensor) -> Tensor:
+        """Maps within [0, 1], (N, 3, 4), as maps from [0, 255] to normalised values."""
         scale, shift = (matrix.new_tensor(values) for values in _scale_and_shift(self.mean, self.std))
         matrix = matrix * scale[:, None]
-        blocks = matrix.new_zeros((len(matrix), together, 3, together, 3))
-        blocks.diagonal(dim1=1, dim2=3).copy_((matrix[:, :, :3] / 255).transpose(1, 2)[..., None])
-        return blocks.view(len(matrix), 3 * together, -1), (matrix[:, None, :, 3] + shift).repeat(1, 1, together)
+        return torch.cat([matrix[:, :, :3] / 255, (matrix[:, :, 3] + shift)[:, :, None]], dim=2)
 
     def _limits(self, width: int, device: torch.device) -> Tensor:
         """Black and white after normalisation, each as a row of `width` pixels: (2, 3 * width)."""
         scale, shift = (torch.tensor(values, device=device) for values in _scale_and_shift(self.mean, self.std))
         return torch.stack([shift, scale + shift]).repeat(1, width)
 
-    def _color(self, images: Tensor, blocks: Tensor, shift: Tensor, limits: Tensor, out: Tensor) -> None:
-        """Map the colours of uint8 (N, H, W, 3) by `_blocks`, limited to black and white, into float `out`."""
-        pixels = images.reshape(len(images), -1, blocks.shape[1]).to(torch.float32)
-        torch.baddbmm(shift, pixels, blocks, out=out.view(pixels.shape))
-        out.view(*out.shape[:2], -1).clamp_(*limits)
-
-    def _sigma(self, chance: Tensor, place: Tensor) -> Tensor:
+    def _sigma(self, u: Tensor) -> Tensor:
         """Width of each image's blur; 0 for those that are not blurred."""
-        sigma = self.sigma[0] + (self.sigma[1] - self.sigma[0]) * place
-        return torch.where(chance < self.blur_p, sigma, 0.0)
+        sigma = self.sigma[0] + (self.sigma[1] - self.sigma[0]) * u[:, 11]
+        return torch.where(u[:, 10] < self.blur_p, sigma, 0.0)
 
-    def _blur(self, views: Tensor, sigma: Tensor) -> None:
-        """In place; blur commutes with normalisation, which is affine, because its weights sum to one."""
-        radius = min(min(views.shape[1:3]) // 20, math.ceil(3 * self.sigma[1]))
-        if not self.blur_p or radius == 0:
-            return
-        weights = gaussian_kernel(sigma, radius)
-        if views.device.type != "cpu":  # looking up which ones were chosen would wait for the accelerator
-            views.copy_(_smoothed(views, weights))
-            return
-        for index in sigma.nonzero().flatten().tolist():
-            reach = int((weights[index] > 0).sum()) // 2  # taps of no weight are left out
-            views[index] = _smoothed(
-                views[index : index + 1], weights[index : index + 1, radius - reach :][:, : 2 * reach + 1]
-            )[0]
+    def _radius(self, images: Tensor) -> int:
+        """Of the blur's kernel, for (N, H, W, 3); blur commutes with normalisation, as its weights sum to one."""
+        return min(min(images.shape[1:3]) // 20, math.ceil(3 * self.sigma[1]))
 
     def _solarize(self, views: Tensor, chance: Tensor, limits: Tensor) -> None:
         """In place."""
         if not self.solarize_p:
             return
-        rows, (black, white) = views.view(*views.shape[:2], -1), limits
+        rows, (black, white) = _rows(views), limits
         chosen = (chance < self.solarize_p)[:, None, None]
         rows.copy_(solarize(rows, torch.where(chosen, (black + white) / 2, math.inf), black + white))
