@@ -221,6 +221,7 @@ def main() -> None:
     parser.add_argument("--graphs", default=",".join(GRAPHS))
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--runs", type=Path, default=Path("runs/graph_paretognn"))
+    parser.add_argument("--table", action="store_true", help="write the table of what is there, train nothing")
     parser.add_argument("--cells", metavar="GRAPH:SEED", help="compute these cells, and nothing else")
     parser.add_argument("--for", dest="limit", type=float, default=float("inf"), help="stop after so many seconds")
     options = parser.parse_args()
@@ -234,6 +235,9 @@ def main() -> None:
                 sys.exit(3)  # call again: what is there stays
             cell(graph, method, int(seed), options.steps, root, options.runs)
         return
+    if options.table:
+        report(options)
+        return
     for seed in range(options.seeds):  # all graphs of a seed first: a table of fewer seeds is a table
         for graph in options.graphs.split(","):
             words = ["--steps", str(options.steps), "--runs", str(options.runs), "--cells", f"{graph}:{seed}"]
@@ -243,14 +247,23 @@ def main() -> None:
 
 def report(options: argparse.Namespace) -> None:
     """Write the table of all cells there are."""
-    cells = [json.loads(path.read_text()) for path in sorted(options.runs.glob(f"*-{options.steps}.json"))]
+    name = "graph_paretognn" if options.steps == STEPS else f"graph_paretognn_{options.steps}"
+    files = sorted(options.runs.glob(f"*-{options.steps}.json"))
+    cells = [json.loads(path.read_text()) for path in files] or machine.cells(options.runs / "absent", name)
+    if not cells:
+        sys.exit(f"no cells of {options.steps} updates in {options.runs} or in the table written last")
     command = f"python benchmarks/graph_paretognn.py --steps {options.steps} --seeds {options.seeds}"
     if options.graphs != ",".join(GRAPHS):
         command += f" --graphs {options.graphs}"
     if options.methods != ",".join(METHODS):
         command += f" --methods '{options.methods}'"
-    name = "graph_paretognn" if options.steps == STEPS else f"graph_paretognn_{options.steps}"
-    machine.write(name, "ParetoGNN and its parts", command, table(cells), notes(cells, options.steps))
+    made = page(cells, options.steps)
+    machine.write(name, command=command, cells=cells, steps=options.steps, remade=options.table, **made)
+
+
+def page(cells: list[dict[str, Any]], steps: int) -> dict[str, Any]:
+    """Title, rows and notes of the table."""
+    return {"title": "ParetoGNN and its parts", "rows": table(cells), "notes": notes(cells, steps)}
 
 
 if __name__ == "__main__":

@@ -298,8 +298,8 @@ def main() -> None:
     )
     command = "python benchmarks/graph_selftask.py"
     rows = merged(before["rows"], rows)
-    machine.write("graph_selftask", "SelfTask: pretext tasks for node classification", command, rows, notes)
-    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "spent": spent}, indent=2) + "\n")
+    title = "SelfTask: pretext tasks for node classification"
+    machine.write("graph_selftask", title, command, rows, notes, remade=options.table, spent=spent)
 
 
 if __name__ == "__main__":

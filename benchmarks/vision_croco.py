@@ -7,7 +7,7 @@ with that of another scene, with a grey image, and without cross-attention. Then
 and untrained, on rooms of the test part. A cell that is in ``cells.jsonl`` is not run again, so the script may be
 stopped at any time.
 
-    UNLABEL_SHARED=FOLDER python benchmarks/vision_croco.py [--seeds N] [--steps N] [--cells N] [--only TEXT]
+    UNLABEL_SHARED=FOLDER python benchmarks/vision_croco.py [--seeds N] [--steps N] [--cells N] [--only TEXT] [--table]
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ ROOMS = 256
 SECOND = {"true": "the true one", "other": "another scene's", "grey": "a grey image", "none": "no cross-attention"}
 # What the table shows of each arm: all kinds, or what it was trained with.
 KINDS = {"CroCo": tuple(SECOND), "trained with another scene's view": ("other",), "without a second view": ("none",)}
+PARTS = (*ARMS, "downstream, untrained", "downstream, trained")
 EVALUATIONS = ("vision/flow", "vision/depth", "vision/pose")
 PROTOCOL = {"pairs": 400, "epochs": 30}
 
@@ -142,8 +143,8 @@ def downstream(when: str, seed: int, runs: Path) -> dict[str, Any]:
     return {"scores": {name: catalog.load("evaluations", name)(frozen, **PROTOCOL) for name in EVALUATIONS}}
 
 
-def table(cells: list[dict[str, Any]]) -> None:
-    """Means over the seeds, as Markdown and JSON."""
+def page(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """Title, rows and notes of the table: means over the seeds."""
     rows: list[dict[str, object]] = []
     for arm in ARMS:
         own = [cell for cell in cells if cell["cell"] == arm]
@@ -182,27 +183,39 @@ def table(cells: list[dict[str, Any]]) -> None:
         "network frozen; mean over seeds, smallest and largest. Measures that end in _zero, _mean, _median and "
         "_mean_pose are of guesses that see no image.\n\n" + "\n".join(lines)
     )
-    notes += f"\n\n{verdict(cells)}"
-    if rows:
-        machine.write(
-            "vision_croco", "CroCo: what the second view is worth", "python benchmarks/vision_croco.py", rows, notes
-        )
-        path = machine.RESULTS / "vision_croco.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"cells": cells}, indent=2) + "\n")
+    told = [notes, verdict(cells), care(cells)]
+    return {
+        "title": "CroCo: what the second view is worth",
+        "rows": rows,
+        "notes": "\n\n".join(part for part in told if part),
+    }
+
+
+def care(cells: list[dict[str, Any]]) -> str:
+    """What is missing for a result: cells that were not run, and figures of one seed."""
+    counts = {name: sum(cell["cell"] == name for cell in cells) for name in PARTS}
+    missing, single = ([name for name, count in counts.items() if count == number] for number in (0, 1))
+    told = [f"Not run: {'; '.join(missing)}."] if missing else []
+    told += [f"With one seed only, so without a spread: {'; '.join(single)}."] if single else []
+    return f"**Read with care.** {' '.join(told)}" if told else ""
 
 
 def verdict(cells: list[dict[str, Any]]) -> str:
     """The order of the errors over all photographs, and on how many sets each neighbourly inequality holds."""
-    own = [cell["errors"] for cell in cells if cell["cell"] == "CroCo"]
-    blind = [cell["errors"] for cell in cells if cell["cell"] == "without a second view"]
-    stray = [cell["errors"] for cell in cells if cell["cell"] == "trained with another scene's view"]
-    if not own or not blind or not stray:
+    arms = {arm: [cell["errors"] for cell in cells if cell["cell"] == arm] for arm in ARMS}
+    kinds = {words: ("CroCo", kind) for kind, words in SECOND.items()} | {
+        "trained without": ("without a second view", "none"),
+        "trained and shown another scene's": ("trained with another scene's view", "other"),
+    }
+    if not arms["CroCo"]:
         return ""
-    sets = [name for name in own[0]["true"] if name not in ("rooms", "all photographs")]
+    sets = [name for name in arms["CroCo"][0]["true"] if name not in ("rooms", "all photographs")]
     means = {
-        name: {words: statistics.fmean(e[kind][name] for e in own) for kind, words in SECOND.items()}
-        | {"trained without": statistics.fmean(e["none"][name] for e in blind)}
-        | {"trained and shown another scene's": statistics.fmean(e["other"][name] for e in stray)}
+        name: {
+            words: statistics.fmean(errors[kind][name] for errors in arms[arm])
+            for words, (arm, kind) in kinds.items()
+            if arms[arm]
+        }
         for name in (*sets, "all photographs")
     }
     order = sorted(means["all photographs"].items(), key=lambda pair: pair[1])
@@ -219,6 +232,7 @@ def verdict(cells: list[dict[str, Any]]) -> str:
             (SECOND["other"], SECOND["none"]),
             (SECOND["other"], "trained without"),
         )
+        if {left, right} <= means["all photographs"].keys()
     ]
     return "Over all photographs: " + " < ".join(f"{w} {v:.3f}" for w, v in order) + ". " + "; ".join(counts) + "."
 
@@ -235,10 +249,8 @@ def main() -> None:
     root = Path(os.environ.get("UNLABEL_SHARED", "../shared")).resolve() / "data/multiview"
     options.runs.mkdir(parents=True, exist_ok=True)
     path = options.runs / "cells.jsonl"
-    cells = data.read_jsonl(path) if path.exists() else []
-    wanted = [
-        (arm, seed) for seed in range(options.seeds) for arm in (*ARMS, "downstream, untrained", "downstream, trained")
-    ]
+    cells = machine.cells(path, "vision_croco") if options.table else data.read_jsonl(path) if path.exists() else []
+    wanted = [(name, seed) for seed in range(options.seeds) for name in PARTS]
     left = 0 if options.table else options.cells
     for name, seed in wanted:
         known = any((cell["cell"], cell["seed"]) == (name, seed) for cell in cells)
@@ -253,7 +265,13 @@ def main() -> None:
         cell = {"cell": name, "seed": seed, **found}
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(cell) + "\n")
-    table(data.read_jsonl(path) if path.exists() else [])
+        cells.append(cell)
+    made = page(cells)
+    if made["rows"]:
+        options.seeds = 1 + max(cell["seed"] for cell in cells)
+        machine.write(
+            "vision_croco", command=machine.command(parser, options, "cells"), cells=cells, remade=options.table, **made
+        )
 
 
 if __name__ == "__main__":

@@ -124,6 +124,10 @@ EXPLAINED = (
 )
 
 
+IMAGES = 20_000  # of CIFAR-10 that are trained on
+NOISE = 2 * (2 * 0.25 / JUDGED["test"]) ** 0.5  # two standard errors of a difference of two accuracies
+
+
 class Noise(Dataset):
     """The same few random images again and again."""
 
@@ -300,15 +304,12 @@ def trained(name: str, seed: int, steps: int, batch: int, runs: Path, root: Path
     }
 
 
-def preset(options: argparse.Namespace) -> None:
+def preset(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Train what is missing, and write the table."""
     path = options.runs / "cells.jsonl"
     root = Path(os.environ.get("UNLABEL_SHARED", "../shared")).resolve()
-    known: dict[tuple[Any, ...], dict[str, Any]] = {}
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            cell = json.loads(line)
-            known[tuple(cell[part] for part in ("method", "seed", "steps", "batch"))] = cell
+    there = machine.cells(path, "vision_masked") if options.table or path.exists() else []
+    known = {tuple(cell[part] for part in ("method", "seed", "steps", "batch")): cell for cell in there}
     for seed in range(options.seeds):
         for name in [n for n in METHODS if METHODS[n].trained and (not options.only or n in options.only)]:
             asked = (name, seed, options.steps, options.batch)
@@ -320,25 +321,53 @@ def preset(options: argparse.Namespace) -> None:
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(cell) + "\n")
             known[asked] = cell
-    rows = []
-    for name in METHODS:
-        cells = [known[key] for key in known if (key[0], *key[2:]) == (name, options.steps, options.batch)]
-        if cells:
-            rows.append(row(name, cells))
-    commands = command_lines(options.steps, options.batch)
+    cells = [cell for key, cell in known.items() if key[2:] == (options.steps, options.batch)]
+    if cells:
+        options.seeds = 1 + max(cell["seed"] for cell in cells)
+        command = machine.command(parser, options, "speed", "rounds")
+        machine.write("vision_masked", command=command, cells=cells, remade=options.table, **page(cells))
+
+
+def page(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """Title, rows and notes of the table of cells with equal settings."""
+    by_name = {name: [cell for cell in cells if cell["method"] == name] for name in METHODS}
+    steps, batch = cells[0]["steps"], cells[0]["batch"]
     notes = (
-        f"{options.steps} updates of {options.batch} images. Mean and standard deviation over seeds; accuracy on "
+        f"{steps} updates of {batch} images. Mean and standard deviation over seeds; accuracy on "
         f"{JUDGED['test']:,} held-out images of probes that saw {JUDGED['train']:,} training images, of the mean over "
         "the patches' features. Time is that of one processor for forward and backward pass, GMAC (of the forward "
-        "pass) and parameters include decoders and heads. Curves are in the JSON file.\n\n"
-        f"{expectations([c for key, c in known.items() if key[2:] == (options.steps, options.batch)])}\n\n{commands}"
+        "pass) and parameters include decoders and heads. Curves are in the JSON file."
     )
-    if rows:
-        title = "The masked and positional family on CIFAR-10"
-        machine.write("vision_masked", title, "python benchmarks/vision_masked.py --preset cpu", rows, notes)
-        table = machine.RESULTS / "vision_masked.json"
-        shown = json.loads(table.read_text()) | {"cells": list(known.values())}
-        table.write_text(json.dumps(shown, indent=2) + "\n")
+    told = [notes, expectations(cells), care(cells), command_lines(steps, batch)]
+    return {
+        "title": "The masked and positional family on CIFAR-10",
+        "rows": [row(name, own) for name, own in by_name.items() if own],
+        "notes": "\n\n".join(told),
+    }
+
+
+def care(cells: list[dict[str, Any]]) -> str:
+    """How far the figures go: length, seeds, what is beyond the noise of the test images, what was not run."""
+    gains: dict[str, list[float]] = {}
+    for cell in cells:
+        gains.setdefault(cell["method"], []).append(cell["linear_probe_after"] - cell["linear_probe_before"])
+    beyond = {name for name, own in gains.items() if abs(statistics.fmean(own)) > NOISE}
+    missing = [name for name, method in METHODS.items() if method.trained and name not in gains]
+    seeds_of = sorted({len(own) for own in gains.values()})
+    counted = " to ".join(str(count) for count in dict.fromkeys((seeds_of[0], seeds_of[-1])))
+    epochs = cells[0]["steps"] * cells[0]["batch"] / IMAGES
+    told = [
+        f"{epochs:.1f} epochs; seeds: {counted}. Gains of the linear probe over the first weights beyond "
+        f"{100 * NOISE:.1f} points (two standard errors of a difference on {JUDGED['test']:,} images): "
+        f"{'; '.join(name for name in gains if name in beyond) or 'none'}."
+    ]
+    if within := [name for name in gains if name not in beyond]:
+        told.append(f"Within them: {'; '.join(within)}.")
+    if missing:
+        told.append(f"Not run: {'; '.join(missing)}.")
+    if seeds_of[0] == 1:
+        told.append("One seed has no spread.")
+    return f"**Read with care.** {' '.join(told)}"
 
 
 def expectations(cells: list[dict[str, Any]]) -> str:
@@ -390,12 +419,11 @@ def expectations(cells: list[dict[str, Any]]) -> str:
     expect("MixedAE: homologous keys above chance", of("MixedAE", last("homologous")), share, more)
     for name in ("DropPos", "MP3"):
         expect(f"{name}: positions right, ten times chance", of(name, last("accuracy")), fixed(10 * chance), more)
-    noise = 2 * (2 * 0.25 / JUDGED["test"]) ** 0.5
     expect(
-        f"ColorMAE: linear probe as MAE's, within {noise:.3f} (two standard errors of two accuracies)",
+        f"ColorMAE: linear probe as MAE's, within {NOISE:.3f} (two standard errors of two accuracies)",
         of("ColorMAE", probe),
         of(mae, probe),
-        lambda a, b: abs(a - b) < noise,
+        lambda a, b: abs(a - b) < NOISE,
     )
     expect(
         "MixedAE: gain of the linear probe above naive mixing's",
@@ -514,7 +542,7 @@ def main() -> None:
     if options.speed:
         speed(options)
     if options.preset:
-        preset(options)
+        preset(options, parser)
 
 
 if __name__ == "__main__":

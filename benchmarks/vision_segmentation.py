@@ -120,6 +120,27 @@ def row(method: str, cells: list[dict[str, Any]], untrained: dict[int, dict[str,
     return found
 
 
+def page(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """Title, rows and notes of the table of cells of equal length."""
+    of = {method: [entry for entry in cells if entry["method"] == method] for method in [*CONTROLS, *METHODS]}
+    untrained = {entry["seed"]: entry for entry in of[UNTRAINED]}
+    missing = [method for method, own in of.items() if not own]
+    notes = (
+        f"ViT of 4 blocks of width 96 at 64 pixels, patches of 8; {cells[0]['steps']} updates of 64 random crops of "
+        f"467 images. Probe: logistic regression on {PLACES:,} patches, strength chosen on a fifth of the training "
+        f"images, scores resampled to every pixel; at most {LIMIT['train']} training, {LIMIT['test']} test images of "
+        "each set; mIoU over the classes that occur. Mean and standard deviation over seeds."
+    )
+    single = [method for method, own in of.items() if len(own) == 1 and method != RAW]  # which has no second one
+    told = [f"Not run: {'; '.join(missing)}."] if missing else []
+    told += [f"With one seed only, so without a spread: {'; '.join(single)}."] if single else []
+    return {
+        "title": "Segmentation probes of the masked family",
+        "rows": [row(method, own, untrained) for method, own in of.items() if own],
+        "notes": f"{notes}\n\n**Read with care.** {' '.join(told)}" if told else notes,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=[*CONTROLS, *METHODS], help="these alone")
@@ -130,11 +151,8 @@ def main() -> None:
     options = parser.parse_args()
     root = Path(os.environ.get("UNLABEL_SHARED", "../shared")).resolve()
     path = options.runs / "cells.jsonl"
-    known: dict[tuple[Any, ...], dict[str, Any]] = {}
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
-            known[entry["method"], entry["seed"], entry["steps"]] = entry
+    there = machine.cells(path, "vision_segmentation") if options.table or path.exists() else []
+    known = {(entry["method"], entry["seed"], entry["steps"]): entry for entry in there}
     for seed in range(options.seeds):
         for method in [*CONTROLS, *METHODS]:
             asked = (method, seed, options.steps)
@@ -148,24 +166,16 @@ def main() -> None:
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
             known[asked] = entry
-    rows = []
-    for method in [*CONTROLS, *METHODS]:
-        cells = [entry for key, entry in known.items() if (key[0], key[2]) == (method, options.steps)]
-        if cells:
-            untrained = {k[1]: entry for k, entry in known.items() if (k[0], k[2]) == (UNTRAINED, options.steps)}
-            rows.append(row(method, cells, untrained))
-    notes = (
-        f"ViT of 4 blocks of width 96 at 64 pixels, patches of 8; {options.steps} updates of 64 random crops of 467 "
-        f"images. Probe: logistic regression on {PLACES:,} patches, strength chosen on a fifth of the training images, "
-        f"scores resampled to every pixel; at most {LIMIT['train']} training, {LIMIT['test']} test images of each set; "
-        "mIoU over the classes that occur. Mean and standard deviation over seeds."
-    )
-    if rows:
-        title = "Segmentation probes of the masked family"
-        machine.write("vision_segmentation", title, "python benchmarks/vision_segmentation.py", rows, notes)
-        table = machine.RESULTS / "vision_segmentation.json"
-        shown = json.loads(table.read_text()) | {"cells": list(known.values())}
-        table.write_text(json.dumps(shown, indent=2) + "\n")
+    cells = [entry for key, entry in known.items() if key[2] == options.steps]
+    if cells:
+        options.seeds = 1 + max(entry["seed"] for entry in cells)
+        machine.write(
+            "vision_segmentation",
+            command=machine.command(parser, options),
+            cells=cells,
+            remade=options.table,
+            **page(cells),
+        )
 
 
 if __name__ == "__main__":

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 from unlabel import Catalog
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def test_figures_are_those_the_benchmarks_wrote() -> None:
-    script = ROOT / "benchmarks/readme.py"
-    answer = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)
-    assert answer.returncode == 0, answer.stderr
 
 
 def test_each_of_the_two_commands_is_one_line_that_sets_itself_up() -> None:
