@@ -6,6 +6,8 @@ import io
 import json
 import os
 import pickle
+import subprocess
+import sys
 import tempfile
 import warnings
 import zipfile
@@ -287,6 +289,30 @@ def test_few_files_stay_open(tmp_path):
     for number in [*range(10), *range(10)]:
         assert handles.read(str(tmp_path / str(number)), 1, 3) == bytes([number]) * 3
         assert len(handles.opened) <= 3
+
+
+def test_open_files_are_closed_and_say_nothing_whatever_ends_them(tmp_path):
+    """A file that lets go, one that cannot be opened, and the interpreter's end with one still open."""
+    (tmp_path / "a").write_bytes(b"12345")
+    program = f"""
+import builtins, os
+from unlabel_vision.datasets.sources import Handles
+builtins.kept = handles = Handles()
+handles.read({str(tmp_path / "a")!r}, 0, 5)
+number = handles.opened[{str(tmp_path / "a")!r}].number
+handles.opened.clear()
+try:
+    os.fstat(number)
+except OSError:
+    print("closed")
+handles.read({str(tmp_path / "a")!r}, 0, 5)
+try:
+    handles.read({str(tmp_path / "none")!r}, 0, 5)
+except FileNotFoundError:
+    print("missing")
+"""
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (answer.stdout.split(), answer.stderr) == (["closed", "missing"], "")
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+import weakref
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -64,9 +65,7 @@ class _Descriptor:
 
     def __init__(self, path: str):
         self.number = os.open(path, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        os.close(self.number)
+        weakref.finalize(self, os.close, self.number)  # unlike __del__, also while the interpreter ends
 
 
 class Handles:
