@@ -17,10 +17,12 @@ from pathlib import Path
 import corrupt
 import numpy as np
 import pytest
+import skimage.data
 from PIL import Image
 
+from unlabel.data import Reader
 from unlabel.errors import BadSample, UsageError
-from unlabel_vision import images
+from unlabel_vision import images, views
 from unlabel_vision.datasets import layout, sources
 from unlabel_vision.datasets.folder import Folder, scan
 
@@ -205,6 +207,28 @@ def test_size_limits_apply(tmp_path):
     assert dataset[1]["image"].shape == (8, 8, 3)
     with pytest.raises(BadSample, match="64 x 64 pixels, more than max_pixels=1000"):
         dataset[2]
+
+
+def test_crops_of_large_jpegs_read_them_at_a_lower_resolution_and_stay_the_same(tmp_path):
+    photo = Image.fromarray(skimage.data.astronaut())  # 512 x 512
+    photo.save(tmp_path / "0.jpg", quality=90)
+    photo.save(tmp_path / "1.png")
+    crop = views.RandomResizedCrop(32)
+    dataset = Folder(tmp_path)
+    suited = Reader(dataset, views.TwoViews(crop, crop), seed=0).dataset
+    full, small = dataset[0]["image"], suited[0]["image"]
+    assert small.shape == (256, 256, 3)  # at a quarter, the smallest part would have 31 x 42
+    for seed in range(30):
+        box = views.random_box(256, 256, np.random.default_rng(seed), crop.scale, crop.ratio)
+        ours = views.resize(small, box, (32, 32)).astype(float)
+        difference = ours - views.resize(full, tuple(2 * side for side in box), (32, 32))
+        assert np.sqrt(np.square(difference).mean()) < 2.5  # grey levels
+
+    assert suited[1]["image"].shape == full.shape == (512, 512, 3)
+    assert dataset.suited(views.ResizeCenterCrop(32))[0]["image"].shape == (512, 512, 3)
+    assert dataset.suited(views.RandomResizedCrop(32, scale=(0.02, 1.0)))[0]["image"].shape == (512, 512, 3)
+    assert dataset.split("train").suited(crop)[0]["image"].shape == (256, 256, 3)
+    assert Folder(tmp_path, shortest=500).suited(crop)[0]["image"].shape == (512, 512, 3)
 
 
 def test_shortest_reduces_jpegs_only(tmp_path):

@@ -206,6 +206,22 @@ def test_nan_pixels_become_the_darkest_and_only_nan_is_refused():
         images.to_uint8(np.full((2, 2), np.nan, np.float32))
 
 
+@pytest.mark.parametrize("reduced", [1, 2, 4, 8])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"comment": b"\xff\xc0 no frame"}])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_jpegs_are_pillows_to_the_last_bit_at_every_scale(mode, options, reduced):
+    image = Image.fromarray(blocks(48)).resize((149, 101), Image.Resampling.BICUBIC).convert(mode)
+    file = corrupt.encode(image, "JPEG", **options)
+    expected = Image.open(io.BytesIO(file))
+    expected.draft(None, (149 // reduced, 101 // reduced))
+    decoded = images.decode(file, shortest=101 // reduced)
+    np.testing.assert_array_equal(decoded, np.asarray(expected.convert("RGB")))
+    fewest = 149 * 101 // reduced**2
+    np.testing.assert_array_equal(images.decode(file, fewest=fewest), np.asarray(expected.convert("RGB")))
+    assert decoded.flags.writeable
+    assert decoded.flags.c_contiguous
+
+
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_of_several_frames_the_first_counts(format):
     first, second = Image.fromarray(blocks(4)), Image.fromarray(blocks(4)[::-1].copy())

@@ -199,6 +199,16 @@ def _apply(matrix: Tensor, image: np.ndarray) -> np.ndarray:
     return image @ matrix[:, :3].double().numpy().T + matrix[:, 3].double().numpy()
 
 
+@settings(max_examples=60, deadline=None)
+@given(height=st.integers(8, 300), width=st.integers(8, 300), low=st.floats(0.05, 1), seed=st.integers(0, 999))
+def test_no_part_of_an_image_that_is_large_enough_is_enlarged(height, width, low, seed):
+    crop = RandomResizedCrop(24, scale=(low, 1.0))
+    side, pixels = crop.needs()
+    grow = math.ceil(max(side / min(height, width), math.sqrt(pixels / (height * width)), 1))
+    *_, h, w = views.random_box(height * grow, width * grow, np.random.default_rng(seed), crop.scale, crop.ratio)
+    assert min(h, w) >= crop.size  # sides are rounded to the nearest whole pixel
+
+
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4)))[::3])
 def test_one_matrix_equals_the_operations_one_after_the_other_in_any_order(order):
     strength = (0.8, 0.7, 0.6, 0.3)

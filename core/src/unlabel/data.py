@@ -7,6 +7,7 @@ so a batch may straddle two epochs, no sample is ever dropped, and resuming need
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
@@ -84,6 +85,13 @@ class Dataset:
         """What the user calls this sample, for messages: usually its path."""
         return f"sample {index}"
 
+    def suited(self, transform: Transform | None) -> Dataset:
+        """This dataset with samples just good enough for a transform that will read them all; by default itself.
+
+        A dataset of images may read them at a lower resolution if the transform would shrink every part of them.
+        """
+        return self
+
     def split(self, name: str) -> Dataset | None:
         """``"train"``: what pretraining and probes may see. ``"test"``: held out; None if nothing is."""
         return self if name == "train" else None
@@ -153,6 +161,11 @@ class Subset(Dataset):
     def name_of(self, index: int) -> str:
         return self.dataset.name_of(int(self.indices[index]))
 
+    def suited(self, transform: Transform | None) -> Subset:
+        suited = copy.copy(self)
+        suited.dataset = self.dataset.suited(transform)
+        return suited
+
     def collate(self, samples: list[Sample]) -> Batch:
         return self.dataset.collate(samples)
 
@@ -212,7 +225,7 @@ class Reader(torch.utils.data.Dataset[Any]):
     """
 
     def __init__(self, dataset: Dataset, transform: Transform | None, seed: int):
-        self.dataset, self.transform, self.seed = dataset, transform, seed
+        self.dataset, self.transform, self.seed = dataset.suited(transform), transform, seed
 
     def __getitems__(self, positions: list[tuple[int, int]]) -> tuple[Batch, list[dict[str, Any]]] | UnlabelError:
         """A micro-batch and the records of bad samples; an error on purpose is returned, to be raised outside

@@ -76,6 +76,7 @@ def _recipe(path: str, catalog: Catalog, task: str | None) -> Recipe:
 def _stages(samples: Dataset, task: Task, engine: Engine, seed: int, size: int, limit: float) -> dict[str, float]:
     """Samples a second of what happens to data before the model sees them."""
     transform = task.transform()
+    samples = samples.suited(transform)
     if transform is None and (table := samples.table()) is not None:
         ready = engine.to_device(table)
         chosen = engine.to_device({"index": torch.arange(size) % len(samples)})["index"]

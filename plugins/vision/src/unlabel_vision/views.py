@@ -176,6 +176,10 @@ class RandomResizedCrop:
         box = random_box(image.shape[0], image.shape[1], rng, self.scale, self.ratio)
         return resize(image, box, (self.size, self.size), self.interpolation, bool(rng.random() < self.flip))
 
+    def needs(self) -> tuple[int, int]:
+        """Short side and number of pixels of an image none of whose parts will be enlarged."""
+        return self.size, math.ceil(self.size**2 / (self.scale[0] * min(self.ratio[0], 1 / self.ratio[1])))
+
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         return {**sample, "image": self.crop(sample["image"], rng)}
 
@@ -190,6 +194,11 @@ class TwoViews:
 
     first: RandomResizedCrop
     second: RandomResizedCrop
+
+    def needs(self) -> tuple[int, int]:
+        """As `RandomResizedCrop.needs`, for both."""
+        (side, pixels), (other_side, other_pixels) = self.first.needs(), self.second.needs()
+        return max(side, other_side), max(pixels, other_pixels)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         rest = {name: value for name, value in sample.items() if name != "image"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import numpy as np
 from unlabel import data
 from unlabel.data import Dataset, Subset
 from unlabel.errors import BadSample, UsageError
-from unlabel.task import Sample
-from unlabel_vision import images
+from unlabel.task import Sample, Transform
+from unlabel_vision import images, views
 from unlabel_vision.datasets import layout
 
 __all__ = ["Stored", "check_size", "pixels", "summary"]
@@ -30,7 +31,7 @@ class Stored(Dataset):
         classes: names of the labels, or None.
         parts: uint8, (N,): index into `layout.PARTS`, or None if the set comes undivided.
         holdout: share of an undivided, labelled set that is held out for testing, class by class.
-        shortest: see `images.decode`.
+        shortest: see `images.decode`; by default what the task's transform needs, see `suited`.
         min_size: images with a shorter short side are bad samples.
         max_pixels: images of more pixels are bad samples.
     """
@@ -58,6 +59,7 @@ class Stored(Dataset):
             raise UsageError(f"min_size {min_size}, max_pixels {max_pixels} and shortest {shortest} must be at least 1")
         self.path, self.labels, self.classes, self.parts = path, labels, classes, parts
         self.holdout, self.shortest, self.min_size, self.max_pixels = holdout, shortest, min_size, max_pixels
+        self.fewest: int | None = None
 
     def read(self, index: int) -> bytes | np.ndarray:
         """The image as it is stored: the bytes of its file, or uint8 pixels (H, W), (H, W, 1) or (H, W, 3)."""
@@ -69,13 +71,24 @@ class Stored(Dataset):
     def decode(self, stored: bytes | np.ndarray) -> np.ndarray:
         """What `read` returned as uint8 RGB (H, W, 3); BadSample if that cannot be."""
         if isinstance(stored, bytes):
-            return images.decode(stored, shortest=self.shortest, max_pixels=self.max_pixels)
+            return images.decode(stored, shortest=self.shortest, fewest=self.fewest, max_pixels=self.max_pixels)
         return pixels(stored)
 
     def __getitem__(self, index: int) -> Sample:
         image = self.decode(self.read(index))
         check_size(image.shape[1], image.shape[0], self.min_size)
         return {"image": image} if self.labels is None else {"image": image, "label": int(self.labels[index])}
+
+    def suited(self, transform: Transform | None) -> Stored:
+        """For random crops: JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where even the smallest part that may
+        be cut out is not enlarged by that. At 32 pixels, from photographs of twice the size needed, views differ by
+        0.7 of 255 grey levels (root mean square); JPEG itself changes more. A given `shortest` stays as it is."""
+        if self.shortest is not None or not isinstance(transform, views.RandomResizedCrop | views.TwoViews):
+            return self
+        suited = copy.copy(self)
+        side, suited.fewest = transform.needs()
+        suited.shortest = max(side, self.min_size)
+        return suited
 
     def split(self, name: str) -> Dataset | None:
         """``"train"`` and ``"test"``: the folders of that name (validation where there is no test), or the
