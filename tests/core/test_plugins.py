@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -67,6 +68,22 @@ def test_the_core_offers_its_own_through_the_same_hooks(site: Path) -> None:
     catalog = Catalog.installed()
     for kind, names in {"evaluations": {"knn", "linear_probe"}, "observers": {"tensorboard", "wandb"}}.items():
         assert names <= {offer.name for offer in catalog.offers(kind) if offer.plugin == "core"}
+
+
+@pytest.mark.parametrize("active", [True, False])
+def test_the_collector_waits_while_something_is_imported(tmp_path, monkeypatch, active: bool):
+    (tmp_path / "collecting.py").write_text("import gc\nseen = gc.isenabled()\n")
+    (tmp_path / "breaking.py").write_text("raise RuntimeError\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        (gc.enable if active else gc.disable)()
+        assert plugins.Offer("tasks", "toy/one", "collecting:seen", "toy").load() is False
+        assert gc.isenabled() is active
+        with pytest.raises(UsageError):
+            plugins.Offer("tasks", "toy/two", "breaking:none", "toy").load()
+        assert gc.isenabled() is active
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("hook", ["tasks", "encoders", "datasets", "evaluations", "commands", "observers"])

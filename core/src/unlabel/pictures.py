@@ -113,8 +113,8 @@ def halved(picture: np.ndarray) -> np.ndarray:
         picture: uint8, (H, W, 3), H and W at least 2.
     """
     rows, columns = picture.shape[0] // 2, picture.shape[1] // 2
-    blocks = picture[: 2 * rows, : 2 * columns].reshape(rows, 2, columns, 2, 3)
-    means: np.ndarray = (blocks.mean(axis=(1, 3)) + 0.5).astype(np.uint8)
+    sums = picture[: 2 * rows : 2, : 2 * columns].astype(np.uint16) + picture[1 : 2 * rows : 2, : 2 * columns]
+    means: np.ndarray = ((sums[:, ::2] + sums[:, 1::2] + 2) // 4).astype(np.uint8)
     return means
 
 
