@@ -120,16 +120,15 @@ def cell_counts(
         int64, (prod(grid), classes).
     """
     cell = torch.zeros((), dtype=torch.int64, device=labels.device)
-    inside = labels >= 0
     for axis, length in enumerate(labels.shape):
         centres = (torch.arange(length, dtype=torch.float64, device=labels.device) + 0.5) * resampled[axis] / length
         place = ((centres - corner[axis]) * grid[axis] / window[axis]).floor().to(torch.int64)
-        shape = [-1 if other == axis else 1 for other in range(labels.ndim)]
-        inside = inside & ((place >= 0) & (place < grid[axis])).reshape(shape)
-        cell = cell * grid[axis] + place.reshape(shape)
+        within = ((place >= 0) & (place < grid[axis])).nonzero().flatten()  # of neighbours
+        labels = labels.index_select(axis, within)
+        cell = cell * grid[axis] + place[within].reshape([-1 if other == axis else 1 for other in range(labels.ndim)])
     cells = int(np.prod(list(grid)))
-    found = cell.expand(labels.shape)[inside] * classes + labels[inside]
-    return torch.bincount(found, minlength=cells * classes).reshape(cells, classes)
+    found = (cell * (classes + 1) + (labels + 1)).flatten()  # no label is a class too, until all are counted
+    return torch.bincount(found, minlength=cells * (classes + 1)).reshape(cells, classes + 1)[:, 1:]
 
 
 def stitched(
