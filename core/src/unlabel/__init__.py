@@ -61,7 +61,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'unlabel' has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(_HOME[name]), name)
+    from unlabel.importing import uncollected
+
+    with uncollected():
+        value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value
 

@@ -88,7 +88,7 @@ class Dataset:
     def suited(self, transform: Transform | None) -> Dataset:
         """This dataset with samples just good enough for a transform that will read them all; by default itself.
 
-        A dataset of images may read them at a lower resolution if the transform would shrink every part of them.
+        What is stored at a higher resolution than the transform keeps may be read at a lower one, for less time.
         """
         return self
 

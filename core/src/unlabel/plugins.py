@@ -14,7 +14,6 @@ no limit). What no limit can interrupt, `unlabel.confine` says.
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib
 import importlib.metadata
 import os
@@ -34,6 +33,7 @@ from unlabel.confine import Listener, words
 from unlabel.deprecation import Moved
 from unlabel.errors import UsageError, nearest
 from unlabel.hookspecs import HOOKS
+from unlabel.importing import uncollected
 
 __all__ = ["Catalog", "Offer", "Plugin"]
 
@@ -44,24 +44,6 @@ SECONDS = 5.0
 _NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _PREFIXED = ("tasks", "encoders", "datasets")
 _HEAVY = ("torch", "numpy", "scipy", "sklearn", "pandas")
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Python's garbage collector waits while plugins are imported.
-
-    Nearly all that an import makes stays; to look through it again and again costs half a second with torch and timm.
-    """
-    active = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if active:
-            if not gc.get_freeze_count():  # of what others have frozen, nothing is touched
-                gc.freeze()
-                gc.unfreeze()  # together: what is there counts as old, without having been looked through
-            gc.enable()
 
 
 @dataclass(frozen=True)
@@ -80,7 +62,7 @@ class Offer:
         """
         module, _, attribute = self.target.partition(":")
         try:
-            with contextlib.redirect_stdout(sys.stderr), _uncollected():
+            with contextlib.redirect_stdout(sys.stderr), uncollected():
                 return getattr(importlib.import_module(module), attribute)
         except KeyboardInterrupt:
             raise
