@@ -242,7 +242,9 @@ def notes(
         "",
         "All peers' default precision is fp32 on a CPU; ours is bf16 where the processor computes it natively. The "
         "same network (timm's), optimizer, crop area, colour jitter, grayscale and blur were asked of all; crops are "
-        "bicubic in unlabel, bilinear in the peers' SimCLR, bicubic in all for MAE.",
+        "bicubic in unlabel, bilinear or by area in the peers' SimCLR, bicubic in all for MAE. Where crops leave room "
+        "(SimCLR at 32 px, not at 224) unlabel decodes JPEGs at half their size, as it does by default; the peers "
+        "cannot.",
         "",
         *counts,
         "",
