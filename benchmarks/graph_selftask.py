@@ -274,12 +274,11 @@ def main() -> None:
     ]
     path = machine.RESULTS / "graph_selftask.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": [], "spent": {}}
-    what = options.graphs.replace(",", ", ") + (f" ({options.only})" if options.only else "")
-    own = [cell for cell in cells.known.values() if cell["graph"] in options.graphs and options.only in cell["method"]]
-    minutes = sum(cell["cpu"] for cell in own) / 60
+    known = list(cells.known.values())
     spent = dict(before["spent"])
-    if own:
-        spent[what] = f"{len(own)} trainings, {minutes:.0f} CPU minutes"
+    if known:
+        minutes = sum(cell["cpu"] for cell in known) / 60
+        spent["in the file of runs"] = f"{len(known)} trainings, {minutes:.0f} CPU minutes"
     searched = "; ".join(
         f"{graph}: {', '.join(f'{factor:g}' for factor in effort.factors)} times the authors', {effort.search} seed(s)"
         for graph, effort in EFFORT.items()
