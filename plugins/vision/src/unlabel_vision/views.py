@@ -547,7 +547,17 @@ class Photometric:
         return {"views": contact_sheet(to_pixels(torch.cat(pairs), self.mean, self.std), columns=len(pairs[0]))}
 
     def _augmented(self, parts: list[Tensor], keys: Tensor, streams: list[int]) -> list[Tensor]:
-        """Several views of the same samples: what is small is done for all at once, and memory is asked for once."""
+        """Several views of the same samples."""
+        work = self._uncompiled if parts[0].device.type == "cpu" else self._together
+        return work(parts, keys, streams)
+
+    @torch.compiler.disable
+    def _uncompiled(self, parts: list[Tensor], keys: Tensor, streams: list[int]) -> list[Tensor]:
+        """`_together` where torch.compile cannot look into it: OpenCV works on it."""
+        return self._together(parts, keys, streams)
+
+    def _together(self, parts: list[Tensor], keys: Tensor, streams: list[int]) -> list[Tensor]:
+        """What is small is done for all views at once, and memory is asked for once."""
         device = parts[0].device
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             u = torch.cat([seeds.uniform(keys, (13,), stream) for stream in streams])
