@@ -46,7 +46,7 @@ class Effort:
 EFFORT = {
     "Cora": Effort(10, 10, 2, (0.05, 0.2, 1, 4)),
     "CiteSeer": Effort(10, 10, 2, (0.05, 0.2, 1)),
-    "PubMed": Effort(10, 3, 1, (0.2, 1)),
+    "PubMed": Effort(10, 10, 1, (0.2, 1)),
 }
 GRAPHS = tuple(EFFORT)
 
