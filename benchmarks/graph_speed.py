@@ -260,6 +260,8 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=600, help="of the memory test")
     parser.add_argument("--part", choices=["growth", "million"], help="one part alone, its row as Python data")
     options = parser.parse_args()
+    if options.updates < 300:
+        parser.error(f"--updates {options.updates}: expected 300 or more, whose tenths have several measurements each")
     if options.part:
         print("ROW", growth(options.updates) if options.part == "growth" else million(20))
         return
