@@ -59,7 +59,7 @@ def points(folder: Path) -> list[tuple[int, int]]:
     return [(point.stage, point.step) for point in pictures.taken(folder)]
 
 
-def test_each_stage_is_seen_at_its_beginning_in_between_and_at_its_end(tmp_path: Path) -> None:
+def test_each_stage_is_seen_after_its_first_update_in_between_and_at_its_end(tmp_path: Path) -> None:
     chosen = recipe(log_every=1)
     run(tmp_path, chosen)
 
@@ -69,7 +69,7 @@ def test_each_stage_is_seen_at_its_beginning_in_between_and_at_its_end(tmp_path:
         (stage, step)
         for stage, steps in enumerate(lengths)
         if steps
-        for step in sorted({0, *(math.ceil(fraction * steps) for fraction in fractions)})
+        for step in sorted({1, *(math.ceil(fraction * steps) for fraction in fractions)})
     ]
     assert points(tmp_path) == expected
     found = pictures.read(pictures.taken(tmp_path)[0].path)
@@ -81,7 +81,7 @@ def test_a_point_between_two_logged_updates_counts_from_the_next(tmp_path: Path)
     chosen = recipe(log_every=4)
     run(tmp_path, chosen)
     lengths = [stage.resolved(len(Noises())).steps or 0 for stage in chosen.stages]
-    assert all(step == 0 or step % 4 == 0 or step == lengths[stage] for stage, step in points(tmp_path))
+    assert all(step == 1 or step % 4 == 0 or step == lengths[stage] for stage, step in points(tmp_path))
 
 
 def test_they_change_no_bit_of_the_training(tmp_path: Path) -> None:

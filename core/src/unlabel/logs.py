@@ -49,7 +49,7 @@ class Observer:
         """Every `log_every` updates, and for online checks: averaged numbers."""
 
     def event(self, progress: Progress, name: str, details: Mapping[str, Any]) -> None:
-        """Something happened: ``saved``, ``bad_sample``, ``interrupted``, ..."""
+        """Something happened: ``begun`` (the first update of a stage is done), ``bad_sample``, ``saved``."""
 
     def close(self) -> None:
         """The run ends, well or not."""

@@ -131,6 +131,9 @@ def run_stage(
         metrics = task.training_step(batches, optimizers, engine, stage)
         progress = Progress(start.stage, step + 1, horizon, epoch, progress.total_step + 1)
         task.after_update(progress)
+        if step == 0:
+            for observer in observers:
+                observer.event(progress, "begun", {})
 
         guard.add(step, metrics)
         interval.add(metrics, stage.size)

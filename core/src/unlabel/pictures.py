@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from unlabel.task import Batch, Progress, Task
 
 __all__ = ["Pictures", "Taken", "arrays", "halved", "read", "taken"]
 
-_FRACTIONS = (0.05, 0.25, 0.5, 1.0)  # of a stage's updates, besides its beginning: what changes, changes early
+_FRACTIONS = (0.05, 0.25, 0.5, 1.0)  # of a stage's updates, besides its first: what changes, changes early
 _SEVERAL = (0.5, 1.0)  # the same of one of several stages
 _SAMPLES = 16
 _LARGEST = 1 << 20  # places of a picture; a larger one is halved, so that a run's folder stays small
@@ -36,10 +37,11 @@ _SMALLEST = 8  # rows and columns of a picture that is still halved
 
 
 class Pictures(Observer):
-    """Takes pictures at the beginning of each stage, at a few points of it, and at its end.
+    """Takes pictures after the first update of each stage, at a few points of it, and at its end.
 
-    A point counts from the first logged update at or after it. A resumed run takes those that are still to come, and
-    once more those after its checkpoint, which come out the same.
+    The first update is what a user waits for, so nothing is shown before it; most recipes begin with a rate near zero,
+    and then it has changed hardly anything. A later point counts from the first logged update at or after it. A resumed
+    run takes those that are still to come, and once more those after its checkpoint, which come out the same.
 
     Args:
         folder: the run's; pictures go to ``pictures/``, one file a point.
@@ -60,18 +62,24 @@ class Pictures(Observer):
         self.fractions = _FRACTIONS if len(recipe.stages) == 1 else _SEVERAL
 
     def stage(self, number: int, stage: Stage, start: int) -> None:
-        """Note which points of the stage are still to come; the first one is now, if it begins."""
+        """Note which points of the stage are still to come."""
         steps = stage.steps or 0
         self.due = sorted({math.ceil(fraction * steps) for fraction in self.fractions})
         self.due = [step for step in self.due if step > start]
-        if start == 0:
-            self.take(number, 0)
+
+    def event(self, progress: Progress, name: str, details: Mapping[str, Any]) -> None:
+        """Take the first pictures once the first update is done."""
+        if name == "begun":
+            self._reach(progress)
 
     def log(self, progress: Progress, metrics: Mapping[str, float]) -> None:
         """Take the pictures of the points that were reached."""
         if self.due and progress.step >= self.due[0]:
-            self.due = [step for step in self.due if step > progress.step]
-            self.take(progress.stage, progress.step)
+            self._reach(progress)
+
+    def _reach(self, progress: Progress) -> None:
+        self.due = [step for step in self.due if step > progress.step]
+        self.take(progress.stage, progress.step)
 
     def take(self, stage: int, step: int) -> None:
         """Take the task's pictures as it stands after `step` updates of a stage, and write them.

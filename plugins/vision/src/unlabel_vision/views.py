@@ -432,10 +432,15 @@ def solarize(images: Tensor, threshold: float | Tensor = 0.5, total: float | Ten
     return torch.where(images >= threshold, total - images, images)
 
 
+def _by_opencv(device: torch.device) -> bool:
+    """Whether OpenCV works on the pixels: it does so on processors alone, and a compiled graph cannot hold it."""
+    return device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def _mean(images: Tensor) -> Tensor:
     """Mean colours: uint8 (N, H, W, 3) -> (N, 3) in [0, 1]."""
     count, height, width, channels = images.shape
-    if images.device.type == "cpu":
+    if _by_opencv(images.device):
         import cv2
 
         return torch.tensor([cv2.mean(image)[:channels] for image in images.numpy()]).view(count, channels) / 255
@@ -547,23 +552,13 @@ class Photometric:
         return {"views": contact_sheet(to_pixels(torch.cat(pairs), self.mean, self.std), columns=len(pairs[0]))}
 
     def _augmented(self, parts: list[Tensor], keys: Tensor, streams: list[int]) -> list[Tensor]:
-        """Several views of the same samples."""
-        work = self._uncompiled if parts[0].device.type == "cpu" else self._together
-        return work(parts, keys, streams)
-
-    @torch.compiler.disable
-    def _uncompiled(self, parts: list[Tensor], keys: Tensor, streams: list[int]) -> list[Tensor]:
-        """`_together` where torch.compile cannot look into it: OpenCV works on it."""
-        return self._together(parts, keys, streams)
-
-    def _together(self, parts: list[Tensor], keys: Tensor, streams: list[int]) -> list[Tensor]:
-        """What is small is done for all views at once, and memory is asked for once."""
+        """Several views of the same samples: what is small is done for all at once, and memory is asked for once."""
         device = parts[0].device
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             u = torch.cat([seeds.uniform(keys, (13,), stream) for stream in streams])
             mean = torch.cat([_mean(images) for images in parts])
             matrices = self._normalising(self.matrix(u[:, :10], mean))
-            work = self._on_cpu if device.type == "cpu" else self._on_device
+            work = self._on_cpu if _by_opencv(device) else self._on_device
             rooms = _room(parts)
             for number, (images, views) in enumerate(zip(parts, rooms, strict=True)):
                 own = slice(number * len(keys), (number + 1) * len(keys))
