@@ -1,8 +1,9 @@
 """The masked and positional family side by side: same images, same encoder, same number of updates.
 
 ``--preset cpu``: each method on CIFAR-10 (20,000 training and 5,000 test JPEGs) at 32 pixels, with several seeds: curve
-of the loss, linear probe and k-NN before and after, time an image, parameters, multiplications. A training is a line of
-``runs/vision_masked/cells.jsonl``; what is there is not repeated, so the script may be stopped at any time.
+of the loss; linear probe, k-NN and fine-tuning from the first and from the trained weights; time an image, parameters,
+multiplications. A training is a line of ``runs/vision_masked/cells.jsonl``, and once more when it was fine-tuned; what
+is there is not repeated, so the script may be stopped at any time.
 ``--only`` trains some methods; the table is of all that were ever trained at these settings.
 ``--speed``: forward and backward pass of each method against MAE's, in turn, with what the multiplications let expect.
 
@@ -32,6 +33,7 @@ from unlabel.cli import app
 from unlabel.data import Dataset
 from unlabel.engine import Engine
 from unlabel.evaluate.features import Frozen
+from unlabel.evaluate.finetune import finetune
 from unlabel.evaluate.knn import knn
 from unlabel.evaluate.linear_probe import linear_probe
 from unlabel.nn import masking
@@ -39,9 +41,11 @@ from unlabel.recipe import Ref
 from unlabel.task import Sample, Task
 from unlabel_vision.tasks.colormae import ColorMAE
 from unlabel_vision.tasks.mae import MAE
+from unlabel_vision.tasks.mp3 import MP3
 
 CIFAR = "data/cifar10_jpeg"
-JUDGED = {"train": 4000, "test": 2000}  # samples that the probes see
+JUDGED = {"train": 4000, "test": 2000}  # samples that the probes and fine-tuning see
+FINETUNING = {"epochs": 20, "batch_size": 128, "learning_rate": 1e-3, "warmup_epochs": 2}
 ENCODER = {"image_size": 32, "patch_size": 4, "dim": 64, "depth": 3, "heads": 2, "pool": "avg"}
 GROUP = 4  # images that MixedAE mixes into one by default
 DECODER = {"decoder_dim": 64, "decoder_depth": 1, "decoder_heads": 2}
@@ -127,8 +131,8 @@ EXPLAINED = (
     "methods that see all patches cost more in proportion (GMML two crops, and a head of convolutions; CroCo the whole "
     "second view), and those with a small head less (MP3, EVA); CRATE-MAE's published decoder has 12 layers, here 4. "
     "Where time leaves the multiplications: MixedAE scores the keys of every block but the first once more and chooses "
-    "those most like the query (naive mixing attends to all); CRATE-MAE measures its layers on 8 images of each update, "
-    "here on whole batches, and its products are narrow with much element by element between them."
+    "those most like the query (naive mixing attends to all); CRATE-MAE measures its layers on 8 images of each "
+    "update, here on whole batches, and its products are narrow with much element by element between them."
 )
 
 
@@ -277,10 +281,19 @@ def curve(metrics: list[dict[str, float]], points: int = 20) -> dict[str, list[f
     return {name: [round(line[name], 4) for line in chosen if name in line] for name in names}
 
 
+def place(name: str, seed: int, runs: Path) -> Path:
+    """Where the run of a method and seed lies."""
+    return runs / f"{''.join(c if c.isalnum() else '-' for c in name)}-{seed}"
+
+
+def images_of(root: Path) -> Dataset:
+    """What all are judged by."""
+    return run.build_dataset(Ref("vision/folder", path=str(root / CIFAR)), Catalog.installed())
+
+
 def trained(name: str, seed: int, steps: int, batch: int, runs: Path, root: Path) -> dict[str, Any]:
     """Train one method with one seed; judge it and the same network untrained."""
-    method = METHODS[name]
-    folder = runs / f"{''.join(c if c.isalnum() else '-' for c in name)}-{seed}"
+    method, folder = METHODS[name], place(name, seed, runs)
     command = ["train", method.task, *data_words(method, root), *words(method, steps, batch)]
     command += ["--seed", str(seed), "--out", str(folder), "--overwrite", "--no-evaluate"]
     app(command, standalone_mode=False)
@@ -288,8 +301,7 @@ def trained(name: str, seed: int, steps: int, batch: int, runs: Path, root: Path
     done = Run(folder)
     engine = Engine("cpu", "fp32")
     task, _ = run.build(done.recipe, Catalog.installed(), engine)
-    dataset = run.build_dataset(Ref("vision/folder", path=str(root / CIFAR)), Catalog.installed())
-    measured = {}
+    dataset, measured = images_of(root), {}
     for when, judged in (("before", task), ("after", done.task(engine))):
         frozen = Frozen(judged, dataset, engine, seed=seed, limit=JUDGED)
         measured[f"linear_probe_{when}"] = linear_probe(frozen)["accuracy"]
@@ -312,6 +324,20 @@ def trained(name: str, seed: int, steps: int, batch: int, runs: Path, root: Path
     }
 
 
+def finetuned(name: str, seed: int, runs: Path, root: Path) -> dict[str, Any]:
+    """Fine-tune a run's network and the same one untrained; those of MP3 once more without positions."""
+    done, engine, dataset = Run(place(name, seed, runs)), Engine("cpu", "auto"), images_of(root)
+    found: dict[str, Any] = {"finetune_precision": engine.precision}
+    for when in ("before", "after"):
+        task = run.build(done.recipe, Catalog.installed(), engine)[0] if when == "before" else done.task(engine)
+        frozen = Frozen(task, dataset, engine, seed=seed, limit=JUDGED)
+        found[f"finetune_{when}"] = finetune(frozen, **FINETUNING)["accuracy"]
+        if isinstance(task, MP3):
+            task.finetune_positions = "none"
+            found[f"finetune_unplaced_{when}"] = finetune(frozen, **FINETUNING)["accuracy"]
+    return found
+
+
 def preset(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Train what is missing, and write the table."""
     path = options.runs / "cells.jsonl"
@@ -321,19 +347,26 @@ def preset(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None
     for seed in range(options.seeds):
         for name in [n for n in METHODS if METHODS[n].trained and (not options.only or n in options.only)]:
             asked = (name, seed, options.steps, options.batch)
-            if asked in known or options.table:
+            if options.table:
                 continue
-            cell = dict(zip(("method", "seed", "steps", "batch"), asked, strict=True))
-            cell |= trained(*asked, options.runs, root)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(cell) + "\n")
-            known[asked] = cell
+            if asked not in known:
+                cell = dict(zip(("method", "seed", "steps", "batch"), asked, strict=True))
+                known[asked] = keep(path, cell | trained(*asked, options.runs, root))
+            if "finetune_after" not in known[asked]:
+                known[asked] = keep(path, known[asked] | finetuned(name, seed, options.runs, root))
     cells = [cell for key, cell in known.items() if key[2:] == (options.steps, options.batch)]
     if cells:
         options.seeds = 1 + max(cell["seed"] for cell in cells)
         command = machine.command(parser, options, "speed", "rounds")
         machine.write("vision_masked", command=command, cells=cells, remade=options.table, **page(cells))
+
+
+def keep(path: Path, cell: dict[str, Any]) -> dict[str, Any]:
+    """Add a line to the file of cells; of several of the same training the last counts."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(cell) + "\n")
+    return cell
 
 
 def page(cells: list[dict[str, Any]]) -> dict[str, Any]:
@@ -343,8 +376,11 @@ def page(cells: list[dict[str, Any]]) -> dict[str, Any]:
     notes = (
         f"{steps} updates of {batch} images. Mean and standard deviation over seeds; accuracy on "
         f"{JUDGED['test']:,} held-out images of probes that saw {JUDGED['train']:,} training images, of the mean over "
-        "the patches' features. Time is that of one processor for forward and backward pass, GMAC (of the forward "
-        "pass) and parameters include decoders and heads. Curves are in the JSON file."
+        "the patches' features. Fine-tuning, from the first and from the trained weights: "
+        f"{FINETUNING['epochs']} epochs of the same {JUDGED['train']:,} images with AdamW, peak rate "
+        f"{FINETUNING['learning_rate']:g} for 256 images, layer decay, crops and mirroring. Time is that of one "
+        "processor for forward and backward pass, GMAC (of the forward pass) and parameters include decoders and "
+        "heads. Curves are in the JSON file."
     )
     told = [notes, expectations(cells), care(cells), command_lines(steps, batch)]
     return {
@@ -381,14 +417,18 @@ def care(cells: list[dict[str, Any]]) -> str:
 def expectations(cells: list[dict[str, Any]]) -> str:
     """What papers and arithmetic let expect at this scale, and whether it holds in every seed, with figures."""
 
-    def of(name: str, measure: Callable[[dict[str, Any]], float]) -> dict[int, float]:
-        return {cell["seed"]: measure(cell) for cell in cells if cell["method"] == name}
+    def of(name: str, measure: Callable[[dict[str, Any]], float | None]) -> dict[int, float]:
+        own = [cell for cell in cells if cell["method"] == name]
+        return {cell["seed"]: value for cell in own if (value := measure(cell)) is not None}
 
     def last(metric: str) -> Callable[[dict[str, Any]], float]:
         return lambda cell: statistics.fmean(cell["curve"][metric][-3:])
 
     def gain(cell: dict[str, Any]) -> float:
         return float(cell["linear_probe_after"] - cell["linear_probe_before"])
+
+    def tuned(what: str) -> Callable[[dict[str, Any]], float | None]:
+        return lambda cell: cell.get(f"finetune_{what}")
 
     def probe(cell: dict[str, Any]) -> float:
         return float(cell["linear_probe_after"])
@@ -415,6 +455,13 @@ def expectations(cells: list[dict[str, Any]]) -> str:
     for name in METHODS:
         before = of(name, lambda cell: float(cell["linear_probe_before"]))
         expect(f"{name}: linear probe above random init", of(name, probe), before, more)
+    for name in METHODS:
+        before, after = of(name, tuned("before")), of(name, tuned("after"))
+        expect(f"{name}: fine-tuned above fine-tuned from random init", after, before, more)
+    blind = {when: of("MP3", tuned(f"unplaced_{when}")) for when in ("before", "after")}
+    expect("MP3, no positions in fine-tuning: above the same from random init", blind["after"], blind["before"], more)
+    placed = of("MP3", tuned("before"))
+    expect("MP3, no positions in fine-tuning: above random init with positions", blind["after"], placed, more)
     mae, chance = "MAE", 1 / (ENCODER["image_size"] // ENCODER["patch_size"]) ** 2
     naive = of("MixedAE, naive mixing", mixed)
     expect(
@@ -445,10 +492,10 @@ def expectations(cells: list[dict[str, Any]]) -> str:
 def row(name: str, cells: list[dict[str, Any]]) -> dict[str, object]:
     """Means and spreads over the seeds."""
     found: dict[str, object] = {"method": name, "seeds": len(cells)}
-    for evaluation in ("linear_probe", "knn"):
+    for evaluation in ("linear_probe", "knn", "finetune"):
         for when, title in (("before", "random init"), ("after", "trained")):
-            values = [cell[f"{evaluation}_{when}"] for cell in cells]
-            found[f"{evaluation}, {title}"] = machine.mean_and_spread(values)
+            values = [cell[f"{evaluation}_{when}"] for cell in cells if f"{evaluation}_{when}" in cell]
+            found[f"{evaluation}, {title}"] = machine.mean_and_spread(values) if values else "-"
     ends = [cell["curve"] for cell in cells]
     for title, metric in (("loss", "loss"), ("position accuracy", "accuracy"), ("homologous keys", "homologous")):
         values = [

@@ -37,6 +37,14 @@ class ImageTask(Task):
     def eval_transform(self) -> Transform:
         return views.ResizeCenterCrop(self.image_size)
 
+    def finetune_transform(self) -> Transform:
+        """Random crops of 8 to 100 % of the area, mirrored half of the time.
+
+        What the published fine-tuning of vision transformers begins with (He et al. 2021, arXiv 2111.06377, appendix
+        A.1); RandAugment, erasing, mixup and cutmix are not there.
+        """
+        return views.RandomResizedCrop(self.image_size)
+
     def encode(self, batch: Batch) -> Tensor:
         """The encoder's features of the whole image, without any head: (N, dim)."""
         features: Tensor = self.encoder(views.to_float(batch["image"]))
