@@ -1,11 +1,11 @@
 """Does CroCo use the second view? Hidden patches of real pairs it was never trained on, and geometry read off it.
 
 Trained on ray-cast rooms alone (the quick recipe, but longer and of more rooms), with several seeds; the same network
-always shown another scene's view; and the same without a second view, a masked autoencoder at 90 %. Then, on crops of photographs in pairs (stereo,
-planar, flow and many-view sets) and on rooms of the test part: the error of hidden patches with the true second view,
-with that of another scene, with a grey image, and without cross-attention. Then the evaluations on two views, trained
-and untrained, on rooms of the test part. A cell that is in ``cells.jsonl`` is not run again, so the script may be
-stopped at any time.
+always shown another scene's view; and the same without a second view, a masked autoencoder at 90 %. Then, on crops of
+photographs in pairs (stereo, planar, flow and many-view sets) and on rooms of the test part: the error of hidden
+patches with the true second view, with that of another scene, with a grey image, and without cross-attention. Then the
+evaluations on two views, trained and untrained, on rooms of the test part. A cell that is in ``cells.jsonl`` is not run
+again, so the script may be stopped at any time.
 
     UNLABEL_SHARED=FOLDER python benchmarks/vision_croco.py [--seeds N] [--steps N] [--rooms N] [--only TEXT] [--table]
 """
