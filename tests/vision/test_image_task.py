@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ class Images(Dataset):
 class Watching(ImageTask):
     """Mean colours through a linear layer, and what was seen of each image while its weights learn."""
 
-    seen: defaultdict[int, list[Tensor]] = defaultdict(list)
+    seen: ClassVar[defaultdict[int, list[Tensor]]] = defaultdict(list)
 
     def __init__(self) -> None:
         encoder = nn.Linear(3, 4)
