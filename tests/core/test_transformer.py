@@ -134,17 +134,19 @@ def test_initialisation_is_xavier_with_zero_biases():
     assert torch.equal(state["0.bias"], convolution_bias)
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_attention_by_products_is_the_fused_one_with_its_gradients(masked):
+@pytest.mark.parametrize("kind", ["none", "bool", "float"])
+def test_attention_by_products_is_the_fused_one_with_its_gradients(kind):
     generator = torch.Generator().manual_seed(0)
     wide = [torch.randn(2, 3, 7, 16, generator=generator) for _ in range(3)]
-    mask = (torch.rand(2, 1, 7, 7, generator=generator) > 0.5) | torch.eye(7, dtype=torch.bool) if masked else None
+    seen = (torch.rand(2, 1, 7, 7, generator=generator) > 0.5) | torch.eye(7, dtype=torch.bool)
+    mask = {"none": None, "bool": seen, "float": torch.randn(1, 3, 7, 7, generator=generator).bfloat16()}[kind]
     narrow = [part.bfloat16().requires_grad_() for part in wide]
     exact = [part.detach().double().requires_grad_() for part in narrow]
     assert not transformer.fused(narrow[0], 7)
     assert transformer.fused(exact[0], 7)
     ours = transformer.attend(*narrow, mask)
-    expected = functional.scaled_dot_product_attention(*exact, attn_mask=mask)
+    exact_mask = mask.double() if kind == "float" else mask
+    expected = functional.scaled_dot_product_attention(*exact, attn_mask=exact_mask)
     ours.sum().backward()
     expected.sum().backward()
     assert torch.allclose(ours.double(), expected, atol=0.03)  # bfloat16 has three digits

@@ -143,6 +143,18 @@ def test_queries_keys_and_values_are_the_same_numbers(monkeypatch):
     assert key.shape == (2, 4, 3, 6)
 
 
+def test_attention_by_products_is_the_fused_one_with_its_gradients():
+    made, tokens = Mssa(24, 4).double(), torch.randn(2, 9, 24, dtype=torch.float64)
+    found = []
+    for made.fused_attn in (True, False):
+        made.zero_grad()
+        moved = made(tokens)
+        moved.square().sum().backward()
+        found.append([moved, *(parameter.grad.clone() for parameter in made.parameters())])
+    for fused, products in zip(*found, strict=True):
+        assert torch.allclose(fused, products, rtol=0, atol=1e-12)
+
+
 def test_scores_are_symmetric_and_tokens_a_set():
     made, tokens = Mssa(24, 4), torch.randn(2, 9, 24)
     query, key, _ = made.project(tokens)

@@ -47,7 +47,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     Args:
         query: (N, heads, T, width).
         key, value: (N, heads, L, width).
-        mask: bool, broadcast to (N, heads, T, L), True where a token may be attended to; None: everywhere.
+        mask: broadcast to (N, heads, T, L): bool, True where a token may be attended to, or float, added to the scaled
+            scores; None: all attend to all.
 
     Returns:
         (N, heads, T, width).
@@ -56,7 +57,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     scores = query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)
     if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
     mixed: Tensor = scores.softmax(-1) @ value
     return mixed
 

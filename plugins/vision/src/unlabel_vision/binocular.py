@@ -46,7 +46,7 @@ class CrossAttention(nn.Module):
     def forward(self, tokens: Tensor, memory: Tensor, rotation: positions.Rotary | None = None) -> Tensor:
         """Attend: (N, L, D) to (N, M, D) -> (N, L, D); with rotary positions, which both then share, L = M."""
         query, key = self._queries_keys(tokens, memory, rotation)
-        mixed = functional.scaled_dot_product_attention(query, key, self._split(self.projv(memory)))
+        mixed = transformer.attend(query, key, self._split(self.projv(memory)))
         attended: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
         return attended
 

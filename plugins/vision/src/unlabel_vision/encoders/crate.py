@@ -16,7 +16,7 @@ from unlabel.errors import UsageError
 from unlabel.nn import transformer
 from unlabel_vision.encoders import crate_network
 from unlabel_vision.encoders.crate_network import CrateNetwork, Layer
-from unlabel_vision.encoders.patch_encoder import Attend, PatchEncoder, check_sizes
+from unlabel_vision.encoders.patch_encoder import Attend, PatchEncoder, check_sizes, stepped
 
 __all__ = ["Crate", "crate", "renamed"]
 
@@ -64,14 +64,14 @@ class Crate(PatchEncoder):
 
     def step(self, block: nn.Module, tokens: Tensor, attend: Attend | None = None) -> Tensor:
         """One layer, with its own attention or another: (N, T, dim) -> (N, T, dim)."""
-        layer: Layer = block(tokens, attend)
+        layer: Layer = stepped(block, tokens, attend)
         return layer.code
 
     def states(self, tokens: Tensor) -> list[Layer]:
         """What each layer makes of tokens (N, T, dim), before the final norm."""
         found: list[Layer] = []
         for block in self.model.blocks:
-            found.append(block(found[-1].code if found else tokens))
+            found.append(stepped(block, found[-1].code if found else tokens))
         return found
 
     def loading_code(self, file: str) -> str:

@@ -72,11 +72,14 @@ class Mssa(nn.Module):
         dim: width of the tokens.
         heads: subspaces, of dim / heads dimensions each.
         tied_output: go back by the transposed map, without a bias.
+
+    Attributes:
+        fused_attn: attend by torch's fused kernel; otherwise by two products and a softmax, the same numbers.
     """
 
     def __init__(self, dim: int, heads: int, tied_output: bool = False):
         super().__init__()
-        self.heads = heads
+        self.heads, self.fused_attn = heads, True
         self.subspaces = nn.Linear(dim, dim, bias=False)
         self.out = None if tied_output else nn.Linear(dim, dim)
 
@@ -107,6 +110,9 @@ class Mssa(nn.Module):
 
     def mix(self, coordinates: Tensor) -> Tensor:
         """The same from their `coordinates`."""
+        if not self.fused_attn:
+            scores = coordinates * coordinates.shape[-1] ** -0.5 @ coordinates.transpose(-2, -1)
+            return self.merged(scores.softmax(-1) @ coordinates)
         return self.merged(functional.scaled_dot_product_attention(coordinates, coordinates, coordinates))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from timm.layers import Attention
@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unlabel.errors import UsageError
-from unlabel.nn import masking, positions
+from unlabel.nn import masking, positions, transformer
 from unlabel_vision.encoders.timm import describe_input, example_images
 
-__all__ = ["Attend", "PatchEncoder", "check_sizes", "merged", "project", "require_tokens"]
+__all__ = ["Attend", "PatchEncoder", "check_sizes", "merged", "project", "require_tokens", "stepped"]
 
 Attend = Callable[[nn.Module, Tensor], Tensor]
 """What a method puts in the place of a block's self-attention: from the block's attention module, whose weights
@@ -61,6 +61,21 @@ def merged(attention: nn.Module, mixed: Tensor) -> Tensor:
         return own
     output: Tensor = attention.proj_drop(attention.proj(attention.norm(mixed.transpose(1, 2).flatten(2))))
     return output
+
+
+def stepped(block: nn.Module, tokens: Tensor, *rest: Any, **named: Any) -> Any:
+    """``block(tokens, *rest, **named)`` with the faster kernel for its own attention, see `transformer.fused`.
+
+    Args:
+        block: with an ``attn`` whose ``fused_attn`` chooses the kernel, as timm's.
+        tokens: (N, T, dim).
+    """
+    usual = block.attn.fused_attn
+    if usual and not transformer.fused(tokens, tokens.shape[1]):
+        block.attn.fused_attn = False
+    after = block(tokens, *rest, **named)
+    block.attn.fused_attn = usual
+    return after
 
 
 class PatchEncoder(nn.Module):

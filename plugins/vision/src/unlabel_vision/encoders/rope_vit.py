@@ -13,10 +13,9 @@ from typing import Any, Literal
 import timm
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.nn import functional
 
 from unlabel.errors import UsageError
-from unlabel.nn import masking, positions
+from unlabel.nn import masking, positions, transformer
 from unlabel_vision.encoders.patch_encoder import Attend, PatchEncoder, check_sizes, merged, project
 
 __all__ = ["RotaryViT", "rope_vit", "turned"]
@@ -30,7 +29,7 @@ def turned(attention: nn.Module, tokens: Tensor, rotation: positions.Rotary) -> 
     """Self-attention with turned queries and keys, for `PatchEncoder.run`: (N, T, dim) -> (N, T, dim)."""
     query, key, value = project(attention, tokens)
     query, key = positions.rotate(query, rotation), positions.rotate(key, rotation)
-    return merged(attention, functional.scaled_dot_product_attention(query, key, value))
+    return merged(attention, transformer.attend(query, key, value))
 
 
 class RotaryViT(PatchEncoder):

@@ -14,8 +14,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from unlabel.errors import UsageError
-from unlabel.nn import transformer
-from unlabel_vision.encoders.patch_encoder import Attend, PatchEncoder, check_sizes
+from unlabel_vision.encoders.patch_encoder import Attend, PatchEncoder, check_sizes, stepped
 from unlabel_vision.encoders.timm import Snippet, published
 
 __all__ = ["ViT", "maskable", "vit"]
@@ -58,11 +57,7 @@ class ViT(PatchEncoder):
 
     def step(self, block: nn.Module, tokens: Tensor, attend: Attend | None = None) -> Tensor:
         """One of timm's blocks, with its own attention or another: (N, T, dim) -> (N, T, dim)."""
-        usual = block.attn.fused_attn  # timm's way to choose the kernel of its own attention
-        if usual and not transformer.fused(tokens, tokens.shape[1]):
-            block.attn.fused_attn = False
-        after: Tensor = block(tokens) if attend is None else block(tokens, attend=attend)
-        block.attn.fused_attn = usual
+        after: Tensor = stepped(block, tokens) if attend is None else stepped(block, tokens, attend=attend)
         return after
 
     def loading_code(self, file: str) -> str:

@@ -25,7 +25,7 @@ from unlabel.task import Batch
 from unlabel_vision import attention_pictures, coding_rate, masked_autoencoder, views
 from unlabel_vision.encoders.crate import Crate
 from unlabel_vision.encoders.crate_network import Layer, Mssa
-from unlabel_vision.encoders.patch_encoder import require_tokens
+from unlabel_vision.encoders.patch_encoder import require_tokens, stepped
 from unlabel_vision.image_task import PatchTask
 
 __all__ = ["CrateDecoder", "CrateDecoderBlock", "CrateMAE", "monitored", "paper", "quick", "tiny"]
@@ -73,7 +73,7 @@ class CrateDecoder(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(N, 1 + L, dim), class token first -> (N, L, values)."""
         for block in self.blocks:
-            tokens = block(tokens)
+            tokens = stepped(block, tokens)
         prediction: Tensor = self.predict(self.norm(tokens))
         return prediction[:, 1:]
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from unlabel import Recipe, Ref, Stage, seeds
 from unlabel.errors import UsageError
-from unlabel.nn import patches
+from unlabel.nn import patches, transformer
 from unlabel.task import Batch
 from unlabel_vision import attention_pictures, masked_autoencoder, views
 from unlabel_vision.encoders.patch_encoder import Attend, PatchEncoder, merged, project, require_tokens
@@ -137,7 +137,7 @@ def homologous(count: int, same: Tensor, shares: list[Tensor]) -> Attend:
         query, key, value = project(attention, tokens)
         attended = top_k(query, key, count)
         shares.append(homologous_share(attended, same))
-        return merged(attention, functional.scaled_dot_product_attention(query, key, value, attn_mask=attended))
+        return merged(attention, transformer.attend(query, key, value, attended))
 
     return attend
 
@@ -149,7 +149,7 @@ def oracle(same: Tensor) -> Attend:
 
     def attend(attention: nn.Module, tokens: Tensor) -> Tensor:
         query, key, value = project(attention, tokens)
-        return merged(attention, functional.scaled_dot_product_attention(query, key, value, attn_mask=visible[:, None]))
+        return merged(attention, transformer.attend(query, key, value, visible[:, None]))
 
     return attend
 

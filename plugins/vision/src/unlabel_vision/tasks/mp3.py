@@ -15,11 +15,10 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from unlabel import Recipe, Ref, Stage, seeds
 from unlabel.errors import UsageError
-from unlabel.nn import losses, masking, positions
+from unlabel.nn import losses, masking, positions, transformer
 from unlabel.task import Batch
 from unlabel_vision import attention_pictures, views
 from unlabel_vision.encoders.patch_encoder import Attend, PatchEncoder, merged, project, require_tokens
@@ -34,7 +33,7 @@ def looking_at(context: int) -> Attend:
 
     def attend(attention: nn.Module, tokens: Tensor) -> Tensor:
         query, key, value = project(attention, tokens, keys=context)
-        return merged(attention, functional.scaled_dot_product_attention(query, key, value))
+        return merged(attention, transformer.attend(query, key, value))
 
     return attend
 
@@ -45,7 +44,7 @@ def biased(bias: Tensor) -> Attend:
     def attend(attention: nn.Module, tokens: Tensor) -> Tensor:
         query, key, value = project(attention, tokens)
         mask = bias.to(query.dtype)[None]
-        return merged(attention, functional.scaled_dot_product_attention(query, key, value, attn_mask=mask))
+        return merged(attention, transformer.attend(query, key, value, mask))
 
     return attend
 
