@@ -42,6 +42,14 @@ def test_every_token_is_predicted_from_its_place_in_the_sequence(grid, class_tok
     assert torch.allclose(made.decode(sequence), prediction, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("class_token", [True, False])
+def test_wanted_tokens_are_predicted_as_among_all(class_token):
+    made, mask = decoder(class_token=class_token), masking.from_noise(noise(), 0.75)
+    encoded, hidden = torch.randn(2, class_token + 3, 10), mask.order[:, 3:]
+    whole, part = made(encoded, mask.restore), made(encoded, mask.restore, hidden)
+    assert torch.allclose(masking.take(whole, hidden), part, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("grid", GRIDS)
 def test_positions_are_the_fixed_table_and_are_not_saved(grid):
     made = decoder(grid)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from unlabel.errors import UsageError
-from unlabel.nn import transformer
+from unlabel.nn import masking, transformer
 
 
 def _norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -152,6 +152,24 @@ def test_attention_by_products_is_the_fused_one_with_its_gradients(kind):
     assert torch.allclose(ours.double(), expected, atol=0.03)  # bfloat16 has three digits
     for part, reference in zip(narrow, exact, strict=True):
         assert torch.allclose(part.grad.double(), reference.grad, atol=0.06)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_wanted_tokens_come_out_as_among_all_with_the_same_gradients(masked):
+    torch.manual_seed(0)
+    made, tokens = transformer.Transformer(12, 2, 3).double(), torch.randn(2, 7, 12, dtype=torch.float64)
+    wanted = torch.stack([torch.randperm(7)[:4] for _ in range(2)])
+    visible = torch.tensor([[1, 1, 0, 1, 0, 1, 1], [0, 1, 1, 1, 1, 0, 1]], dtype=torch.bool) if masked else None
+    found = []
+    for some in (None, wanted):
+        made.zero_grad()
+        after = made(tokens, visible, some)
+        after = masking.take(after, wanted) if some is None else after
+        after.square().sum().backward()
+        found.append([after, *(parameter.grad.clone() for parameter in made.parameters())])
+    assert found[1][0].shape == (2, 4, 12)
+    for whole, part in zip(*found, strict=True):
+        assert torch.allclose(whole, part, rtol=0, atol=1e-12)
 
 
 def test_products_are_for_training_short_sequences_in_bfloat16():

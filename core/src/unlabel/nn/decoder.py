@@ -51,21 +51,24 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.predict = nn.Linear(dim, values)
 
-    def forward(self, encoded: Tensor, restore: Tensor) -> Tensor:
+    def forward(self, encoded: Tensor, restore: Tensor, wanted: Tensor | None = None) -> Tensor:
         """Predict from the visible tokens alone.
 
         Args:
             encoded: (N, 1 + K, encoder_dim): class token if there is one, then the visible tokens in shuffled order.
             restore: int64, (N, L): `Mask.restore`.
+            wanted: int64, (N, W): the tokens to predict for; None: all.
 
         Returns:
-            (N, L, values).
+            (N, L, values), or (N, W, values) in the order of `wanted`.
         """
         tokens = self.embed(encoded)
         seen = masking.restore(tokens[:, self.class_tokens :], self.mask_token, restore)
-        return self.decode(torch.cat([tokens[:, : self.class_tokens], seen], dim=1))
+        return self.decode(torch.cat([tokens[:, : self.class_tokens], seen], dim=1), wanted)
 
-    def decode(self, sequence: Tensor) -> Tensor:
-        """The same from a sequence in which the mask tokens are in place already: (N, 1 + L, dim) -> (N, L, values)."""
-        prediction: Tensor = self.predict(self.norm(self.transformer(sequence + self.positions)))
-        return prediction[:, self.class_tokens :]
+    def decode(self, sequence: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """The same from a sequence, (N, 1 + L, dim), in which the mask tokens are in place already."""
+        if wanted is not None:
+            wanted = wanted + self.class_tokens
+        prediction: Tensor = self.predict(self.norm(self.transformer(sequence + self.positions, wanted=wanted)))
+        return prediction[:, self.class_tokens :] if wanted is None else prediction

@@ -8,6 +8,9 @@ naming of the wide-spread transformer libraries, so that weights pass between th
 Sequences of unequal length, or with tokens that nobody may look at, come with a key mask: `visible`,
 bool, (N, L), True for the tokens that all others attend to. Every sequence needs one. Where a token is
 not visible it still attends to those that are, and gets an output.
+
+Where only some tokens' outputs are used, the last block need not make the others: `wanted`, int64, (N, K), their
+indices. Whatever is wanted comes out as it would among all.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unlabel.errors import UsageError
-from unlabel.nn import positions
+from unlabel.nn import masking, positions
 
 __all__ = ["Attention", "Block", "Mlp", "Transformer", "attend", "fused", "xavier_init"]
 
@@ -81,16 +84,37 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, tokens: Tensor, visible: Tensor | None = None, turn: positions.Rotary | None = None) -> Tensor:
-        """Attend: float, (N, L, D) -> (N, L, D), with a key mask or without one, and with rotary positions or not."""
-        count, length, dim = tokens.shape
-        qkv = self.qkv(tokens).reshape(count, length, 3, self.heads, dim // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (N, heads, L, D / heads) each
+    def forward(
+        self,
+        tokens: Tensor,
+        visible: Tensor | None = None,
+        turn: positions.Rotary | None = None,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            tokens: float, (N, L, D).
+            visible: key mask, or None.
+            turn: rotary positions, or None; not together with `wanted`.
+            wanted: which tokens come out, or None for all.
+
+        Returns:
+            (N, L, D), or (N, K, D) of those that are wanted.
+        """
+        count, _, dim = tokens.shape
+        if wanted is None:
+            query, key, value = self.qkv(tokens).chunk(3, dim=-1)
+        else:
+            weight, bias = self.qkv.weight, self.qkv.bias
+            query = functional.linear(masking.take(tokens, wanted), weight[:dim], bias[:dim])
+            key, value = functional.linear(tokens, weight[dim:], bias[dim:]).chunk(2, dim=-1)
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
         if turn is not None:
             query, key = positions.rotate(query, turn), positions.rotate(key, turn)
         mask = None if visible is None else visible[:, None, None, :]
         mixed = attend(query, key, value, mask)
-        return self.proj(mixed.transpose(1, 2).reshape(count, length, dim))  # type: ignore[no-any-return]
+        return self.proj(mixed.transpose(1, 2).reshape(count, -1, dim))  # type: ignore[no-any-return]
 
 
 class Mlp(nn.Module):
@@ -128,10 +152,11 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=eps)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
-    def forward(self, tokens: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Transform: float, (N, L, D) -> (N, L, D), with a key mask or without one."""
-        tokens = tokens + self.attn(self.norm1(tokens), visible)
-        return tokens + self.mlp(self.norm2(tokens))  # type: ignore[no-any-return]
+    def forward(self, tokens: Tensor, visible: Tensor | None = None, wanted: Tensor | None = None) -> Tensor:
+        """Transform: float, (N, L, D) -> (N, L, D), or (N, K, D) of those that are `wanted`; with a key mask or not."""
+        own = tokens if wanted is None else masking.take(tokens, wanted)
+        own = own + self.attn(self.norm1(tokens), visible, wanted=wanted)
+        return own + self.mlp(self.norm2(own))  # type: ignore[no-any-return]
 
 
 class Transformer(nn.Module):
@@ -149,10 +174,10 @@ class Transformer(nn.Module):
         super().__init__()
         self.blocks = nn.Sequential(*(Block(dim, heads, mlp_ratio, eps) for _ in range(depth)))
 
-    def forward(self, tokens: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Transform: float, (N, L, D) -> (N, L, D), with a key mask or without one."""
-        for block in self.blocks:
-            tokens = block(tokens, visible)
+    def forward(self, tokens: Tensor, visible: Tensor | None = None, wanted: Tensor | None = None) -> Tensor:
+        """Transform: float, (N, L, D) -> (N, L, D), or (N, K, D) of those that are `wanted`; with a key mask or not."""
+        for number, block in enumerate(self.blocks, start=1):
+            tokens = block(tokens, visible, wanted if number == len(self.blocks) else None)
         return tokens
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unlabel.nn import losses, patches, positions, transformer
+from unlabel.nn import losses, masking, patches, positions, transformer
 from unlabel.nn.decoder import Decoder
 from unlabel.nn.masking import Mask
 from unlabel.recipe import Stage
@@ -65,9 +65,14 @@ def predict(encoder: PatchEncoder, decoder: Decoder, images: Tensor, mask: Mask)
 
 
 def loss(encoder: PatchEncoder, decoder: Decoder, images: Tensor, mask: Mask, norm_pix: bool) -> Tensor:
-    """`pixel_loss` of what encoder and decoder predict from the visible patches."""
-    prediction = predict(encoder, decoder, images, mask)
-    return pixel_loss(images, prediction, mask.mask, encoder.patch_size, norm_pix)
+    """`pixel_loss` of what encoder and decoder predict from the visible patches.
+
+    Only what enters the loss is computed: the prediction, and its target, of the removed patches.
+    """
+    hidden = mask.order[:, mask.keep.shape[1] :]
+    prediction = decoder(encoder.tokens(images, mask.keep), mask.restore, hidden)
+    target = masking.take(patches.patchify(images.float(), encoder.patch_size), hidden)
+    return _errors(prediction, target, norm_pix).mean()  # each sample has as many
 
 
 def pixel_loss(images: Tensor, prediction: Tensor, mask: Tensor, patch_size: int, norm_pix: bool = True) -> Tensor:
@@ -83,11 +88,14 @@ def pixel_loss(images: Tensor, prediction: Tensor, mask: Tensor, patch_size: int
     Returns:
         Scalar.
     """
-    target = patches.patchify(images.float(), patch_size)
+    return losses.masked_mean(_errors(prediction, patches.patchify(images.float(), patch_size), norm_pix), mask)
+
+
+def _errors(prediction: Tensor, target: Tensor, norm_pix: bool) -> Tensor:
+    """Mean squared error of each patch: (N, L, 3 p^2) twice -> float32, (N, L)."""
     if norm_pix:
         target = patches.normalize_patches(target).values
-    error = (prediction.float() - target).square().mean(-1)  # (N, L)
-    return losses.masked_mean(error, mask)
+    return (prediction.float() - target).square().mean(-1)
 
 
 def pictures(
