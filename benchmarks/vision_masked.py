@@ -306,26 +306,25 @@ def trained(name: str, seed: int, steps: int, batch: int, runs: Path, root: Path
         frozen = Frozen(judged, dataset, engine, seed=seed, limit=JUDGED)
         measured[f"linear_probe_{when}"] = linear_probe(frozen)["accuracy"]
         measured[f"knn_{when}"] = knn(frozen)["accuracy"]
+    return {**measured, "curve": curve(done.metrics), "machine": machine.machine()}
+
+
+def cost(task: Task, batch: int) -> dict[str, float]:
+    """Parameters, multiplications and processor time of a task in fp32."""
     task.train()
-    sizes = {
-        "parameters": sum(p.numel() for p in task.parameters() if p.requires_grad),
-        "encoder_parameters": sum(p.numel() for p in task.encoder.parameters()),
-    }
     images = batch_of(task, Noise(32), batch)
     forward, both = multiplications(task, images)
     return {
-        **measured,
-        **sizes,
+        "parameters": sum(p.numel() for p in task.parameters() if p.requires_grad),
+        "encoder_parameters": sum(p.numel() for p in task.encoder.parameters()),
         "gmac_forward": round(forward, 4),
         "gmac_step": round(both, 4),
         "ms_an_image": round(1e3 * statistics.median(processor_seconds(task, images, 5)) / batch, 4),
-        "curve": curve(done.metrics),
-        "machine": machine.machine(),
     }
 
 
-def finetuned(name: str, seed: int, runs: Path, root: Path) -> dict[str, Any]:
-    """Fine-tune a run's network and the same one untrained; those of MP3 once more without positions."""
+def finetuned(name: str, seed: int, batch: int, runs: Path, root: Path) -> dict[str, Any]:
+    """Fine-tune a run's network and the same one untrained, those of MP3 once more without positions; and its cost."""
     done, engine, dataset = Run(place(name, seed, runs)), Engine("cpu", "auto"), images_of(root)
     found: dict[str, Any] = {"finetune_precision": engine.precision}
     for when in ("before", "after"):
@@ -335,7 +334,8 @@ def finetuned(name: str, seed: int, runs: Path, root: Path) -> dict[str, Any]:
         if isinstance(task, MP3):
             task.finetune_positions = "none"
             found[f"finetune_unplaced_{when}"] = finetune(frozen, **FINETUNING)["accuracy"]
-    return found
+    plain = Engine("cpu", "fp32")
+    return found | cost(run.build(done.recipe, Catalog.installed(), plain)[0], batch)
 
 
 def preset(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
@@ -353,7 +353,7 @@ def preset(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None
                 cell = dict(zip(("method", "seed", "steps", "batch"), asked, strict=True))
                 known[asked] = keep(path, cell | trained(*asked, options.runs, root))
             if "finetune_after" not in known[asked]:
-                known[asked] = keep(path, known[asked] | finetuned(name, seed, options.runs, root))
+                known[asked] = keep(path, known[asked] | finetuned(name, seed, options.batch, options.runs, root))
     cells = [cell for key, cell in known.items() if key[2:] == (options.steps, options.batch)]
     if cells:
         options.seeds = 1 + max(cell["seed"] for cell in cells)

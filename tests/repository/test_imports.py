@@ -42,6 +42,15 @@ def test_importing_the_package_imports_nothing_of_weight() -> None:
     assert "unlabel_vision" not in loaded
 
 
+@pytest.mark.parametrize(("given", "after"), [(None, "1"), ("0", "0")])
+def test_huge_pages_are_asked_for_unless_the_user_says_otherwise(given: str | None, after: str) -> None:
+    rest = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    environment = rest if given is None else rest | {"THP_MEM_ALLOC_ENABLE": given}
+    code = "import os, unlabel; print(os.environ['THP_MEM_ALLOC_ENABLE'])"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert answer.stdout.split() == [after]
+
+
 @pytest.mark.parametrize(
     "words", [("list",), ("list", "--json"), ("plugins",), ("--help",), ("train", "--help"), ("--version",), ("trian",)]
 )
