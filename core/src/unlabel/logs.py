@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 from torch import Tensor
 
 from unlabel.confine import words
-from unlabel.errors import UsageError
+from unlabel.errors import RunError, UsageError
 from unlabel.task import Progress
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ class Interval:
 class Metrics(Observer):
     """``metrics.jsonl``: one line per logged interval, flushed at once.
 
-    Resuming at an earlier update drops the lines after it, which are about to be written again.
+    Resuming at an earlier update drops the lines after it, which are about to be written again. RunError if a line
+    cannot be written.
     """
 
     def __init__(self, folder: Path, resume_at: int = 0):
@@ -109,11 +110,15 @@ class Metrics(Observer):
             "epoch": progress.epoch,
             "total_step": progress.total_step,
         }
-        self.file.write(json.dumps({**place, **{name: _short(value) for name, value in metrics.items()}}) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps({**place, **{name: _short(value) for name, value in metrics.items()}}) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise RunError(f"{self.file.name} could not be written ({error.strerror})") from error
 
     def close(self) -> None:
-        self.file.close()
+        with contextlib.suppress(OSError):  # of a line that was told of already
+            self.file.close()
 
 
 def _short(value: float) -> float:
