@@ -230,10 +230,10 @@ def test_resumed_metrics_have_each_update_once(tmp_path: Path) -> None:
 def test_a_full_disk_ends_the_run_with_the_file_that_could_not_be_written(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path)
     metrics.file.close()
-    metrics.file = Path("/dev/full").open("a", encoding="utf-8")
-    with pytest.raises(RunError, match=r"/dev/full could not be written \(No space left on device\)"):
-        run(tmp_path, recipe(), observers=[metrics])
-    metrics.close()
+    with Path("/dev/full").open("a", encoding="utf-8") as metrics.file:
+        with pytest.raises(RunError, match=r"/dev/full could not be written \(No space left on device\)"):
+            run(tmp_path, recipe(), observers=[metrics])
+        metrics.close()
 
 
 def test_epochs_are_entered_once_and_again_after_a_resume(tmp_path: Path) -> None:
