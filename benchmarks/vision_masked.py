@@ -63,6 +63,7 @@ class Method:
         network: name of the encoder.
         lr: peak learning rate of the small preset.
         trained: whether the small preset has it; otherwise its cost alone is measured.
+        costed: whether ``--speed`` has it.
         published: multiplications of a step over MAE's at the authors' sizes: ViT-B/16 at 224 pixels, MAE's decoder of
             8 blocks of width 512, 29.4 billion a step for MAE.
         pairs: whether it learns from pairs of images: here overlapping crops of the embedded photographs, as there are
@@ -76,6 +77,7 @@ class Method:
     network: str = "vision/vit"
     lr: float = 1e-3
     trained: bool = True
+    costed: bool = True
     published: float = 1.0
     pairs: bool = False
 
@@ -84,6 +86,9 @@ LARGE = {"decoder_dim": 192, "decoder_depth": 4, "decoder_heads": 6}
 SHALLOW = {**LARGE, "decoder_depth": 1}  # the papers' 2 blocks for MAE's 8
 METHODS = {
     "MAE": Method("vision/mae", DECODER, LARGE),
+    "MAE, as many parameters as CRATE-MAE": Method(
+        "vision/mae", {**DECODER, "decoder_dim": 40}, encoder={"dim": 40}, costed=False
+    ),
     "ColorMAE": Method("vision/colormae", DECODER, LARGE),
     "MixedAE": Method("vision/mixedae", DECODER, LARGE),
     "MixedAE, naive mixing": Method(
@@ -334,6 +339,9 @@ def finetuned(name: str, seed: int, batch: int, runs: Path, root: Path) -> dict[
         if isinstance(task, MP3):
             task.finetune_positions = "none"
             found[f"finetune_unplaced_{when}"] = finetune(frozen, **FINETUNING)["accuracy"]
+    lines = [line for line in done.metrics if "compression_1" in line]
+    for metric in ("compression", "sparsity") if lines else ():  # of each layer
+        found[metric] = [lines[-1][f"{metric}_{layer}"] for layer in range(1, ENCODER["depth"] + 1)]
     plain = Engine("cpu", "fp32")
     return found | cost(run.build(done.recipe, Catalog.installed(), plain)[0], batch)
 
@@ -472,6 +480,18 @@ def expectations(cells: list[dict[str, Any]]) -> str:
     )
     share = fixed(1 / GROUP)
     expect("MixedAE: homologous keys above chance", of("MixedAE", last("homologous")), share, more)
+
+    def of_layer(metric: str, layer: int) -> Callable[[dict[str, Any]], float | None]:
+        return lambda cell: cell[metric][layer] if metric in cell else None
+
+    first, final = (of("CRATE-MAE", of_layer("compression", layer)) for layer in (0, -1))
+    expect(
+        "CRATE-MAE: coding rate within subspaces lower after the last layer than after the first", final, first, less
+    )
+    zeros = of("CRATE-MAE", of_layer("sparsity", -1))
+    expect("CRATE-MAE: more than half of the last layer's numbers are zero", zeros, fixed(0.5), more)
+    rival = "MAE, as many parameters as CRATE-MAE"
+    expect(f"CRATE-MAE: linear probe above that of {rival}", of("CRATE-MAE", probe), of(rival, probe), more)
     for name in ("DropPos", "MP3"):
         expect(f"{name}: positions right, ten times chance", of(name, last("accuracy")), fixed(10 * chance), more)
     expect(
@@ -538,7 +558,7 @@ def speed(options: argparse.Namespace) -> None:
         dataset = Noise(encoder["image_size"])
         made, costs = {}, {}
         for name, method in METHODS.items():
-            if options.only and name not in (*options.only, "MAE"):
+            if not method.costed or (options.only and name not in (*options.only, "MAE")):
                 continue
             task = build(method, {**encoder, "pool": "avg"}, method.large)
             made[name] = task, batch_of(task, dataset, count)
