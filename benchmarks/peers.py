@@ -85,6 +85,7 @@ def measured(python: Path, peer: str, work: str, data: Path, *options: str, quic
         command = [python, driver, "--work", work, "--data", data, "--out", out, "--batch", batch, "--steps", steps]
         variables = os.environ | QUIET | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "XDG_CACHE_HOME": out}
         variables |= {"LIGHTLY_TRAIN_CACHE_DIR": f"{out}/cache"}
+        variables.pop("THP_MEM_ALLOC_ENABLE", None)  # unlabel has set it in this process; each sets its own, or none
         done = subprocess.run(
             [*map(str, command), *options, "--started", str(time.time())],
             capture_output=True,
@@ -244,7 +245,8 @@ def notes(
         "same network (timm's), optimizer, crop area, colour jitter, grayscale and blur were asked of all; crops are "
         "bicubic in unlabel, bilinear or by area in the peers' SimCLR, bicubic in all for MAE. Where crops leave room "
         "(SimCLR at 32 px, not at 224) unlabel decodes JPEGs at half their size, as it does by default; the peers "
-        "cannot.",
+        "cannot. Large tensors lie on huge pages in unlabel (torch's THP_MEM_ALLOC_ENABLE, which it sets when it is "
+        "imported), as in none of the peers.",
         "",
         *counts,
         "",
