@@ -111,6 +111,11 @@ def errors(task: CroCo, first: Tensor, second: Tensor, names: list[str]) -> dict
     return found
 
 
+def thinned(values: list[float], points: int = 40) -> list[float]:
+    """Some of many values, evenly."""
+    return values[:: max(1, len(values) // points)]
+
+
 def trained(arm: str, seed: int, steps: int, rooms: int, runs: Path, root: Path) -> dict[str, Any]:
     """Train one arm with one seed; errors with each kind of second view."""
     folder = runs / f"{arm.replace(' ', '-').replace(chr(39), '')}-{seed}"
@@ -126,7 +131,8 @@ def trained(arm: str, seed: int, steps: int, rooms: int, runs: Path, root: Path)
     views_of = crops(task, root, runs)
     lines = Run(folder, catalog).metrics
     curve = {
-        name: [round(line[name], 4) for line in lines if name in line] for name in ("loss", "error_other", "error_none")
+        name: thinned([round(line[name], 4) for line in lines if name in line])
+        for name in ("loss", "error_other", "error_none")
     }
     batch = {"view1": views_of[0][:8], "view2": views_of[1][:8], "key": torch.arange(8)}
     for name, picture in task.pictures(batch).items():
