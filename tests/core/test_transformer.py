@@ -154,19 +154,21 @@ def test_attention_by_products_is_the_fused_one_with_its_gradients(kind):
         assert torch.allclose(part.grad.double(), reference.grad, atol=0.06)
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_wanted_tokens_come_out_as_among_all_with_the_same_gradients(masked):
+@pytest.mark.parametrize(("depth", "masked"), [(2, False), (2, True), (1, False), (0, False)])
+def test_wanted_tokens_come_out_as_among_all_with_the_same_gradients(depth, masked):
     torch.manual_seed(0)
-    made, tokens = transformer.Transformer(12, 2, 3).double(), torch.randn(2, 7, 12, dtype=torch.float64)
+    made = transformer.Transformer(12, depth, 3).double()
+    tokens = torch.randn(2, 7, 12, dtype=torch.float64, requires_grad=True)
     wanted = torch.stack([torch.randperm(7)[:4] for _ in range(2)])
     visible = torch.tensor([[1, 1, 0, 1, 0, 1, 1], [0, 1, 1, 1, 1, 0, 1]], dtype=torch.bool) if masked else None
     found = []
     for some in (None, wanted):
         made.zero_grad()
+        tokens.grad = None
         after = made(tokens, visible, some)
         after = masking.take(after, wanted) if some is None else after
         after.square().sum().backward()
-        found.append([after, *(parameter.grad.clone() for parameter in made.parameters())])
+        found.append([after, tokens.grad.clone(), *(parameter.grad.clone() for parameter in made.parameters())])
     assert found[1][0].shape == (2, 4, 12)
     for whole, part in zip(*found, strict=True):
         assert torch.allclose(whole, part, rtol=0, atol=1e-12)

@@ -178,7 +178,7 @@ class Transformer(nn.Module):
         """Transform: float, (N, L, D) -> (N, L, D), or (N, K, D) of those that are `wanted`; with a key mask or not."""
         for number, block in enumerate(self.blocks, start=1):
             tokens = block(tokens, visible, wanted if number == len(self.blocks) else None)
-        return tokens
+        return tokens if wanted is None or len(self.blocks) else masking.take(tokens, wanted)
 
 
 def xavier_init(module: nn.Module) -> None:
