@@ -288,7 +288,7 @@ def test_hook_observers_tells_an_observer_everything_in_order(site: Path) -> Non
     train("toy/echo", "--observe", "radar/journal, radar/journal")
 
     told = Path("run/journal").read_text().splitlines()
-    assert told[:3] == ["start toy/echo", "stage 0 2 0", "log 1 loss"]
+    assert told[:4] == ["start toy/echo", "stage 0 2 0", "begun 1", "log 1 loss"]
     assert {"log 2 loss", "log 2 knn", "saved 2"} <= set(told)
     assert told.count("close") == told.count("log 2 loss") == 1
     assert told[-1] == "close"
