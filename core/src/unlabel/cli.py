@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
 import sys
 import warnings
@@ -598,7 +599,21 @@ def main() -> NoReturn:
         _fail(error, debug)
     if code == 130:
         print("error: interrupted", file=sys.stderr)
-    raise SystemExit(code if type(code) is int else 0)
+    _leave(code if type(code) is int else 0)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process; one of several at once.
+
+    torch leaves threads of sharded runs to be ended while Python takes the process apart, and now and then, on a busy
+    machine, that aborts a process in which all is done and closed.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    raise SystemExit(code)
 
 
 @contextlib.contextmanager
@@ -636,7 +651,7 @@ def _fail(error: BaseException, debug: bool) -> NoReturn:
 
         traceback.print_exception(error)
     print(f"error: {_words(error)}", file=sys.stderr)
-    raise SystemExit(_exit_code(error))
+    _leave(_exit_code(error))
 
 
 def _words(error: BaseException) -> str:
