@@ -29,9 +29,9 @@ import machine
 import unlabel
 from unlabel import recipe as recipes
 from unlabel import run as runs_of
+from unlabel.catalog.plugins import Catalog
 from unlabel.engine import Engine
 from unlabel.evaluate.features import Frozen
-from unlabel.plugins import Catalog
 from unlabel.recipe import Recipe
 from unlabel_graph.evaluations.frozen_classification import frozen_classification
 from unlabel_graph.evaluations.link_prediction import link_prediction

@@ -138,7 +138,7 @@ class Cells:
         chosen = composed(graph, method, strategy, weight)
         dataset = self.dataset(graph, chosen.dataset.options.get("components"))
         rare = {"seed": seed, "save_every": 10**6, "monitor_every": 10**6, "log_every": 10**6}
-        chosen = recipe.fitted(chosen, dataset.implies(), self.catalog).model_copy(update=rare)
+        chosen = recipe.with_data(chosen, dataset.implies(), self.catalog).model_copy(update=rare)
         wall, processor = time.perf_counter(), time.process_time()
         task, _ = run.build(chosen, self.catalog, self.engine)
         samples = dataset.split("train")
@@ -172,7 +172,10 @@ def composed(graph: str, method: str, strategy: str, weight: float) -> Recipe:
 
 def _on_components(made: Recipe) -> Recipe:
     return made.model_copy(
-        update={"dataset": made.dataset.having(components=256), "encoder": made.encoder.having(scaling="raw")}
+        update={
+            "dataset": made.dataset.with_options(components=256),
+            "encoder": made.encoder.with_options(scaling="raw"),
+        }
     )
 
 

@@ -30,9 +30,9 @@ from torch import Tensor
 
 import machine
 from unlabel import combine, loop, recipe, run, seeds
+from unlabel.catalog.plugins import Catalog
 from unlabel.engine import Engine
 from unlabel.logs import Observer
-from unlabel.plugins import Catalog
 from unlabel.recipe import Recipe
 from unlabel.task import Batch, Progress
 from unlabel_graph import agreement, augment, propagation, sampling
@@ -51,7 +51,7 @@ def chameleon(settings: list[str]) -> tuple[Recipe, Nodes, Catalog]:
     chosen = run.compose("graph/paretognn", catalog, name="paper", data=str(path), settings=settings)
     dataset = run.build_dataset(chosen.dataset, catalog)
     assert isinstance(dataset, Nodes)
-    return recipe.fitted(chosen, dataset.implies(), catalog), dataset, catalog
+    return recipe.with_data(chosen, dataset.implies(), catalog), dataset, catalog
 
 
 def contrast(first: Tensor, second: Tensor, temperature: float) -> Tensor:

@@ -52,7 +52,7 @@ def null(made: Recipe, work: works.Work) -> None:
     from torch import Tensor, nn
 
     from unlabel import loop
-    from unlabel.plugins import Catalog
+    from unlabel.catalog.plugins import Catalog
     from unlabel.run import build, build_dataset
     from unlabel.task import Batch, Task
     from unlabel_vision import views
@@ -80,7 +80,7 @@ def null(made: Recipe, work: works.Work) -> None:
 def alone(made: Recipe, precision: str) -> None:
     """The same updates on batches that are already there: the model's own speed."""
     from unlabel import data
-    from unlabel.plugins import Catalog
+    from unlabel.catalog.plugins import Catalog
     from unlabel.run import build, build_dataset
 
     catalog, engine = Catalog.installed(), Engine("cpu", precision)

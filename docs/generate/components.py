@@ -11,8 +11,8 @@ import yaml
 from docstrings import link_papers, prose, sections, table
 
 from unlabel import Catalog, Recipe, Stage
-from unlabel.describe import component, summary
-from unlabel.plugins import Offer
+from unlabel.catalog.describe import component, summary
+from unlabel.catalog.plugins import Offer
 
 __all__ = ["Page", "others", "tasks"]
 

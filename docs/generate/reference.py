@@ -21,7 +21,7 @@ from unlabel import Catalog, Recipe, Stage, cli, recipe
 
 __all__ = ["commands", "modules", "public", "recipes"]
 
-_UNLISTED = ("unlabel.cli", "unlabel.builtin", "unlabel.__main__")
+_UNLISTED = ("unlabel.cli", "unlabel.catalog.builtin", "unlabel.__main__")
 
 # The command line
 

@@ -21,7 +21,7 @@ from unlabel.bench import study as studies
 from unlabel.bench import tables
 from unlabel.bench.runner import Folder, State
 from unlabel.bench.tables import interval
-from unlabel.plugins import Catalog
+from unlabel.catalog.plugins import Catalog
 
 STUDY = """
 name: pings
@@ -248,7 +248,7 @@ def test_a_study_killed_twice_ends_with_the_table_of_one_that_never_was(here: Pa
 
 def wait_for_cells(folder: Path) -> None:
     """Until the cells of a killed study have stopped too; the system tells them."""
-    from unlabel import lock
+    from unlabel.storage import lock
 
     for run in folder.glob("cells/*"):
         while lock.holder(run):

@@ -21,8 +21,8 @@ from commandline import Answer, install, unlabel
 from safetensors.torch import load_file
 
 import unlabel as package
-from unlabel import lock
-from unlabel.plugins import Catalog
+from unlabel.catalog.plugins import Catalog
+from unlabel.storage import lock
 
 
 @pytest.fixture(scope="module", autouse=True)

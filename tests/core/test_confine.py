@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from unlabel.confine import Listener, Outcome
+from unlabel.catalog.confine import Listener, Outcome
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def test_threads_take_turns_and_leave_the_streams_as_they_were() -> None:
 
 def test_it_works_without_a_standard_output() -> None:
     code = (
-        "import os, sys; os.close(1)\nfrom unlabel.confine import Listener\n"
+        "import os, sys; os.close(1)\nfrom unlabel.catalog.confine import Listener\n"
         "with Listener() as listener: assert listener.run(lambda: print('x') or 5).result == 5\n"
         "sys.stdout = None"
     )

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from unlabel import data, loop, run, seeds
+from unlabel.catalog.plugins import Catalog, Offer, Plugin
 from unlabel.data import Dataset, Positions, Subset
 from unlabel.engine import Engine
 from unlabel.errors import UsageError
 from unlabel.evaluate.features import Frozen
-from unlabel.plugins import Catalog, Offer, Plugin
 from unlabel.recipe import Ref, Stage
 from unlabel.task import Batch, Sample
 
@@ -135,7 +135,7 @@ def test_evaluations_gather_from_the_table_and_read_raw_samples() -> None:
 
 def test_samples_that_belong_together_are_encoded_in_one_batch() -> None:
     class Together(Table):
-        together = True
+        full_batch = True
 
     frozen = Frozen(Still(Linear()), Subset(Together(), range(30)), CPU, batch_size=4, limit={"train": 20})
     [batch] = frozen.batches("train", None)
@@ -194,7 +194,7 @@ class Claiming(Noises):
 class ClaimingAnything(Noises):
     """A dataset for any file."""
 
-    general = True
+    fallback = True
 
     @classmethod
     def claims(cls, path: Path) -> bool:

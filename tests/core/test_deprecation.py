@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 
-from unlabel import deprecation
+from unlabel.catalog import deprecation
 
 
 def renamed(*, width: int = 1, size: int | None = None) -> int:

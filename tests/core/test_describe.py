@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from unlabel.describe import summary
-from unlabel.plugins import Offer
+from unlabel.catalog.describe import summary
+from unlabel.catalog.plugins import Offer
 
 SOURCE = '''
 """The module. arXiv 2101.00001."""

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from unlabel import UsageError, lock
+from unlabel import UsageError
+from unlabel.storage import lock
 
 HOLDER = """
 import os, pathlib, signal, sys
-from unlabel import lock
+from unlabel.storage import lock
 
 with lock.held(pathlib.Path(sys.argv[1])):
     if "forking" in sys.argv:

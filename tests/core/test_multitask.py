@@ -16,13 +16,13 @@ from pulls import Drift, Pull, Raw, Vector, Whole, shaped
 from torch import Tensor
 
 from unlabel import loop, multitask, run, seeds
+from unlabel.catalog.plugins import Catalog, Offer, Plugin
 from unlabel.data import Reader, Views
 from unlabel.engine import Engine
 from unlabel.errors import UsageError
 from unlabel.logs import Metrics, Observer
 from unlabel.multitask import Joint
-from unlabel.plugins import Catalog, Offer, Plugin
-from unlabel.recipe import Execution, Group, Recipe, Ref, Stage, fitted, load
+from unlabel.recipe import Execution, Group, Recipe, Ref, Stage, load, with_data
 from unlabel.task import Sample
 from unlabel.testing.fixtures import TwoProcesses
 
@@ -329,7 +329,7 @@ def test_stages_and_epochs_reach_every_part(tmp_path):
 
 
 def test_a_recipe_survives_json_and_settings_reach_the_part(tmp_path):
-    what = chosen(combine="pareto").changed(["task.test/drift.scale=0.25", "task.normalise=loss"], catalog())
+    what = chosen(combine="pareto").with_overrides(["task.test/drift.scale=0.25", "task.normalise=loss"], catalog())
     path = tmp_path / "recipe.json"
     path.write_text(what.to_json())
     again = load(path)
@@ -346,11 +346,11 @@ def test_what_the_data_determine_reaches_encoder_and_every_part_that_leaves_it_o
     implied = {"dim": 7, "scale": 0.125, "unheard_of": 1}
     what = ref("test/pull+test/drift")
     what.task.options["test/pull"] = {"scale": 2.0}
-    found = fitted(what, implied, catalog())
+    found = with_data(what, implied, catalog())
     assert found.encoder == Ref("test/vector", dim=7)
     assert found.task.options == {"test/pull": {"scale": 2.0}, "test/drift": {"scale": 0.125}}
-    assert fitted(ref("test/drift"), implied, catalog()).task == Ref("test/drift", scale=0.125)
-    assert fitted(found, implied, catalog()) == found
+    assert with_data(ref("test/drift"), implied, catalog()).task == Ref("test/drift", scale=0.125)
+    assert with_data(found, implied, catalog()) == found
     assert what.encoder.options == {}
 
 
@@ -367,7 +367,7 @@ def test_what_the_data_determine_reaches_encoder_and_every_part_that_leaves_it_o
 )
 def test_settings_that_fit_no_part_are_refused(setting, message):
     with pytest.raises(UsageError, match=message):
-        chosen().changed([setting], catalog())
+        chosen().with_overrides([setting], catalog())
 
 
 def ref(name: str) -> Recipe:
@@ -455,4 +455,4 @@ def test_recipes_that_differ_need_a_choice():
 
 def test_a_task_that_makes_its_parts_itself_has_one_name_and_settles_as_one() -> None:
     ref = Ref("test/many", combine="pareto")
-    assert multitask.settled(ref, pulls((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))).model_dump() == ref.model_dump()
+    assert multitask.with_provenance(ref, pulls((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))).model_dump() == ref.model_dump()

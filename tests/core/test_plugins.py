@@ -16,9 +16,10 @@ from commandline import install, unlabel
 from distributions import HOOKS, offering, write
 from packaging.specifiers import SpecifierSet
 
-from unlabel import __version__, plugins
+from unlabel import __version__
+from unlabel.catalog import plugins
+from unlabel.catalog.plugins import Catalog, Plugin
 from unlabel.errors import UsageError
-from unlabel.plugins import Catalog, Plugin
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from unlabel import recipe, run
+from unlabel.catalog.plugins import Catalog
 from unlabel.errors import UsageError
-from unlabel.plugins import Catalog
 from unlabel.recipe import Group, Recipe, Ref, Stage
 
 PLUGIN = (
@@ -85,7 +85,7 @@ plain = st.recursive(
     max_leaves=6,
 )
 refs = st.builds(
-    lambda name, options: Ref(name).having(**options),
+    lambda name, options: Ref(name).with_options(**options),
     st.text(min_size=1, max_size=5),
     st.dictionaries(st.text(max_size=8) | st.sampled_from(["name", "options"]), plain, max_size=3),
 )
@@ -149,7 +149,7 @@ def test_a_recipe_file_is_chosen_by_its_path_and_must_be_for_the_task(
     tiny: Recipe, catalog: Catalog, tmp_path: Path
 ) -> None:
     path = tmp_path / "mine.json"
-    path.write_text(tiny.changed(["seed=7"], catalog).to_json())
+    path.write_text(tiny.with_overrides(["seed=7"], catalog).to_json())
 
     assert run.compose("sonar/echo", catalog, name=str(path)).seed == 7
     path.write_text(path.read_text().replace("sonar/echo", "sonar/other"))
@@ -211,7 +211,7 @@ def test_a_change_reaches_its_field_with_its_type(tiny: Recipe, catalog: Catalog
         "task.ratio=0.5", "task.mode=mean", "task.scale=[0.1, 1]", "task.limit=3", "task.flip=true", "encoder.dim=16",
         "evaluations=[knn, {name: linear_probe}]",
     ]  # fmt: skip
-    changed = tiny.changed(changes, catalog)
+    changed = tiny.with_overrides(changes, catalog)
 
     assert (changed.stages[0].lr, changed.stages[1].batch_size, changed.stages[1].betas) == (3e-4, 32, (0.5, 0.9))
     assert changed.stages[0].groups == [Group(pattern="*.bias", freeze=True)]
@@ -237,7 +237,7 @@ def test_a_change_reaches_its_field_with_its_type(tiny: Recipe, catalog: Catalog
 def test_words_stay_words(tiny: Recipe, catalog: Catalog) -> None:
     """YAML would read these as True, False, 90, 8 and None."""
     for word in ("on", "no", "1:30", "010", "~", "", " a b "):
-        assert tiny.changed([f"task.on={word}"], catalog).task.options["on"] == word
+        assert tiny.with_overrides([f"task.on={word}"], catalog).task.options["on"] == word
 
 
 WRONG = {
@@ -284,7 +284,7 @@ WRONG = {
 @pytest.mark.parametrize("assignment", WRONG)
 def test_a_wrong_change_is_refused_in_one_line(assignment: str, tiny: Recipe, catalog: Catalog) -> None:
     with pytest.raises(UsageError, match=WRONG[assignment]) as raised:
-        tiny.changed([assignment], catalog)
+        tiny.with_overrides([assignment], catalog)
     assert "\n" not in str(raised.value)
 
 
@@ -344,20 +344,20 @@ def test_a_learning_rate_is_scaled_to_the_batch_it_is_stated_for() -> None:
 
 
 def test_another_length_holds_for_every_stage_and_drops_the_old_horizon(tiny: Recipe, catalog: Catalog) -> None:
-    horizon = tiny.changed(["stages.0.horizon=9"], catalog)
+    horizon = tiny.with_overrides(["stages.0.horizon=9"], catalog)
 
-    shorter = horizon.lasting(steps=2, batch_size=4)
+    shorter = horizon.with_length(steps=2, batch_size=4)
     assert [(stage.steps, stage.epochs, stage.horizon, stage.batch_size) for stage in shorter.stages] == [
         (2, None, None, 4)
     ] * 2
-    longer = horizon.lasting(epochs=0.5)
+    longer = horizon.with_length(epochs=0.5)
     assert [(stage.steps, stage.epochs) for stage in longer.stages] == [(None, 0.5)] * 2
-    assert horizon.lasting() == horizon
+    assert horizon.with_length() == horizon
     with pytest.raises(UsageError, match="--steps or --epochs, not both"):
-        tiny.lasting(steps=1, epochs=1)
+        tiny.with_length(steps=1, epochs=1)
     for nonsense in (0, -1, math.nan, math.inf):
         with pytest.raises(UsageError, match=r"--epochs: stages.0.epochs"):
-            tiny.lasting(epochs=nonsense)
+            tiny.with_length(epochs=nonsense)
 
 
 # Keywords and factories

@@ -17,8 +17,8 @@ from PIL import Image
 from reports import HOSTILE, written
 
 from unlabel import report
+from unlabel.catalog.plugins import Catalog
 from unlabel.errors import UsageError
-from unlabel.plugins import Catalog
 from unlabel.report import curves, encoding, nearness, reading, summary
 
 EMPTY = Catalog([])

@@ -11,7 +11,7 @@ from browser import Browser, Page, program
 from reports import HOSTILE, written
 
 from unlabel import Ref, report
-from unlabel.plugins import Catalog
+from unlabel.catalog.plugins import Catalog
 
 pytestmark = pytest.mark.slow
 

@@ -9,11 +9,11 @@ import pytest
 from blobs import Blobs, Points
 
 from unlabel import Ref, embed, run
+from unlabel.catalog.plugins import Catalog
 from unlabel.data import Dataset
 from unlabel.engine import Engine
 from unlabel.evaluate.features import Frozen
 from unlabel.evaluate.knn import knn
-from unlabel.plugins import Catalog
 from unlabel.report import reading
 from unlabel.task import Sample
 

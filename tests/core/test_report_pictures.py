@@ -12,11 +12,12 @@ import torch
 from echo import Echo, Linear, Noises, recipe
 from test_loop import StopAt, equal
 
-from unlabel import loop, pictures, seeds
+from unlabel import loop, seeds
 from unlabel.data import Dataset
 from unlabel.engine import Engine
 from unlabel.logs import Dispensable, Observer
 from unlabel.recipe import Recipe
+from unlabel.show import pictures
 
 
 class Seen(Echo):
@@ -130,7 +131,7 @@ def test_a_folder_that_cannot_be_written_stops_no_training(tmp_path: Path, capsy
 
 def test_of_samples_that_belong_together_all_are_shown(tmp_path: Path) -> None:
     class Together(Noises):
-        together = True
+        full_batch = True
 
     def shown(samples: Dataset) -> int:
         task = Seen(Linear())

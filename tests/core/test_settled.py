@@ -9,7 +9,7 @@ import pytest
 from echo import Echo, Linear
 
 from unlabel import Catalog, Recipe, Ref, Run, Stage, UsageError, run
-from unlabel.plugins import Offer, Plugin
+from unlabel.catalog.plugins import Offer, Plugin
 from unlabel.recipe import Execution
 
 
@@ -28,7 +28,7 @@ class Settling(Echo):
         if found not in (None, self.content):
             raise UsageError(f"{outside} holds {self.content}, not {found}")
 
-    def settled(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         return {"found": self.content}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from commandline import install, unlabel
 
-from unlabel.speed import recommendation
+from unlabel.inspection.speed import recommendation
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -38,7 +38,7 @@ def after_updates(task_name: str, encoder: str | None = None) -> list[int]:
     dataset = run.build_dataset(chosen.dataset, CATALOG)
     assert isinstance(dataset, Nodes)
     engine = Engine("cpu", "fp32")
-    task, _ = run.build(recipe.fitted(chosen, dataset.implies(), CATALOG), CATALOG, engine)
+    task, _ = run.build(recipe.with_data(chosen, dataset.implies(), CATALOG), CATALOG, engine)
     stage = chosen.stages[0].resolved(len(dataset))
     task.train().enter_stage(stage)
     optimizers, found = task.optimizers(stage), []

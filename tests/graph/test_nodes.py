@@ -53,7 +53,7 @@ def _trained(chosen: Recipe, dataset: Nodes, folder: Path, **changes: object) ->
     """Run a recipe on a dataset through the real loop."""
     engine = Engine("cpu", "fp32")
     rare = {"save_every": 1000, "monitor_every": 1000, **changes}
-    chosen = recipe.fitted(chosen, dataset.implies(), CATALOG).model_copy(update=rare)
+    chosen = recipe.with_data(chosen, dataset.implies(), CATALOG).model_copy(update=rare)
     task, _ = run.build(chosen, CATALOG, engine)
     folder.mkdir(exist_ok=True)
     loop.train(chosen, task, dataset.split("train"), engine, folder, [])
@@ -119,7 +119,9 @@ def test_a_run_stopped_anywhere_ends_with_the_same_bits(name: str, tmp_path: Pat
 def _stopped(chosen: Recipe, dataset: Nodes, folder: Path, total: int) -> None:
     """The same run, saved after every update, until it is cut off."""
     engine = Engine("cpu", "fp32")
-    chosen = recipe.fitted(chosen, dataset.implies(), CATALOG).model_copy(update={"save_every": 1, "monitor_every": 99})
+    chosen = recipe.with_data(chosen, dataset.implies(), CATALOG).model_copy(
+        update={"save_every": 1, "monitor_every": 99}
+    )
     task, _ = run.build(chosen, CATALOG, engine)
     after = task.after_update
 
@@ -137,7 +139,7 @@ def test_two_stages_train_one_objective_each(tmp_path: Path) -> None:
     dataset = blocks()
     chosen = nodes.two_stage("graph/node_property", steps=3, hidden=8)
     engine = Engine("cpu", "fp32")
-    chosen = recipe.fitted(chosen, dataset.implies(), CATALOG)
+    chosen = recipe.with_data(chosen, dataset.implies(), CATALOG)
     task, _ = run.build(chosen, CATALOG, engine)
     first, second = (stage.resolved(len(dataset)) for stage in chosen.stages)
     batch = batch_of(dataset)

@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 
 from unlabel import Catalog
-from unlabel.describe import component
+from unlabel.catalog.describe import component
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -83,7 +83,7 @@ def test_a_link_that_leads_nowhere_fails(tmp_path: Path) -> None:
 
 def test_a_plugin_that_cannot_be_shown_fails_the_build(generator: ModuleType) -> None:
     """In strict mode a warning is a failure; it names the plugin and what is wrong with it."""
-    from unlabel.plugins import Plugin
+    from unlabel.catalog.plugins import Plugin
 
     told: list[str] = []
     broken = Plugin("sonar", "unlabel-sonar", "0.1", problems=["no water"])

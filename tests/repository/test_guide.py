@@ -36,7 +36,7 @@ import commandline
 import pytest
 from environments import Environment
 
-from unlabel import hookspecs
+from unlabel.catalog import hookspecs
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = ROOT / "docs" / "plugins"

@@ -15,7 +15,8 @@ from commandline import install, unlabel
 from distributions import offering, write
 from packaging.version import Version
 
-from unlabel import Catalog, hookspecs
+from unlabel import Catalog
+from unlabel.catalog import hookspecs
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "core" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import unlabel
-from unlabel import hookspecs
+from unlabel.catalog import hookspecs
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "core" / "src" / "unlabel"
@@ -209,7 +209,7 @@ def test_every_hook_is_documented_with_what_it_offers() -> None:
         document = getattr(hookspecs, hook).__doc__
         assert document, hook
         assert re.search(r"(subclasses|functions|classes or functions)\b", document), hook
-    specified = {name for name, node in functions(CORE / "hookspecs.py") if isinstance(node, ast.FunctionDef)}
+    specified = {name for name, node in functions(CORE / "catalog/hookspecs.py") if isinstance(node, ast.FunctionDef)}
     assert specified == set(hookspecs.HOOKS), "HOOKS lists them all"
 
 

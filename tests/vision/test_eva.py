@@ -519,7 +519,7 @@ def test_a_run_says_what_its_teacher_was(teacher_run):
 
 def test_another_teacher_is_noticed_and_a_finished_student_needs_none(teacher_run, tmp_path):
     teacher, student = teacher_run
-    wrong = student.recipe.changed([f"task.teacher={student.folder}"], Catalog.installed())
+    wrong = student.recipe.with_overrides([f"task.teacher={student.folder}"], Catalog.installed())
     with pytest.raises(UsageError, match=r"is not the one of this recipe.*teacher_hash=null"):
         run.train(wrong, out=tmp_path / "wrong", evaluate=False)
     assert not (tmp_path / "wrong").exists()

@@ -225,10 +225,10 @@ def test_crops_of_large_jpegs_read_them_at_a_lower_resolution_and_stay_the_same(
         assert np.sqrt(np.square(difference).mean()) < 2.5  # grey levels
 
     assert suited[1]["image"].shape == full.shape == (512, 512, 3)
-    assert dataset.suited(views.ResizeCenterCrop(32))[0]["image"].shape == (512, 512, 3)
-    assert dataset.suited(views.RandomResizedCrop(32, scale=(0.02, 1.0)))[0]["image"].shape == (512, 512, 3)
-    assert dataset.split("train").suited(crop)[0]["image"].shape == (256, 256, 3)
-    assert Folder(tmp_path, shortest=500).suited(crop)[0]["image"].shape == (512, 512, 3)
+    assert dataset.for_transform(views.ResizeCenterCrop(32))[0]["image"].shape == (512, 512, 3)
+    assert dataset.for_transform(views.RandomResizedCrop(32, scale=(0.02, 1.0)))[0]["image"].shape == (512, 512, 3)
+    assert dataset.split("train").for_transform(crop)[0]["image"].shape == (256, 256, 3)
+    assert Folder(tmp_path, shortest=500).for_transform(crop)[0]["image"].shape == (512, 512, 3)
 
 
 def test_shortest_reduces_jpegs_only(tmp_path):

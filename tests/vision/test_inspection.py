@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from unlabel.catalog.plugins import Catalog
 from unlabel.errors import UsageError
-from unlabel.inspecting import open_dataset
-from unlabel.plugins import Catalog
+from unlabel.inspection.contents import open_dataset
 from unlabel_vision import inspection
 from unlabel_vision.datasets.folder import Folder
 

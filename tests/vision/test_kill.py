@@ -26,7 +26,7 @@ def train(folder: Path, workers: int, resuming: bool) -> None:
     torch.set_num_threads(1)
     catalog = Catalog.installed()
     changes = [f"execution.workers={workers}", "execution.precision=fp32", "save_every=3", "log_every=1"]
-    recipe = run.compose("vision/mae", catalog, name="tiny").lasting(steps=UPDATES).changed(changes, catalog)
+    recipe = run.compose("vision/mae", catalog, name="tiny").with_length(steps=UPDATES).with_overrides(changes, catalog)
     run.execute(recipe, folder, catalog, evaluate=False, quiet=True, resuming=resuming)
 
 

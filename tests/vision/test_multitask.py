@@ -16,11 +16,11 @@ from safetensors.numpy import load_file
 from test_processes import largest_difference, train
 
 from unlabel import loop, optim, run
+from unlabel.catalog.plugins import Catalog
 from unlabel.data import Reader
 from unlabel.engine import Engine
 from unlabel.logs import Observer
 from unlabel.multitask import Joint
-from unlabel.plugins import Catalog
 from unlabel.recipe import Recipe
 
 BOTH = "vision/mae+vision/rotation"

@@ -142,7 +142,7 @@ def test_a_run_sets_a_bad_pair_aside_as_one(tmp_path):
     (tmp_path / "data/right/07.png").write_bytes(b"")
     catalog = Catalog.installed()
     recipe = run.compose("vision/croco", catalog, name="tiny", data=str(tmp_path / "data"), steps=4, batch_size=20)
-    recipe = recipe.changed(["max_bad=0.1", "execution.device=cpu", "monitor_every=1000"], catalog)
+    recipe = recipe.with_overrides(["max_bad=0.1", "execution.device=cpu", "monitor_every=1000"], catalog)
     run.execute(recipe, tmp_path / "run", catalog, evaluate=False, quiet=True)
     [line] = (tmp_path / "run/quarantine.jsonl").read_text().splitlines()
     record = json.loads(line)

@@ -19,7 +19,7 @@ def test_training_lists_every_broken_file_and_no_other(tmp_path: Path, workers: 
     odd = Counter(kind for kind in kinds.values() if kind in corrupt.GOOD)
     catalog = Catalog.installed()
     recipe = run.compose("vision/mae", catalog, name="tiny", data=str(tmp_path / "images"))
-    recipe = recipe.lasting(epochs=1).changed(["max_bad=0.2", f"execution.workers={workers}"], catalog)
+    recipe = recipe.with_length(epochs=1).with_overrides(["max_bad=0.2", f"execution.workers={workers}"], catalog)
 
     run.execute(recipe, tmp_path / "run", catalog, quiet=True)
 

@@ -213,7 +213,7 @@ def test_grids_must_match_or_be_resampled(tmp_path):
     found = made.transform()({"image": pixels(1, 60)[0].numpy()}, np.random.default_rng(0))
     assert found["teacher_image"].shape == (160, 160, 3)
     one = {name: torch.from_numpy(value)[None] for name, value in found.items()}
-    assert made.settled()["teacher_weights"] == str(tmp_path / "weights.safetensors")
+    assert made.provenance()["teacher_weights"] == str(tmp_path / "weights.safetensors")
     assert made.targets(one).shape == (1, 16, 64)
     assert torch.isfinite(made.loss(one)["loss"])
 

@@ -18,10 +18,10 @@ __version__ = "0.1.0"
 _HOME = {
     "BadSample": "unlabel.errors",
     "Batch": "unlabel.task",
-    "Catalog": "unlabel.plugins",
+    "Catalog": "unlabel.catalog.plugins",
     "Dataset": "unlabel.data",
     "Frozen": "unlabel.evaluate.features",
-    "Moved": "unlabel.deprecation",
+    "Moved": "unlabel.catalog.deprecation",
     "Observer": "unlabel.logs",
     "Progress": "unlabel.task",
     "Recipe": "unlabel.recipe",
@@ -32,7 +32,7 @@ _HOME = {
     "Stage": "unlabel.recipe",
     "Task": "unlabel.task",
     "UsageError": "unlabel.errors",
-    "hookimpl": "unlabel.hookspecs",
+    "hookimpl": "unlabel.catalog.hookspecs",
     "load_encoder": "unlabel.export",
     "train": "unlabel.run",
 }
@@ -40,16 +40,16 @@ _HOME = {
 __all__ = sorted([*_HOME, "__version__"])
 
 if TYPE_CHECKING:
+    from unlabel.catalog.deprecation import Moved as Moved
+    from unlabel.catalog.hookspecs import hookimpl as hookimpl
+    from unlabel.catalog.plugins import Catalog as Catalog
     from unlabel.data import Dataset as Dataset
-    from unlabel.deprecation import Moved as Moved
     from unlabel.errors import BadSample as BadSample
     from unlabel.errors import RunError as RunError
     from unlabel.errors import UsageError as UsageError
     from unlabel.evaluate.features import Frozen as Frozen
     from unlabel.export import load_encoder as load_encoder
-    from unlabel.hookspecs import hookimpl as hookimpl
     from unlabel.logs import Observer as Observer
-    from unlabel.plugins import Catalog as Catalog
     from unlabel.recipe import Recipe as Recipe
     from unlabel.recipe import Ref as Ref
     from unlabel.recipe import Stage as Stage
@@ -66,7 +66,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'unlabel' has no attribute {name!r}")
     from importlib import import_module
 
-    from unlabel.importing import uncollected
+    from unlabel.catalog.importing import uncollected
 
     with uncollected():
         value = getattr(import_module(_HOME[name]), name)

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from unlabel import __version__
-from unlabel.deprecation import Deprecated
+from unlabel.catalog.deprecation import Deprecated
 from unlabel.errors import UnlabelError, UsageError
 
 if TYPE_CHECKING:
-    from unlabel.plugins import Catalog, Offer
+    from unlabel.catalog.plugins import Catalog, Offer
     from unlabel.run import Run
 
 __all__ = ["app", "main"]
@@ -63,7 +63,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """What is installed: tasks, encoders, datasets, evaluations."""
-    from unlabel.describe import summary
+    from unlabel.catalog.describe import summary
 
     catalog = _installed()
     kinds = [kind.value] if kind else [entry.value for entry in Kind]
@@ -142,7 +142,7 @@ def show(
     name: Annotated[str, typer.Argument(help="Name of a task, encoder, dataset or evaluation.")], as_json: Json = False
 ) -> None:
     """Everything about one component: paper, idea, keywords, encoders, recipes."""
-    from unlabel.describe import component
+    from unlabel.catalog.describe import component
     from unlabel.errors import nearest
 
     catalog = _installed()
@@ -375,13 +375,13 @@ def inspect(
 ) -> None:
     """What is in a folder or archive: counts, sizes, broken files, labels, how long an epoch takes."""
     if speed:
-        from unlabel.speed import measure
+        from unlabel.inspection.speed import measure
 
         found = measure(path, _installed(), task)
     elif task is not None:
         raise UsageError("--task: only --speed uses a task")
     else:
-        from unlabel.inspecting import inspect as look
+        from unlabel.inspection.contents import inspect as look
 
         found = look(path, _installed(), verify)
     if as_json:
@@ -393,7 +393,7 @@ def inspect(
 @app.command()
 def prepare(name: Annotated[str, typer.Argument(help="Name of a dataset, or its path.")]) -> None:
     """Offline precomputation of a dataset (idempotent)."""
-    from unlabel.inspecting import open_dataset
+    from unlabel.inspection.contents import open_dataset
 
     found, dataset = open_dataset(name, _installed())
     dataset.prepare()
@@ -506,7 +506,7 @@ class _Resumable:
 
 
 def _installed() -> Catalog:
-    from unlabel.plugins import Catalog  # here, because --help needs none
+    from unlabel.catalog.plugins import Catalog  # here, because --help needs none
 
     return Catalog.installed()
 
@@ -560,7 +560,7 @@ def _add_plugin_commands() -> None:
         app.command(wanted)(_loaded_command(offers[name]))
         return
     for offer in offers.values():  # named only, for the help and for "did you mean"; none is imported
-        from unlabel.describe import summary
+        from unlabel.catalog.describe import summary
 
         panel = f"Commands of plugin {offer.plugin}"
         app.command(offer.name, help=summary(offer)["summary"], rich_help_panel=panel)(lambda: None)

@@ -64,10 +64,10 @@ class Dataset:
     labels: np.ndarray | None = None
     classes: tuple[str, ...] | None = None
 
-    together: ClassVar[bool] = False
+    full_batch: ClassVar[bool] = False
     """Whether an evaluation encodes all samples of a split in one batch, because one costs as much as all."""
 
-    general: ClassVar[bool] = False
+    fallback: ClassVar[bool] = False
     """Whether it claims paths of which another kind may know more: it gets a path only if no such kind claims it."""
 
     def __len__(self) -> int:
@@ -85,7 +85,7 @@ class Dataset:
         """What the user calls this sample, for messages: usually its path."""
         return f"sample {index}"
 
-    def suited(self, transform: Transform | None) -> Dataset:
+    def for_transform(self, transform: Transform | None) -> Dataset:
         """This dataset with samples just good enough for a transform that will read them all; by default itself.
 
         What is stored at a higher resolution than the transform keeps may be read at a lower one, for less time.
@@ -102,7 +102,7 @@ class Dataset:
 
     def inspect(self, verify: bool = True) -> dict[str, Any]:
         """Facts for ``unlabel inspect``: `info`, and with `verify` what reading every sample shows."""
-        from unlabel.inspecting import read_through
+        from unlabel.inspection.contents import read_through
 
         return {**self.info(), **(read_through(self) if verify else {})}
 
@@ -130,7 +130,8 @@ class Dataset:
         return {}
 
     def implies(self) -> dict[str, Any]:
-        """Keywords of encoder and task that these data determine, e.g. ``{"features": 1433}``; see `recipe.fitted`."""
+        """Keywords of encoder and task that these data determine, e.g. ``{"features": 1433}``; see
+        `recipe.with_data`."""
         return {}
 
     @classmethod
@@ -147,7 +148,7 @@ class Subset(Dataset):
         self.indices = np.asarray(indices, dtype=np.int64)
         self.labels = None if dataset.labels is None else dataset.labels[self.indices]
         self.classes = dataset.classes
-        self.together = dataset.together  # type: ignore[misc]  # of its class, which is not ours
+        self.full_batch = dataset.full_batch  # type: ignore[misc]  # of its class, which is not ours
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -161,9 +162,9 @@ class Subset(Dataset):
     def name_of(self, index: int) -> str:
         return self.dataset.name_of(int(self.indices[index]))
 
-    def suited(self, transform: Transform | None) -> Subset:
+    def for_transform(self, transform: Transform | None) -> Subset:
         suited = copy.copy(self)
-        suited.dataset = self.dataset.suited(transform)
+        suited.dataset = self.dataset.for_transform(transform)
         return suited
 
     def collate(self, samples: list[Sample]) -> Batch:
@@ -225,7 +226,7 @@ class Reader(torch.utils.data.Dataset[Any]):
     """
 
     def __init__(self, dataset: Dataset, transform: Transform | None, seed: int):
-        self.dataset, self.transform, self.seed = dataset.suited(transform), transform, seed
+        self.dataset, self.transform, self.seed = dataset.for_transform(transform), transform, seed
 
     def __getitems__(self, positions: list[tuple[int, int]]) -> tuple[Batch, list[dict[str, Any]]] | UnlabelError:
         """A micro-batch and the records of bad samples; an error on purpose is returned, to be raised outside

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unlabel import pictures, seeds
+from unlabel import seeds
 from unlabel.engine import Engine
 from unlabel.errors import RunError, UsageError
 from unlabel.evaluate.features import Frozen
+from unlabel.show import pictures
 
 if TYPE_CHECKING:
     from unlabel.data import Dataset

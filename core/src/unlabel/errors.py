@@ -8,9 +8,10 @@ fine to ask, but it failed on the way" (exit code 1). The command line prints th
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
-__all__ = ["BadSample", "RunError", "UnlabelError", "UsageError", "nearest"]
+__all__ = ["BadSample", "RunError", "UnlabelError", "UsageError", "nearest", "one_line", "printed"]
 
 
 class UnlabelError(Exception):
@@ -44,3 +45,22 @@ def nearest(given: str, valid: Iterable[str], count: int = 3) -> str:
     tail = given.rsplit("/", 1)[-1].lower()
     close += [name for name in names if tail and tail in name.lower() and name not in close]
     return f"; did you mean {' or '.join(close[:count])}?" if close else ""
+
+
+_LONGEST = 500
+"""Characters of a foreign exception's message that are shown."""
+
+
+def one_line(error: BaseException) -> str:
+    """An exception in one line of bounded length; one that cannot even be printed is named by its class."""
+    text = " ".join(printed(str, error).split())
+    text = text if len(text) <= _LONGEST else text[:_LONGEST] + " ..."
+    return f"{type(error).__name__}: {text}".encode(errors="backslashreplace").decode()
+
+
+def printed(show: Callable[[Any], str], value: object) -> str:
+    """`show(value)`; of what cannot be shown, its class."""
+    try:
+        return show(value)
+    except Exception:
+        return f"an unprintable {type(value).__name__}"

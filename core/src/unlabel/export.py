@@ -28,7 +28,7 @@ from unlabel.errors import RunError, UsageError, nearest
 from unlabel.recipe import Ref
 
 if TYPE_CHECKING:
-    from unlabel.plugins import Catalog
+    from unlabel.catalog.plugins import Catalog
     from unlabel.run import Run
     from unlabel.task import Task
 
@@ -111,7 +111,7 @@ def load_encoder(path: Path | str, catalog: Catalog | None = None) -> nn.Module:
         UsageError: the path is neither, or is damaged.
         RunError: the weights do not fit the encoder; a run has no whole checkpoint.
     """
-    from unlabel.plugins import Catalog
+    from unlabel.catalog.plugins import Catalog
     from unlabel.run import Run
 
     path, catalog = Path(path), catalog or Catalog.installed()

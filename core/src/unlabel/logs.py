@@ -17,8 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from unlabel.confine import words
-from unlabel.errors import RunError, UsageError
+from unlabel.errors import RunError, UsageError, one_line
 from unlabel.task import Progress
 
 if TYPE_CHECKING:
@@ -201,7 +200,7 @@ class Dispensable(Observer):
         except UsageError:
             raise
         except Exception as error:
-            raise UsageError(f"--observe {self.name} does not work: {words(error)}") from error
+            raise UsageError(f"--observe {self.name} does not work: {one_line(error)}") from error
 
     def stage(self, number: int, stage: Stage, start: int) -> None:
         self._tell("stage", number, stage, start)
@@ -223,7 +222,7 @@ class Dispensable(Observer):
             getattr(observer, method)(*arguments)
         except (Exception, SystemExit) as error:
             self.observer = None
-            text = f"warning: observer {self.name} failed in {method}(): {words(error)}; the run goes on without it"
+            text = f"warning: observer {self.name} failed in {method}(): {one_line(error)}; the run goes on without it"
             terminal().print(text, highlight=False, markup=False)
             if method != "close":
                 with contextlib.suppress(Exception, SystemExit):

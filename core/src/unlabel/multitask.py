@@ -39,11 +39,11 @@ from unlabel.recipe import Group, Recipe, Ref
 from unlabel.task import Batch, Progress, Sample, Task, Transform
 
 if TYPE_CHECKING:
+    from unlabel.catalog.plugins import Catalog
     from unlabel.engine import Engine
-    from unlabel.plugins import Catalog
     from unlabel.recipe import Stage
 
-__all__ = ["Combine", "Joint", "apart", "build", "check", "compose", "fitted", "labels", "names", "settled"]
+__all__ = ["Combine", "Joint", "apart", "build", "check", "compose", "with_data", "labels", "names", "with_provenance"]
 
 Combine = Literal["sum", "pareto"]
 
@@ -223,9 +223,11 @@ class Joint(Task):
         for label in self.parts:
             self.part(label).enter_epoch(epoch)
 
-    def settled(self) -> dict[str, Any]:
-        """What every part settles: ``LABEL.keyword``; see `settled` for a recipe's form."""
-        return {f"{label}.{name}": value for label in self.parts for name, value in self.part(label).settled().items()}
+    def provenance(self) -> dict[str, Any]:
+        """What every part settles: ``LABEL.keyword``; see `with_provenance` for a recipe's form."""
+        return {
+            f"{label}.{name}": value for label in self.parts for name, value in self.part(label).provenance().items()
+        }
 
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
         return {
@@ -360,26 +362,26 @@ def _parts(ref: Ref) -> list[Ref]:
     return found
 
 
-def fitted(ref: Ref, implied: Mapping[str, Any], catalog: Catalog) -> Ref:
-    """A task, single or joint, with the keywords that its data determine filled in; see `recipe.fitted`."""
+def with_data(ref: Ref, implied: Mapping[str, Any], catalog: Catalog) -> Ref:
+    """A task, single or joint, with the keywords that its data determine filled in; see `recipe.with_data`."""
     if len(names(ref.name)) == 1:
         known = recipe.parameters(catalog.load("tasks", ref.name), skip=1)
-        return Ref(ref.name, **recipe.filled(ref.options, known, implied))
-    parts = {part.name: fitted(part, implied, catalog).options for part in _parts(ref)}
+        return Ref(ref.name, **recipe.with_defaults(ref.options, known, implied))
+    parts = {part.name: with_data(part, implied, catalog).options for part in _parts(ref)}
     return Ref(ref.name, **{**ref.options, **parts})
 
 
-def settled(ref: Ref, task: Task) -> Ref:
-    """A task's Ref, single or joint, with the keywords that became known when it was built; see `Task.settled`."""
+def with_provenance(ref: Ref, task: Task) -> Ref:
+    """A task's Ref, single or joint, with the keywords that became known when it was built; see `Task.provenance`."""
     if not isinstance(task, Joint):
-        return ref.having(**task.settled())
+        return ref.with_options(**task.provenance())
     if len(names(ref.name)) == 1:  # a task that makes its parts itself; only what it settles as its own is a keyword
-        return ref.having(**{name: value for name, value in task.settled().items() if "." not in name})
+        return ref.with_options(**{name: value for name, value in task.provenance().items() if "." not in name})
     parts = {
-        name: {**ref.options.get(name, {}), **task.part(label).settled()}
+        name: {**ref.options.get(name, {}), **task.part(label).provenance()}
         for name, label in labels(names(ref.name)).items()
     }
-    return ref.having(**parts)
+    return ref.with_options(**parts)
 
 
 def build(ref: Ref, encoder: nn.Module, catalog: Catalog) -> Task:

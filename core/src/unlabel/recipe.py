@@ -24,9 +24,9 @@ from unlabel.errors import UsageError, nearest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unlabel.plugins import Catalog
+    from unlabel.catalog.plugins import Catalog
 
-__all__ = ["Execution", "Group", "Recipe", "Ref", "Stage", "filled", "fitted", "keywords", "load", "named"]
+__all__ = ["Execution", "Group", "Recipe", "Ref", "Stage", "with_defaults", "with_data", "keywords", "load", "named"]
 
 
 class _Strict(BaseModel):
@@ -70,7 +70,7 @@ class Ref(BaseModel):
             return {"name": self.name, "options": self.options}
         return {"name": self.name, **self.options}
 
-    def having(self, **options: Any) -> Ref:
+    def with_options(self, **options: Any) -> Ref:
         """The same name with some keywords changed."""
         return self.model_copy(update={"options": {**self.options, **options}})
 
@@ -233,7 +233,7 @@ class Recipe(_Strict):
         """Complete and re-runnable: ``unlabel train ... --recipe FILE``."""
         return json.dumps(self.model_dump(mode="json"), indent=2) + "\n"
 
-    def lasting(
+    def with_length(
         self, *, steps: int | None = None, epochs: float | None = None, batch_size: int | None = None
     ) -> Recipe:
         """A copy whose stages have another length or batch size; a warm-up in updates never exceeds the length."""
@@ -247,7 +247,7 @@ class Recipe(_Strict):
                 stage["batch_size"] = batch_size
         return parse(data, "--epochs" if epochs is not None else "--steps")
 
-    def changed(self, assignments: Iterable[str], catalog: Catalog) -> Recipe:
+    def with_overrides(self, assignments: Iterable[str], catalog: Catalog) -> Recipe:
         """A copy with ``path=value`` assignments applied, e.g. ``stages.0.lr=3e-4`` or ``task.mask_ratio=0.6``.
 
         Raises:
@@ -284,7 +284,7 @@ class Recipe(_Strict):
             keywords(ref, catalog.load("evaluations", ref.name), "evaluation", skip=1)
 
 
-def fitted(chosen: Recipe, implied: Mapping[str, Any], catalog: Catalog) -> Recipe:
+def with_data(chosen: Recipe, implied: Mapping[str, Any], catalog: Catalog) -> Recipe:
     """The recipe with what its data determine: each such keyword that encoder or task takes and that is left open.
 
     Args:
@@ -297,11 +297,11 @@ def fitted(chosen: Recipe, implied: Mapping[str, Any], catalog: Catalog) -> Reci
     from unlabel import multitask
 
     known = parameters(factory(chosen.encoder, "encoders", catalog))
-    encoder = Ref(chosen.encoder.name, **filled(chosen.encoder.options, known, implied))
-    return chosen.model_copy(update={"encoder": encoder, "task": multitask.fitted(chosen.task, implied, catalog)})
+    encoder = Ref(chosen.encoder.name, **with_defaults(chosen.encoder.options, known, implied))
+    return chosen.model_copy(update={"encoder": encoder, "task": multitask.with_data(chosen.task, implied, catalog)})
 
 
-def filled(options: Mapping[str, Any], known: Iterable[str], implied: Mapping[str, Any]) -> dict[str, Any]:
+def with_defaults(options: Mapping[str, Any], known: Iterable[str], implied: Mapping[str, Any]) -> dict[str, Any]:
     """Options with the implied values of those keywords among `known` that are missing or None."""
     missing = {name: implied[name] for name in known if name in implied and options.get(name) is None}
     return {**options, **missing}

@@ -30,16 +30,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import BaseModel
 
-from unlabel import __version__, checkpoint, embed, export, lock, loop, monitors, multitask, recipe, seeds
-from unlabel.confine import words
+from unlabel import __version__, checkpoint, embed, export, loop, monitors, multitask, recipe, seeds
+from unlabel.catalog.plugins import Catalog, Offer
 from unlabel.data import Dataset, micro_batch, read_jsonl
 from unlabel.engine import Engine
-from unlabel.errors import RunError, UsageError, nearest
+from unlabel.errors import RunError, UsageError, nearest, one_line
 from unlabel.evaluate.features import Frozen
 from unlabel.logs import Dispensable, Metrics, Observer, ProgressLine, terminal
-from unlabel.pictures import Pictures
-from unlabel.plugins import Catalog, Offer
 from unlabel.recipe import Recipe, Ref
+from unlabel.show.pictures import Pictures
+from unlabel.storage import lock
 from unlabel.task import Progress, Task
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class Run:
         options = list(options)
         of_data = [assignment for assignment in options if recipe.assigned(assignment)[0].startswith("dataset.")]
         if of_data:
-            chosen = chosen.changed(of_data, self.catalog)
+            chosen = chosen.with_overrides(of_data, self.catalog)
         dataset = build_dataset(chosen.dataset, self.catalog)
         others = [assignment for assignment in options if assignment not in of_data]
         refs = _evaluations(chosen, task, self.catalog, names, others)
@@ -256,7 +256,7 @@ def adapt(
         chosen = chosen.model_copy(update={"encoder": _encoder_ref(encoder, catalog)})
     if data is not None:
         chosen = chosen.model_copy(update={"dataset": choose_dataset(data, chosen, catalog)})
-    return chosen.lasting(steps=steps, epochs=epochs, batch_size=batch_size).changed(settings, catalog)
+    return chosen.with_length(steps=steps, epochs=epochs, batch_size=batch_size).with_overrides(settings, catalog)
 
 
 def _current(task: str, catalog: Catalog) -> str:
@@ -341,8 +341,8 @@ def claimant(path: Path, candidates: Iterable[Offer]) -> Offer:
         except UsageError as error:  # one that lacks a library must not hide the others
             unloadable.append(str(error))
             continue
-        if (general is None or not kind.general) and kind.claims(path):
-            if not kind.general:
+        if (general is None or not kind.fallback) and kind.claims(path):
+            if not kind.fallback:
                 return offer
             general = offer
         if "path" in recipe.parameters(kind):
@@ -441,7 +441,7 @@ def execute(
         if engine.main and (folder / "recipe.json").is_file():
             alone.enter_context(lock.held(folder))
         dataset = build_dataset(chosen.dataset, catalog)
-        chosen = recipe.fitted(chosen, dataset.implies(), catalog)
+        chosen = recipe.with_data(chosen, dataset.implies(), catalog)
         samples = dataset.split("train")
         if samples is None or not len(samples):
             raise UsageError(f"{chosen.dataset.name} has no training samples")
@@ -449,7 +449,7 @@ def execute(
             micro_batch(stage, len(samples), engine.world)
         started = resuming and checkpoint.newest(folder / "checkpoints", chosen.task.name) is not None
         task, initialised = build(_without_init(chosen) if started else chosen, catalog, engine)
-        chosen = chosen.model_copy(update={"task": multitask.settled(chosen.task, task)})
+        chosen = chosen.model_copy(update={"task": multitask.with_provenance(chosen.task, task)})
         _check_optimizers(chosen, task, len(samples))
         observers = {name: _observer(name, catalog) for name in observe}
         if engine.main and not resuming:
@@ -576,7 +576,7 @@ def _announce(say: Any, chosen: Recipe, task: Task, samples: Dataset, engine: En
     say(f"engine  {engine.describe()}")
     if report:
         say(f"init    {report['summary']}")
-    for name, value in task.settled().items():
+    for name, value in task.provenance().items():
         say(f"{name:7} {value}")
 
 
@@ -594,7 +594,7 @@ def _conclude(
 ) -> None:
     """Evaluate before and after, give the verdict, write the report, say where all lies and what to type next."""
     results = dict(known)
-    if found := task.settled():
+    if found := task.provenance():
         results["settled"] = found
     if evaluate:
         engine = Engine(str(engine.device), "fp32")
@@ -628,7 +628,7 @@ def _reported(folder: Path, catalog: Catalog) -> str:
     try:
         return reports.missing() or str(reports.write([folder], None, catalog))
     except Exception as error:
-        return f"not written: {words(error)}"
+        return f"not written: {one_line(error)}"
 
 
 def print_results(say: Any, results: dict[str, Any]) -> None:

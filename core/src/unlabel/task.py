@@ -128,7 +128,7 @@ class Task(nn.Module):
     def enter_epoch(self, epoch: int) -> None:
         """Called at the first step of an epoch, and again when resuming inside it."""
 
-    def settled(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """Keywords that became known only when the task was built, such as the hash of a teacher's weights.
 
         They are written into the run's recipe and beside its results, so that the run says what it depends on, and

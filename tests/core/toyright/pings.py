@@ -48,7 +48,7 @@ class Crowd(Pings):
         count: how many.
     """
 
-    together: ClassVar[bool] = True
+    full_batch: ClassVar[bool] = True
 
     def table(self) -> dict[str, Tensor]:
         return {"wave": torch.stack([torch.from_numpy(self[index]["wave"]) for index in range(self.count)])}

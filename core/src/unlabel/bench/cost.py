@@ -20,7 +20,7 @@ from unlabel.errors import UnlabelError
 
 if TYPE_CHECKING:
     from unlabel.bench.study import Cell
-    from unlabel.plugins import Catalog
+    from unlabel.catalog.plugins import Catalog
 
 __all__ = ["seconds"]
 

@@ -27,9 +27,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from unlabel import lock
 from unlabel.bench.study import Cell
 from unlabel.errors import RunError, UsageError
+from unlabel.storage import lock
 
 __all__ = ["Folder", "State", "duration", "one", "run", "whole"]
 

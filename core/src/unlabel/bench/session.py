@@ -17,7 +17,7 @@ from unlabel.errors import UsageError
 
 if TYPE_CHECKING:
     from unlabel.bench.study import Cell, Study
-    from unlabel.plugins import Catalog
+    from unlabel.catalog.plugins import Catalog
 
 __all__ = ["bench", "collected", "planned"]
 

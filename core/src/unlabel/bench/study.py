@@ -32,7 +32,7 @@ from unlabel import run
 from unlabel.errors import UsageError, nearest
 
 if TYPE_CHECKING:
-    from unlabel.plugins import Catalog
+    from unlabel.catalog.plugins import Catalog
     from unlabel.recipe import Recipe
 
 __all__ = ["AXES", "Cell", "Choice", "Study", "cells", "load"]

@@ -200,11 +200,11 @@ class Frozen:
     def indices(self, split: Split) -> np.ndarray:
         """Which samples of a split are used, in ascending order: int64; all of them unless limited.
 
-        Samples that belong `together` are all encoded anyway, so a limit would only lose labels.
+        Samples that belong `full_batch` are all encoded anyway, so a limit would only lose labels.
         """
         part = self.dataset(split)
         count = len(part)
-        limit = count if part.together else self._limit.get(split, count)
+        limit = count if part.full_batch else self._limit.get(split, count)
         return np.sort(seeds.permutation(count, self.seed)[:limit])
 
     def batches(
@@ -223,7 +223,7 @@ class Frozen:
             split: which samples.
             transform: applied to each; what it draws depends on (seed, epoch, index) alone.
             order: which samples in which order; by default `indices`.
-            batch_size: by default the constructor's, or all of a dataset whose samples belong `together`.
+            batch_size: by default the constructor's, or all of a dataset whose samples belong `full_batch`.
             epoch: changes what the transform draws.
             read: read the samples one by one even where the dataset has a `table`, and without its `context`.
 
@@ -234,7 +234,7 @@ class Frozen:
         chosen = self.indices(split) if order is None else np.asarray(order, dtype=np.int64)
         shared = {} if read else self.engine.to_device(part.context())
         table = None if read or transform is not None else part.table()
-        size = batch_size or (max(1, len(chosen)) if part.together and not read else self._batch_size)
+        size = batch_size or (max(1, len(chosen)) if part.full_batch and not read else self._batch_size)
         if table is not None:
             for start in range(0, len(chosen), size):
                 index = torch.from_numpy(chosen[start : start + size])

@@ -23,7 +23,7 @@ from unlabel.errors import RunError, UsageError
 from unlabel.report import curves, encoding, nearness, reading, summary
 
 if TYPE_CHECKING:
-    from unlabel.plugins import Catalog
+    from unlabel.catalog.plugins import Catalog
 
 __all__ = ["default_path", "missing", "page", "write"]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from unlabel import pictures
 from unlabel.errors import UsageError, nearest
+from unlabel.show import pictures
 
 __all__ = ["Embeddings", "Found", "Picture", "flattened", "read"]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from unlabel.report.reading import Found, flattened
 
 if TYPE_CHECKING:
-    from unlabel.plugins import Catalog
+    from unlabel.catalog.plugins import Catalog
     from unlabel.recipe import Recipe
 
 __all__ = [

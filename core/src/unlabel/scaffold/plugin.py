@@ -20,8 +20,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path, PurePosixPath
 
 from unlabel import __version__
+from unlabel.catalog.plugins import BUILT_IN, GROUP, Catalog
 from unlabel.errors import RunError, UsageError
-from unlabel.plugins import BUILT_IN, GROUP, Catalog
 
 __all__ = ["commands", "files", "write"]
 

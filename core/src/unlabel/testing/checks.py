@@ -254,8 +254,8 @@ def encode_ignores_batch_mates(task: TaskTrial) -> None:
     Where they do (batch statistics in evaluation mode, a centring over the batch), no file of features can be trusted.
     Sums in another order may differ in the last digits: a ten-thousandth of the largest feature is let pass.
     """
-    if task.samples.together:
-        raise NotApplicable("its samples are encoded together (Dataset.together)")
+    if task.samples.full_batch:
+        raise NotApplicable("its samples are encoded together (Dataset.full_batch)")
     if task.again():
         raise NotApplicable(f"its features are never the same, see {task.name}-encode_is_repeatable")
     apart = task.mixed()

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from unlabel import describe, recipe
+from unlabel import recipe
+from unlabel.catalog import describe
+from unlabel.catalog.plugins import Catalog, Offer
 from unlabel.data import Dataset
 from unlabel.errors import UsageError
 from unlabel.logs import Observer
-from unlabel.plugins import Catalog, Offer
 from unlabel.recipe import Ref
 from unlabel.task import Task
 from unlabel.testing.checks import NotApplicable

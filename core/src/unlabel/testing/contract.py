@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from unlabel.catalog.plugins import Catalog, Plugin
 from unlabel.errors import UnlabelError, UsageError, nearest
-from unlabel.plugins import Catalog, Plugin
 from unlabel.testing.checks import CHECKS, PLUGIN_CHECKS, Check, NotApplicable, Violation
 
 __all__ = ["Case", "Result", "cases", "contract", "results"]

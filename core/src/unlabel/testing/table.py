@@ -12,7 +12,7 @@ from unlabel.errors import UsageError, nearest
 from unlabel.testing.contract import Case, Result, cases, find, results
 
 if TYPE_CHECKING:
-    from unlabel.plugins import Catalog
+    from unlabel.catalog.plugins import Catalog
 
 __all__ = ["check_plugin"]
 

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from unlabel import checkpoint, data, export, loop, optim, recipe, run, seeds
+from unlabel.catalog.plugins import Catalog
 from unlabel.data import Dataset, Reader
 from unlabel.engine import Engine, average
 from unlabel.errors import UsageError
 from unlabel.evaluate.features import Frozen, evaluating
-from unlabel.plugins import Catalog
 from unlabel.recipe import Execution, Recipe, Stage
 from unlabel.task import Batch, Task, Transform
 from unlabel.testing import network
@@ -71,7 +71,9 @@ class TaskTrial(Component):
             problems.append(f"is for task {chosen.task.name!r}, not for {self.name!r}")
         dataset = self.catalog.load("datasets", chosen.dataset.name)
         if "path" in recipe.required(dataset):
-            chosen = chosen.model_copy(update={"dataset": chosen.dataset.having(path="data")})  # the user's to give
+            chosen = chosen.model_copy(
+                update={"dataset": chosen.dataset.with_options(path="data")}
+            )  # the user's to give
         chosen.check(self.catalog)
         for kind, text in (("JSON", chosen.to_json()), ("YAML", yaml.safe_dump(chosen.model_dump(mode="json")))):
             again = recipe.parse(yaml.safe_load(text), f"{name}() as {kind}")
@@ -82,7 +84,7 @@ class TaskTrial(Component):
             implied = {}
             if dataset.implies is not Dataset.implies:
                 implied = run.build_dataset(chosen.dataset, self.catalog).implies()
-            whole = recipe.fitted(chosen, implied, self.catalog).model_copy(update={"init": None})
+            whole = recipe.with_data(chosen, implied, self.catalog).model_copy(update={"init": None})
             run.build(whole, self.catalog, self.engine)
         return problems
 
@@ -112,7 +114,7 @@ class TaskTrial(Component):
     @cached_property
     def fitted(self) -> Recipe:
         """The recipe with the keywords that its data determine."""
-        return recipe.fitted(self.recipe, self.dataset.implies(), self.catalog)
+        return recipe.with_data(self.recipe, self.dataset.implies(), self.catalog)
 
     @cached_property
     def short(self) -> Recipe:
@@ -396,7 +398,7 @@ class TaskTrial(Component):
     ) -> Iterator[Batch]:
         """Batches as an evaluation reads them; of all samples where they are encoded together."""
         frozen = Frozen(task, self.dataset if self.dataset.split("train") else _Undivided(self.dataset), self.engine)
-        if self.samples.together:
+        if self.samples.full_batch:
             yield from frozen.batches("train", task.eval_transform(), epoch=epoch)
             return
         order = list(range(min(FEW, len(self.samples)))) if order is None else order

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from unlabel import export, loop, recipe, seeds
+from unlabel.catalog.plugins import Catalog, Plugin
 from unlabel.data import Dataset
 from unlabel.engine import Engine
 from unlabel.errors import BadSample, UsageError
 from unlabel.logs import Observer
-from unlabel.plugins import Catalog, Plugin
 from unlabel.recipe import Execution, Recipe, Ref, Stage
 from unlabel.task import Batch, Sample, Task
 from unlabel.testing.checks import NotApplicable
@@ -68,7 +68,7 @@ class Whole:
     def imported(self) -> set[str]:
         """Top-level modules that a fresh interpreter holds after asking the plugin what it offers."""
         script = (
-            "import json, sys\nfrom unlabel.plugins import Catalog\nCatalog.installed()\n"
+            "import json, sys\nfrom unlabel.catalog.plugins import Catalog\nCatalog.installed()\n"
             "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
         )
         paths = os.pathsep.join(path for path in sys.path if path)

@@ -186,7 +186,7 @@ class Nodes(Dataset):
             few edges to hold any out.
     """
 
-    together: ClassVar[bool] = True
+    full_batch: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -293,7 +293,7 @@ class Nodes(Dataset):
 class _Part(Dataset):
     """Some nodes of a graph, labelled where their label is known."""
 
-    together: ClassVar[bool] = True
+    full_batch: ClassVar[bool] = True
 
     def __init__(self, whole: Nodes, nodes: np.ndarray, known: np.ndarray):
         self.whole, self.nodes = whole, nodes

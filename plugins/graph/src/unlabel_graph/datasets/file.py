@@ -143,7 +143,7 @@ class GraphFile(Stored):
     """
 
     what: ClassVar[str] = "graph files"
-    general: ClassVar[bool] = True  # an .npz may hold one of the named graphs
+    fallback: ClassVar[bool] = True  # an .npz may hold one of the named graphs
 
     @classmethod
     def graphs(cls, path: Path) -> dict[str, Path]:

@@ -107,8 +107,10 @@ def _mask(x: Attributes, labels: Tensor, share: float, seed: int) -> tuple[Attri
 
 
 def _recipe(weight: float, components: int, dataset: Ref, **options: int) -> Recipe:
-    made = nodes.joint("graph/attribute_mask", weight, dataset=dataset.having(components=components), **options)
-    return made.model_copy(update={"encoder": made.encoder.having(scaling="raw")})  # components are scaled already
+    made = nodes.joint("graph/attribute_mask", weight, dataset=dataset.with_options(components=components), **options)
+    return made.model_copy(
+        update={"encoder": made.encoder.with_options(scaling="raw")}
+    )  # components are scaled already
 
 
 def paper() -> Recipe:

@@ -42,7 +42,7 @@ class Folder(Stored):
         UsageError: the path is missing, unreadable, or holds no images; says what was found instead.
     """
 
-    general = True
+    fallback = True
 
     def __init__(
         self,

@@ -47,7 +47,7 @@ class HuggingFace(Stored):
 
     kind = "huggingface"
 
-    general = True
+    fallback = True
 
     def __init__(
         self,

@@ -31,7 +31,7 @@ class Stored(Dataset):
         classes: names of the labels, or None.
         parts: uint8, (N,): index into `layout.PARTS`, or None if the set comes undivided.
         holdout: share of an undivided, labelled set that is held out for testing, class by class.
-        shortest: see `images.decode`; by default what the task's transform needs, see `suited`.
+        shortest: see `images.decode`; by default what the task's transform needs, see `for_transform`.
         min_size: images with a shorter short side are bad samples.
         max_pixels: images of more pixels are bad samples.
     """
@@ -79,7 +79,7 @@ class Stored(Dataset):
         check_size(image.shape[1], image.shape[0], self.min_size)
         return {"image": image} if self.labels is None else {"image": image, "label": int(self.labels[index])}
 
-    def suited(self, transform: Transform | None) -> Stored:
+    def for_transform(self, transform: Transform | None) -> Stored:
         """For random crops: JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where even the smallest part that may
         be cut out is not enlarged by that. At 32 pixels, from photographs of twice the size needed, views differ by
         0.7 of 255 grey levels (root mean square); JPEG itself changes more. A given `shortest` stays as it is."""

@@ -49,7 +49,7 @@ class WebDataset(Stored):
 
     kind = "webdataset"
 
-    general = True
+    fallback = True
 
     def __init__(
         self,

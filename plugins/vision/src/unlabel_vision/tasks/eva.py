@@ -334,7 +334,7 @@ class EVA(PatchTask):
             self._teacher = found
         return self._teacher
 
-    def settled(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """The teacher's name (a folder's or a file's whole path), hash and width."""
         found, weights = self.teacher, self.source["weights"]
         file = {} if weights is None else {"teacher_weights": str(Path(weights).expanduser().absolute())}

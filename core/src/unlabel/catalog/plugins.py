@@ -8,7 +8,7 @@ aside with a reason, and the rest work. There is no global state: a Catalog is a
 A name is ``PLUGIN/NAME`` with the name of the plugin's entry point; evaluations, commands and observers
 may do without the prefix. Two variables of the shell are read: ``UNLABEL_PLUGINS=name,name`` restricts
 which plugins are loaded, ``UNLABEL_PLUGIN_SECONDS`` sets how long one may take to be imported (5; 0 for
-no limit). What no limit can interrupt, `unlabel.confine` says.
+no limit). What no limit can interrupt, `unlabel.catalog.confine` says.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from typing import Any
 
 import pluggy
 
-from unlabel import __version__, deprecation, hookspecs
-from unlabel.confine import Listener, words
-from unlabel.deprecation import Moved
-from unlabel.errors import UsageError, nearest
-from unlabel.hookspecs import HOOKS
-from unlabel.importing import uncollected
+from unlabel import __version__
+from unlabel.catalog import deprecation, hookspecs
+from unlabel.catalog.confine import Listener
+from unlabel.catalog.deprecation import Moved
+from unlabel.catalog.hookspecs import HOOKS
+from unlabel.catalog.importing import uncollected
+from unlabel.errors import UsageError, nearest, one_line
 
 __all__ = ["Catalog", "Offer", "Plugin"]
 
@@ -67,7 +68,7 @@ class Offer:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            reason = str(error) if isinstance(error, ImportError | AttributeError) else words(error)
+            reason = str(error) if isinstance(error, ImportError | AttributeError) else one_line(error)
             raise UsageError(
                 f"{self.name} of plugin {self.plugin!r} cannot be loaded from {self.target}: {reason}"
             ) from error
@@ -143,7 +144,7 @@ class Catalog:
             for name in sorted(wanted - known):
                 raise UsageError(f"UNLABEL_PLUGINS names {name!r}, which is not installed{nearest(name, known)}")
             found = [entry for entry in found if entry.plugin.name in wanted]
-        core = _Found(Plugin(BUILT_IN, "unlabel", __version__), "unlabel.builtin")
+        core = _Found(Plugin(BUILT_IN, "unlabel", __version__), "unlabel.catalog.builtin")
         seconds = _seconds()
         with Listener() as listener:
             for entry in (core, *found):
@@ -242,7 +243,7 @@ def _found() -> Iterator[_Found]:
         try:
             entries = list(distribution.entry_points.select(group=GROUP))
         except Exception as error:
-            problem = f"its entry_points.txt cannot be read ({words(error)})"
+            problem = f"its entry_points.txt cannot be read ({one_line(error)})"
             yield _Found(Plugin(name, name, version, problems=[problem]), "")
             continue
         yield from _of_entries(entries, name, version, requires)

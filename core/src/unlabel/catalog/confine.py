@@ -22,11 +22,11 @@ from dataclasses import dataclass, field
 from types import FrameType, TracebackType
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Listener", "Outcome", "Overdue", "words"]
+from unlabel.errors import one_line, printed
+
+__all__ = ["Listener", "Outcome", "Overdue"]
 
 _AGAIN = 0.5  # seconds after which a plugin that caught the interruption is interrupted once more
-_LONGEST = 500  # letters of an error's text that are kept
-
 _Result = TypeVar("_Result")
 
 
@@ -109,11 +109,11 @@ class Listener:
                     raise
                 outcome.failure = "raised KeyboardInterrupt while being imported"
             except SystemExit as error:
-                outcome.failure = f"called sys.exit({_safely(repr, error.code)}) while being imported"
+                outcome.failure = f"called sys.exit({printed(repr, error.code)}) while being imported"
             except Overdue as error:
                 outcome.failure = f"is not done after {seconds:g} s (interrupted at {_place(error.__traceback__)})"
             except BaseException as error:  # a stranger's code may raise anything, and must not take the host with it
-                outcome.failure = words(error)
+                outcome.failure = one_line(error)
         outcome.printed = out.take() + err.take() + self._take()
         outcome.warned = [f"{entry.category.__name__}: {entry.message}" for entry in warned]
         return outcome
@@ -128,20 +128,6 @@ class Listener:
         text = os.read(self._memory, end - self._at)
         self._at = os.lseek(self._memory, end, os.SEEK_SET)
         return text.decode(errors="replace")
-
-
-def words(error: BaseException) -> str:
-    """An exception in one line of bounded length; one that cannot even be printed is named by its class."""
-    text = " ".join(_safely(str, error).split())
-    text = text if len(text) <= _LONGEST else text[:_LONGEST] + " ..."
-    return f"{type(error).__name__}: {text}".encode(errors="backslashreplace").decode()
-
-
-def _safely(show: Callable[[Any], str], value: object) -> str:
-    try:
-        return show(value)
-    except Exception:
-        return f"an unprintable {type(value).__name__}"
 
 
 def _place(trace: TracebackType | None) -> str:

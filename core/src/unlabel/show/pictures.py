@@ -100,7 +100,9 @@ class Pictures(Observer):
     def _batch(self) -> Batch:
         """The same samples every time, as training would read them; all of those that belong together."""
         count, transform = len(self.samples), self.task.transform()
-        chosen = np.arange(count) if self.samples.together else np.sort(seeds.permutation(count, self.seed)[:_SAMPLES])
+        chosen = (
+            np.arange(count) if self.samples.full_batch else np.sort(seeds.permutation(count, self.seed)[:_SAMPLES])
+        )
         table = self.samples.table() if transform is None else None
         if table is not None:
             index = torch.from_numpy(chosen)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import pluggy
 
-from unlabel.deprecation import Moved
+from unlabel.catalog.deprecation import Moved
 
 __all__ = ["HOOKS", "hookimpl", "hookspec"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unlabel.hookspecs import hookimpl
+from unlabel.catalog.hookspecs import hookimpl
 
 
 @hookimpl

@@ -15,8 +15,8 @@ import typing
 from pathlib import Path
 from typing import Any
 
+from unlabel.catalog.plugins import Catalog, Offer
 from unlabel.errors import UsageError
-from unlabel.plugins import Catalog, Offer
 
 __all__ = ["arguments", "component", "summary"]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from unlabel import data, run
+from unlabel.catalog.plugins import Catalog
 from unlabel.data import Dataset
 from unlabel.errors import UsageError, nearest
-from unlabel.plugins import Catalog
 from unlabel.recipe import Ref
 
 __all__ = ["inspect", "open_dataset", "read_through"]

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 from unlabel import data, run, seeds
+from unlabel.catalog.plugins import Catalog
 from unlabel.data import Dataset
 from unlabel.engine import Engine
 from unlabel.errors import UsageError
-from unlabel.inspecting import open_dataset
-from unlabel.plugins import Catalog
-from unlabel.recipe import Recipe, fitted
+from unlabel.inspection.contents import open_dataset
+from unlabel.recipe import Recipe, with_data
 from unlabel.task import Batch, Sample, Task
 
 __all__ = ["measure", "recommendation"]
@@ -47,7 +47,7 @@ def measure(path: str, catalog: Catalog, task: str | None = None, limit: float =
     """
     chosen = _recipe(path, catalog, task)
     dataset = run.build_dataset(chosen.dataset, catalog)
-    chosen = fitted(chosen, dataset.implies(), catalog)
+    chosen = with_data(chosen, dataset.implies(), catalog)
     samples = dataset.split("train")
     if samples is None or not len(samples):
         raise UsageError(f"{path} has no training samples")
@@ -76,7 +76,7 @@ def _recipe(path: str, catalog: Catalog, task: str | None) -> Recipe:
 def _stages(samples: Dataset, task: Task, engine: Engine, seed: int, size: int, limit: float) -> dict[str, float]:
     """Samples a second of what happens to data before the model sees them."""
     transform = task.transform()
-    samples = samples.suited(transform)
+    samples = samples.for_transform(transform)
     if transform is None and (table := samples.table()) is not None:
         ready = engine.to_device(table)
         chosen = engine.to_device({"index": torch.arange(size) % len(samples)})["index"]

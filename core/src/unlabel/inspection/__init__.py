@@ -1,0 +1,1 @@
+"""What is in a folder or archive, what is broken, and what limits reading it."""

@@ -1,0 +1,1 @@
+"""What a task or a dataset can show of itself, for the report."""

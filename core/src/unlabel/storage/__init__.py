@@ -1,0 +1,1 @@
+"""Files of runs and caches: written whole, locked, found again by content."""
