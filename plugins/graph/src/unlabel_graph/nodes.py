@@ -124,6 +124,7 @@ class NodeTask(Task):
         """
         x, edges = self.training_inputs(batch)
         hidden = self.encoder(x, edges)  # (N, dim)
+        # one dropout mask for both losses: the authors' heads read e_i after ReLU and dropout (their "layer 1.5")
         dropped = dropout(hidden, self.drop, self.training)
 
         terms: dict[str, Tensor] = {}
@@ -131,6 +132,7 @@ class NodeTask(Task):
             logits = self.classifier(dropped, self._structure(edges, len(dropped)))  # (N, classes)
             labels = batch["train_label"]
             known = labels >= 0
+            # L_task, Kipf and Welling (1609.02907), eq. 10; theirs is a sum, SelfTask's a mean over D_L
             terms["loss_supervised"] = F.cross_entropy(logits[known], labels[known])
             terms["accuracy"] = (logits[known].detach().argmax(dim=1) == labels[known]).float().mean()
         if self.objective != "supervised":
@@ -150,7 +152,7 @@ class NodeTask(Task):
         whole = x is self.encoder.inputs(batch) and edges is batch["edge_index"] and self.encoder.steady
         logits = self._logits(self.classifier, hidden, batch) if whole else self._latest(batch)
         accuracy = _accuracy(logits, batch["validation_label"])
-        if accuracy >= self.best_accuracy:  # of equally good updates the later one
+        if accuracy >= self.best_accuracy:  # of equally good updates the later one: the authors' code
             self.best_accuracy.copy_(accuracy)
             self.best_update.copy_(self.update)
             new = nn.ModuleDict({"encoder": self.encoder, "classifier": self.classifier}).state_dict()
@@ -218,6 +220,7 @@ def _accuracy(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _stage(**changes: Any) -> Stage:
     """The paper's: Adam over everything, learning rate 0.01, L2 penalty 5e-4, whole graph."""
+    # torch's Adam: the penalty is added to the gradient, on biases too, as in the authors' code
     fields: dict[str, Any] = {"batch_size": "all", "optimizer": "adam", "lr": 0.01, "schedule": "constant"}
     return Stage(**{**fields, "weight_decay": 5e-4, "decay_vectors": True, **changes})
 

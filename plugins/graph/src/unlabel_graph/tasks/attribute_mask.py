@@ -29,7 +29,7 @@ def draw_masked(labels: Tensor, share: float, seed: int) -> Tensor:
     """Numbers of a share of the unlabelled nodes (label -1), at least one: int64 (m,), ascending."""
     generator = torch.Generator().manual_seed(seeds.mix(seed, 0xA77E))
     unlabelled = (labels < 0).nonzero()[:, 0]
-    count = max(1, round(share * len(unlabelled)))
+    count = max(1, round(share * len(unlabelled)))  # a tenth, drawn once for the run: the authors' code
     chosen = torch.randperm(len(unlabelled), generator=generator)[:count].sort().values
     return unlabelled[chosen.to(labels.device)]
 
@@ -52,6 +52,7 @@ def attribute_loss(head: nn.Module, hidden: Tensor, rows: Tensor, truth: Tensor)
         rows: int64 (m,).
         truth: float (m, F): their attributes.
     """
+    # L_self = mean over masked i of |W e_i - x_i|^2; x_i are the components, as in the paper, not the raw attributes
     return F.mse_loss(head(hidden[rows]), truth)
 
 
@@ -81,7 +82,7 @@ class AttributeMask(NodeTask):
             raise UsageError(f"share {share} is outside (0, 1); 0.1 is the paper's")
         super().__init__(encoder, supervised=supervised, classes=classes, drop=drop, select=select)
         self.share = share
-        self.head = nn.Linear(encoder.dim, encoder.features)
+        self.head = nn.Linear(encoder.dim, encoder.features)  # (m, D) -> (m, F)
         self._masked = kept(_mask)
 
     def training_inputs(self, batch: Batch) -> tuple[Attributes, Tensor]:

@@ -44,13 +44,13 @@ def neighbourhoods(edge_index: Tensor, nodes: int) -> Sparse:
     block = max(1, 20_000_000 * nodes // max(1, walks))
     parts = []
     for start in range(0, nodes, block):
-        one = adjacency[start : start + block]
+        one = adjacency[start : start + block]  # 1-hop neighbours, (block, N)
         two = (one @ adjacency).tocoo()
-        other = two.row + start != two.col
+        other = two.row + start != two.col  # a walk back to the node itself does not count
         two = sparse.csr_array(
             (np.ones(int(other.sum()), dtype=np.float32), (two.row[other], two.col[other])), shape=one.shape
         )
-        parts.append((one + two).tocsr())
+        parts.append((one + two).tocsr())  # a node in both counts twice: the authors' code
     matrix = sparse.vstack(parts).tocsr()
     tensors = [torch.from_numpy(a.astype(np.int64)).to(edge_index.device) for a in (matrix.indptr, matrix.indices)]
     values = torch.from_numpy(matrix.data.astype(np.float32)).to(edge_index.device)
@@ -65,9 +65,9 @@ def contexts(around: Sparse, labels: Tensor, classes: int) -> Tensor:
         labels: int64 (N,), the class of every node.
         classes: C.
     """
-    counts = around.times(one_hot(labels, classes))
+    counts = around.times(one_hot(labels, classes))  # (N, C)
     totals = counts.sum(dim=1, keepdim=True)
-    return torch.where(totals > 0, counts / totals.clamp_min(1), 0.0)
+    return torch.where(totals > 0, counts / totals.clamp_min(1), 0.0)  # ybar_ic, their context label
 
 
 def context_loss(logits: Tensor, context: Tensor, rows: Tensor) -> Tensor:
@@ -77,7 +77,8 @@ def context_loss(logits: Tensor, context: Tensor, rows: Tensor) -> Tensor:
         logits, context: float (N, C).
         rows: bool (N,).
     """
-    used = rows & (context.sum(dim=1) > 0)
+    used = rows & (context.sum(dim=1) > 0)  # the authors divide 0 by 0 here: NaN for a node without neighbours
+    # L_self = mean over D_U and classes of (softmax(W e_i)_c - ybar_ic)^2
     return (logits[used].softmax(dim=1) - context[used]).square().mean()
 
 
@@ -125,7 +126,8 @@ class ContextLabel(NodeTask):
     def pretext(self, hidden: Tensor, dropped: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Mean squared error of the shares, over the unlabelled nodes."""
         _, _, context = self.targets(batch)
-        logits = self.head(dropout(hidden, self.drop, True))
+        # representations before dropout, with a mask of the head's own, always drawn: the authors' code
+        logits = self.head(dropout(hidden, self.drop, True))  # (N, C)
         return {"loss": context_loss(logits, context, batch["train_label"] < 0)}
 
 

@@ -36,11 +36,12 @@ def density(features: Tensor, *, quantile: float = 0.4) -> tuple[Tensor, Tensor,
         densest its smallest cosine to any; and the cosines, float (M, M).
     """
     unit = F.normalize(features, dim=1)
-    similar = unit @ unit.T
+    similar = unit @ unit.T  # S, (M, M): Han et al. compare by the cosine
+    # rho_i = sum_j sign(S_ij - S_c), Han et al.'s density; S_c: the 40 % quantile of all of S, the authors' code
     rho = torch.sign(similar - _quantile(similar.flatten(), quantile)).sum(dim=1)
     denser = rho[None, :] > rho[:, None]
-    eta = torch.where(denser, similar, -torch.inf).amax(dim=1)
-    eta = torch.where(denser.any(dim=1), eta, similar.amin(dim=1))
+    eta = torch.where(denser, similar, -torch.inf).amax(dim=1)  # eta_i = max over rho_j > rho_i of S_ij
+    eta = torch.where(denser.any(dim=1), eta, similar.amin(dim=1))  # of the densest: min_j S_ij
     return rho, eta, similar
 
 
@@ -68,7 +69,7 @@ def prototypes(features: Tensor, *, count: int = 8, quantile: float = 0.4, too_n
         int64 (min(count, M),): places among the members, densest first; of equals the first.
     """
     rho, eta, _ = density(features, quantile=quantile)
-    rho = torch.where(eta >= too_near, 0.0, rho)
+    rho = torch.where(eta >= too_near, 0.0, rho)  # 0.95 and 8 prototypes: the authors' code
     return torch.argsort(rho, descending=True, stable=True)[:count]
 
 
@@ -100,7 +101,7 @@ def corrected(hidden: Tensor, labels: Tensor, members: list[Tensor], chosen: Ten
         if len(nodes_of_class):
             features = hidden[nodes_of_class]
             standing = F.normalize(features[prototypes(features)], dim=1)
-            scores[:, number] = (unit @ standing.T).mean(dim=1)
+            scores[:, number] = (unit @ standing.T).mean(dim=1)  # mean cosine to the class's prototypes
     return labels.index_copy(0, chosen, scores.argmax(dim=1))
 
 
@@ -146,14 +147,16 @@ class CorrectedLabel(ContextLabel):
         unlabelled = (batch["train_label"] < 0).nonzero()[:, 0]
         chosen = unlabelled[pairs.distinct(self.corrections, len(unlabelled), hidden.device)]
         members = draw_members(pseudo, self.known_classes())
-        better = corrected(hidden.detach(), pseudo, members, chosen)
+        # detach: a correction is a target; it starts from the pseudo classes, not from the last correction
+        better = corrected(hidden.detach(), pseudo, members, chosen)  # (N,)
         changed = (better != pseudo).float().sum() / len(chosen)
 
-        logits = self.head(dropout(hidden, self.drop, True))
+        logits = self.head(dropout(hidden, self.drop, True))  # (N, C)
         rows = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
         rows[chosen] = True
         second = context_loss(logits, contexts(around, better, self.known_classes()), rows)
         first = context_loss(logits, context, batch["train_label"] < 0)
+        # L_self = MSE(ybar) over D_U + alpha MSE(ytilde) over the drawn nodes alone
         return {"loss": first + self.alpha * second, "changed": changed}
 
 

@@ -33,7 +33,7 @@ def cluster_targets(edge_index: Tensor, partition: Tensor, kind: Target = "inver
         kind: ``"inverse"``: 1 / hops, 0 for the centre itself and where there is no path; ``"hops"``: 0 for the
             centre itself, and two more than the largest where there is no path.
     """
-    centres = partitions.centres(edge_index, partition)
+    centres = partitions.centres(edge_index, partition)  # c_1 ... c_k, numbers in the whole graph
     return hops.targets(hops.from_sources(edge_index, len(partition), centres), kind)
 
 
@@ -65,7 +65,7 @@ class Distance2Clusters(NodeTask):
             raise UsageError(f"clusters {clusters}: expected 1 or more; 10 is the paper's for small graphs")
         super().__init__(encoder, supervised=supervised, classes=classes, drop=drop, select=select)
         self.clusters, self.target = clusters, target
-        self.head = nn.Linear(encoder.dim, clusters)
+        self.head = nn.Linear(encoder.dim, clusters)  # (N, D) -> (N, k)
         self._targets = kept(self._computed)
 
     @staticmethod
@@ -78,6 +78,7 @@ class Distance2Clusters(NodeTask):
         """Mean squared error over all nodes and centres."""
         given = batch.get(f"partition_{self.clusters}")
         truth = self._targets(batch["edge_index"], given, len(hidden), self.clusters, self.target)
+        # L_self = mean over all nodes and centres of ((W e_i)_a - target of d(i, c_a))^2
         return {"loss": F.mse_loss(self.head(dropped), truth)}
 
 

@@ -46,6 +46,7 @@ def label_targets(
     known = (labels >= 0).nonzero()[:, 0]
     distance = hops.targets(hops.from_sources(edge_index, len(labels), known), kind)  # (N, labelled)
     functions = {"mean": lambda d: d.mean(dim=1), "min": lambda d: d.amin(dim=1), "max": lambda d: d.amax(dim=1)}
+    # text: mean, min and max of the hops, (N, 3 C); authors' code: mean of 1 / hops, (N, C)
     found = torch.zeros(len(labels), len(statistics), classes, device=labels.device)
     for number in labels[known].unique().tolist():
         of_class = distance[:, labels[known] == number]
@@ -88,6 +89,7 @@ class Distance2Labeled(NodeTask):
         labels = nodes.training_labels(batch)
         truth = self._targets(batch["edge_index"], labels, self.known_classes(), self.target, self.statistics)
         unlabelled = labels < 0
+        # L_self = mean over D_U and targets of (W e_i - d_i)^2; D_U: every node without a training label
         return {"loss": F.mse_loss(self.head(dropped)[unlabelled], truth[unlabelled])}
 
 

@@ -40,10 +40,11 @@ def split_edges(edge_index: Tensor, nodes: int, share: float, seed: int) -> tupl
     """
     generator = torch.Generator().manual_seed(seeds.mix(seed, 0xED6E))
     forward = (edge_index[0] < edge_index[1]).nonzero()[:, 0]
-    count = max(1, round(share * len(forward)))
+    count = max(1, round(share * len(forward)))  # a tenth of the edges, once for the run
     chosen = forward[torch.randperm(len(forward), generator=generator)[:count].to(forward.device)]
     removed = edge_index[:, chosen]
     low, high = edge_index.min(dim=0).values, edge_index.max(dim=0).values
+    # both directions: the reverse entry, which the authors' code leaves in place, would give the answer away
     remaining = edge_index[:, ~torch.isin(low * nodes + high, removed[0] * nodes + removed[1])]
     return remaining, removed, pairs.non_edges(count, edge_index, nodes, generator)
 
@@ -56,9 +57,10 @@ def edge_loss(head: nn.Module, hidden: Tensor, positive: Tensor, negative: Tenso
         hidden: float (N, D).
         positive, negative: int64 (2, m) each.
     """
-    logits = head(pairs.difference(hidden, torch.cat([positive, negative], dim=1)))
+    logits = head(pairs.difference(hidden, torch.cat([positive, negative], dim=1)))  # W |e_i - e_j|, (2 m, 2)
     truth = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
     truth[: positive.shape[1]] = 1
+    # L_self: cross-entropy of class 1 over the removed edges and of class 0 over as many pairs that no edge joins
     return F.cross_entropy(logits, truth), (logits.detach().argmax(dim=1) == truth).float().mean()
 
 

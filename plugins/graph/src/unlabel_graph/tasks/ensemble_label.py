@@ -39,6 +39,7 @@ class EnsembleLabel(ContextLabel):
         drop: float = 0.5,
         select: bool = True,
     ):
+        # class = argmax of (scores of label propagation + probabilities of ICA): `pseudo_labels.pseudo_classes`
         super().__init__(
             encoder, labels="ensemble", words=words, supervised=supervised, classes=classes, drop=drop, select=select
         )

@@ -26,12 +26,12 @@ __all__ = ["NodeProperty", "degree_classes", "degrees", "paper", "quick", "tiny"
 
 def degrees(edge_index: Tensor, nodes: int) -> Tensor:
     """Number of neighbours: int64 (N,), from int64 (2, E), both directions."""
-    return torch.bincount(edge_index[1], minlength=nodes)
+    return torch.bincount(edge_index[1], minlength=nodes)  # d_i = sum_j A_ij
 
 
 def degree_classes(degree: Tensor) -> Tensor:
     """0 for at most 2, 1 for 3 to 7, 2 for more: int64, same shape."""
-    return (degree > 2).long() + (degree > 7).long()
+    return (degree > 2).long() + (degree > 7).long()  # the bounds are of the authors' code; the text has no classes
 
 
 class NodeProperty(NodeTask):
@@ -67,8 +67,9 @@ class NodeProperty(NodeTask):
         predicted = self.head(dropped)
         if self.target == "degree":
             unlabelled = batch["train_label"] < 0
+            # the text: L_self = mean over D_U of (w e_i - d_i)^2
             return {"loss": F.mse_loss(predicted[unlabelled, 0], degree[unlabelled].float())}
-        truth = degree_classes(degree)
+        truth = degree_classes(degree)  # the authors' code: cross-entropy of three classes over all nodes
         right = (predicted.detach().argmax(dim=1) == truth).float().mean()
         return {"loss": F.cross_entropy(predicted, truth), "pretext_accuracy": right}
 

@@ -74,7 +74,8 @@ class NodeSubgraphContrast(GraphTask):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``{"loss"}``: of two random views of a random neighbourhood."""
-        x, edges = self.neighbourhood(batch, self.seeds, self.times, self.hops)
+        x, edges = self.neighbourhood(batch, self.seeds, self.times, self.hops)  # B seeds, k hops
+        # a mask for each view, the text; their code zeroes the columns of either in both
         first, second = (augment.view(x, edges, self.drop_edge, self.drop_column) for _ in range(2))
         chosen = None
         if self.contrasted is not None and len(x) > self.contrasted:
@@ -86,6 +87,7 @@ class NodeSubgraphContrast(GraphTask):
         left, right = (self.encoder(x, edges) for x, edges in (first, second))
         if chosen is not None:
             left, right = left[chosen], right[chosen]
+        # GRACE, eq. 1-2, on g(H), (n, D); tau 0.1 is ParetoGNN's
         return agreement.info_nce(self.project(left), self.project(right), self.temperature).mean()
 
 

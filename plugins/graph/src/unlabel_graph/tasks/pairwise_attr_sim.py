@@ -62,8 +62,9 @@ def ranked_pairs(x: Tensor | Sparse, k: int, ranks: tuple[int, ...]) -> tuple[Te
     keys, cosines = [], []
     for start in range(0, count, block):
         index = torch.arange(start, min(start + block, count), device=rows.device)
+        # s_ij: cosine of raw rows, a block of i at a time
         similar = (rows.rows(index) if isinstance(rows, Sparse) else rows[index]) @ turned  # (block, N)
-        order = np.argpartition(similar.cpu().numpy(), wanted, axis=1)[:, wanted]
+        order = np.argpartition(similar.cpu().numpy(), wanted, axis=1)[:, wanted]  # (block, 3 k + 1)
         j = torch.from_numpy(order).to(rows.device)
         i = index[:, None].expand_as(j)
         keys.append((torch.minimum(i, j) * count + torch.maximum(i, j)).flatten())
@@ -84,6 +85,7 @@ def similarity_loss(head: nn.Module, hidden: Tensor, chosen: Tensor, truth: Tens
         chosen: int64 (2, P).
         truth: float (P,).
     """
+    # L_self = mean of (w |e_i - e_j| + b - s_ij)^2; [:, 0] because (P, 1) - (P,) would be P x P, the authors' code
     return F.mse_loss(head(pairs.difference(hidden, chosen))[:, 0], truth)
 
 
@@ -121,7 +123,7 @@ class PairwiseAttrSim(NodeTask):
     def pretext(self, hidden: Tensor, dropped: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Mean squared error over the pairs drawn."""
         every, cosines = self._ranked(self.k, int(self.draw), *attributes.parts(batch))
-        chosen = pairs.distinct(self.pairs_per_update, len(cosines), cosines.device)
+        chosen = pairs.distinct(self.pairs_per_update, len(cosines), cosines.device)  # 5,000, the authors' code
         return {"loss": similarity_loss(self.head, dropped, every[:, chosen], cosines[chosen])}
 
 

@@ -110,6 +110,7 @@ class PairwiseDistance(NodeTask):
     def drawn(self, near: Near) -> tuple[Tensor, Tensor]:
         """The pairs of one update: int64 (2, P); and their classes 0 to 3: int64 (P,)."""
         count, device = self.pairs_per_class, near.all.device
+        # p_ij in {1, 2, 3, more}: 4,000 pairs of each, the authors' number, so that far ones do not outweigh the rest
         keys = [of_class[pairs.distinct(count, len(of_class), device)] for of_class in near.keys]
         keys.append(draw_far(count, near))
         sizes = torch.tensor([len(part) for part in keys], device=device)
@@ -120,8 +121,9 @@ class PairwiseDistance(NodeTask):
         """Cross-entropy over the pairs drawn."""
         near = self._near(batch["edge_index"], len(hidden), self.most_pairs, int(self.draw))
         chosen, truth = self.drawn(near)
-        logits = self.head(pairs.difference(dropped, chosen))  # (P, 4)
+        logits = self.head(pairs.difference(dropped, chosen))  # W |e_i - e_j|, (P, 4)
         right = (logits.detach().argmax(dim=1) == truth).float().mean()
+        # L_self: cross-entropy of the four classes of distance
         return {"loss": F.cross_entropy(logits, truth), "pretext_accuracy": right}
 
 

@@ -57,6 +57,7 @@ class RandomTarget(NodeTask):
     def pretext(self, hidden: Tensor, dropped: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Mean squared error over all nodes and numbers; 1/12 when only the mean is learnt."""
         truth = self._targets(len(hidden), self.width, int(self.draw))
+        # Distance2Clusters' loss, and its number of targets, on targets that mean nothing
         return {"loss": F.mse_loss(self.head(dropped), truth.to(dropped.device))}
 
 
