@@ -74,7 +74,7 @@ def feature_dropout(x: Attributes, rate: float) -> Visible:
 
 def view(x: Attributes, edge_index: Tensor, drop_edge: float, drop_column: float) -> View:
     """A random view: some edges are missing, some columns of the attributes are 0; each view draws for itself."""
-    mask = column_mask(x.shape[1], drop_column, edge_index.device)
+    mask = column_mask(x.shape[1], drop_column, edge_index.device)  # (F,): one mask for all nodes of the view
     return Columns(x, mask), drop_edges(edge_index, drop_edge)
 
 

@@ -38,7 +38,7 @@ def from_sources(edge_index: Tensor, nodes: int, sources: Tensor) -> Tensor:
     hop = 0
     while frontier.any():
         hop += 1
-        new = (adjacency @ frontier > 0) & (distance < 0)
+        new = (adjacency @ frontier > 0) & (distance < 0)  # (N, S): reached now, for the first time
         distance[new] = hop
         frontier = new.float()
     return distance
@@ -47,7 +47,8 @@ def from_sources(edge_index: Tensor, nodes: int, sources: Tensor) -> Tensor:
 def targets(distance: Tensor, kind: Target) -> Tensor:
     """What a head regresses to, from hops with -1 for unreachable: float32, same shape."""
     if kind == "inverse":
-        return torch.where(distance > 0, 1 / distance.clamp_min(1), 0.0)
+        return torch.where(distance > 0, 1 / distance.clamp_min(1), 0.0)  # SelfTask's code
+    # SelfTask's text, which does not say what is out of reach; two beyond the furthest is ours
     return torch.where(distance < 0, distance.max() + 2, distance).float()
 
 

@@ -100,7 +100,8 @@ class Incoming:
     def by_degree(self, draws: int) -> Tensor:
         """Nodes drawn with replacement in proportion to their outgoing edges (at least 1), each kept once.
 
-        GraphSAINT's node sampler (Zeng et al., arXiv 1907.04931). Sorted; fewer than `draws` nodes.
+        GraphSAINT's node sampler (Zeng et al., arXiv 1907.04931) as ParetoGNN has it: by degree, where that paper takes
+        squared norms of the columns of the normalised adjacency matrix. Sorted; fewer than `draws` nodes.
         """
         weights = torch.bincount(self.edge_index[0], minlength=self.nodes).clamp_min(1).cumsum(0)
         points = torch.randint(int(weights[-1]), (draws,), device=weights.device)
