@@ -115,7 +115,8 @@ def _recipe(weight: float, components: int, dataset: Ref, **options: int) -> Rec
 
 
 def paper() -> Recipe:
-    """Joint training, lambda 100 (Cora; 5 CiteSeer, 50 PubMed); figures: benchmarks/results/graph_selftask.md.
+    """Joint training, lambda 100 (Cora; 5 CiteSeer, 50 PubMed), 3 s there on one core;
+    figures: benchmarks/results/graph_selftask.md.
 
     ``unlabel train graph/attribute_mask --recipe paper --data planetoid/Cora``
     """

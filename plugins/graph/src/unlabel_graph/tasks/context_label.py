@@ -139,7 +139,7 @@ def _pseudo_classes(
 
 def paper() -> Recipe:
     """Joint training, pseudo classes by iterative classification, lambda 10; with ``--set task.labels=lp`` the authors
-    have 50 for Cora, 1 for the others. Figures: benchmarks/results/graph_selftask.md.
+    have 50 for Cora, 1 for the others. 2 s for Cora on one core; figures: benchmarks/results/graph_selftask.md.
 
     ``unlabel train graph/context_label --recipe paper --data planetoid/Cora``
     """

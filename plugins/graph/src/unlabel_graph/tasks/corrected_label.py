@@ -161,8 +161,8 @@ class CorrectedLabel(ContextLabel):
 
 
 def paper() -> Recipe:
-    """Joint training, iterative classification, lambda 10, alpha 1.5 (Cora; 1 for the others); figures:
-    benchmarks/results/graph_selftask.md.
+    """Joint training, iterative classification, lambda 10, alpha 1.5 (Cora; 1 for the others), 7 s on one core;
+    figures: benchmarks/results/graph_selftask.md.
 
     ``unlabel train graph/corrected_label --recipe paper --data planetoid/Cora``
     """

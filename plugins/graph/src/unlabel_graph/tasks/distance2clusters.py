@@ -83,8 +83,8 @@ class Distance2Clusters(NodeTask):
 
 
 def paper() -> Recipe:
-    """Joint training, lambda 20 (Cora; the authors' 100 fits their arbitrary centres); figures:
-    benchmarks/results/graph_selftask.md.
+    """Joint training, lambda 20 (Cora; the authors' 100 fits their arbitrary centres), 2 s on one core;
+    figures: benchmarks/results/graph_selftask.md.
 
     ``unlabel train graph/distance2clusters --recipe paper --data planetoid/Cora``
     """

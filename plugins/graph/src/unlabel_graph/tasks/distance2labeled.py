@@ -94,7 +94,8 @@ class Distance2Labeled(NodeTask):
 
 
 def paper() -> Recipe:
-    """Joint training, lambda 100 (Cora; 10 CiteSeer, 1 PubMed); figures: benchmarks/results/graph_selftask.md.
+    """Joint training, lambda 100 (Cora; 10 CiteSeer, 1 PubMed), 2 s there on one core;
+    figures: benchmarks/results/graph_selftask.md.
 
     ``unlabel train graph/distance2labeled --recipe paper --data planetoid/Cora``
     """

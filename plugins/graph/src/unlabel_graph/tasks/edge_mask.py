@@ -110,7 +110,8 @@ class EdgeMask(NodeTask):
 
 
 def paper() -> Recipe:
-    """Joint training, lambda 10 (Cora; 5 for CiteSeer and PubMed); figures: benchmarks/results/graph_selftask.md.
+    """Joint training, lambda 10 (Cora; 5 for CiteSeer and PubMed), 4 s there on one core;
+    figures: benchmarks/results/graph_selftask.md.
 
     ``unlabel train graph/edge_mask --recipe paper --data planetoid/Cora``
     """

@@ -46,7 +46,8 @@ class EnsembleLabel(ContextLabel):
 
 
 def paper() -> Recipe:
-    """Joint training, lambda 10 (Cora and PubMed; 8 CiteSeer); figures: benchmarks/results/graph_selftask.md.
+    """Joint training, lambda 10 (Cora and PubMed; 8 CiteSeer), 2 s for Cora on one core;
+    figures: benchmarks/results/graph_selftask.md.
 
     ``unlabel train graph/ensemble_label --recipe paper --data planetoid/Cora``
     """

@@ -75,7 +75,8 @@ class NodeProperty(NodeTask):
 
 
 def paper() -> Recipe:
-    """Joint training, lambda 5 (Cora; 0.1 for CiteSeer and PubMed); figures: benchmarks/results/graph_selftask.md.
+    """Joint training, lambda 5 (Cora; 0.1 for CiteSeer and PubMed), 3 s there on one core;
+    figures: benchmarks/results/graph_selftask.md.
 
     ``unlabel train graph/node_property --recipe paper --data planetoid/Cora``
     """

@@ -133,8 +133,8 @@ def _ranked(k: int, seed: int, *parts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def paper() -> Recipe:
-    """Joint training, lambda 20 (Cora; the authors' 100 fits their loss); figures:
-    benchmarks/results/graph_selftask.md.
+    """Joint training, lambda 20 (Cora; the authors' 100 fits their loss), 3 s on one core;
+    figures: benchmarks/results/graph_selftask.md.
 
     ``unlabel train graph/pairwise_attr_sim --recipe paper --data planetoid/Cora``
     """

@@ -128,7 +128,8 @@ class PairwiseDistance(NodeTask):
 
 
 def paper() -> Recipe:
-    """Joint training, lambda 20 (Cora; 5 for CiteSeer and PubMed); figures: benchmarks/results/graph_selftask.md.
+    """Joint training, lambda 20 (Cora; 5 for CiteSeer and PubMed), 7 s there on one core;
+    figures: benchmarks/results/graph_selftask.md.
 
     ``unlabel train graph/pairwise_distance --recipe paper --data planetoid/Cora``
     """

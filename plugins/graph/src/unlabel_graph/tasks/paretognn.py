@@ -217,7 +217,8 @@ def _paper(
 def paper() -> Recipe:
     """The authors' settings for Chameleon: better on average over four downstream tasks than any single philosophy.
 
-    Our runs are smaller, see ``benchmarks/results/graph_paretognn.md``. Settings for the other graphs are the recipes
+    10,000 updates at 0.9 a second on one core (``benchmarks/results/graph_speed.md``); our runs are smaller, see
+    ``benchmarks/results/graph_paretognn.md``. Settings for the other graphs are the recipes
     ``paper_photo``, ``paper_actor``, ... For link prediction add ``--set dataset.holdout_edges=0``.
     ``unlabel train graph/paretognn --recipe paper --data chameleon.npz``
     """

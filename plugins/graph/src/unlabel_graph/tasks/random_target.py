@@ -62,7 +62,11 @@ class RandomTarget(NodeTask):
 
 
 def paper() -> Recipe:
-    """Joint training, lambda 20. ``unlabel train graph/random_target --recipe paper --data planetoid/Cora``"""
+    """Joint training, lambda 20, the control of the other tasks' paper recipes, 2 s for Cora on one core;
+    figures: benchmarks/results/graph_selftask.md.
+
+    ``unlabel train graph/random_target --recipe paper --data planetoid/Cora``
+    """
     return nodes.joint("graph/random_target", 20)
 
 

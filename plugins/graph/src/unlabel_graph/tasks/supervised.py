@@ -51,7 +51,8 @@ def _recipe(dataset: Ref, steps: int, hidden: int) -> Recipe:
 
 
 def paper() -> Recipe:
-    """Plain GCN of SelfTask, Planetoid's public split: see ``benchmarks/results/graph_selftask.md`` for our figures.
+    """Plain GCN of SelfTask, Planetoid's public split, 2 s for Cora on one core;
+    figures: benchmarks/results/graph_selftask.md.
 
     ``unlabel train graph/supervised --recipe paper --data planetoid/Cora``
     """
