@@ -91,14 +91,14 @@ def info_nce(first: Tensor, second: Tensor, temperature: float, rows: int = 4096
     if len(left) <= rows and temperature >= _COLD:
         once: Tensor = _Contrast.apply(left, right, temperature)
         return once
-    found = []
+    losses = []
     for start in range(0, len(left), rows):
         part = slice(start, start + rows)
         own = (left[part] * right[part]).sum(dim=1) / temperature  # theta(u_i, v_i) / tau
         forward = checkpoint(_log_sum, left[part], right, left, temperature, start, use_reentrant=False)
         backward = checkpoint(_log_sum, right[part], left, right, temperature, start, use_reentrant=False)
-        found.append((forward + backward) / 2 - own)  # the terms of eq. 2, negated
-    return torch.cat(found)
+        losses.append((forward + backward) / 2 - own)  # the terms of eq. 2, negated
+    return torch.cat(losses)
 
 
 _COLD = 0.03

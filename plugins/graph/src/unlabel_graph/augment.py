@@ -67,8 +67,8 @@ def feature_dropout(x: Attributes, rate: float) -> Visible:
     if rate == 0:
         return x
     full = dense(x)
-    words = torch.randint(-(2**63), 2**63 - 1, ((full.numel() + 3) // 4,), device=full.device)
-    visible = words.view(torch.int16)[: full.numel()].view(full.shape) >= round(rate * 2**16) - 2**15
+    draws = torch.randint(-(2**63), 2**63 - 1, ((full.numel() + 3) // 4,), device=full.device)
+    visible = draws.view(torch.int16)[: full.numel()].view(full.shape) >= round(rate * 2**16) - 2**15
     return Columns(full * visible, torch.full((full.shape[1],), 1 / (1 - rate), device=full.device))
 
 

@@ -26,7 +26,7 @@ from unlabel_graph import pictures, propagation
 from unlabel_graph.attributes import Attributes
 from unlabel_graph.encoders.gcn import Convolution
 from unlabel_graph.encoders.layers import Encoder, dropout
-from unlabel_graph.sparse import kept
+from unlabel_graph.sparse import cache_last
 
 __all__ = ["NodeTask", "Objective", "joint", "tiny", "training_labels", "two_stage"]
 
@@ -67,8 +67,8 @@ class NodeTask(Task):
         self.encoder, self.supervised, self.drop = encoder, supervised, drop
         self.classes = classes
         self.objective: Objective = "joint"
-        self._structure = kept(propagation.symmetric)  # of the edges that training sees
-        self._whole = kept(propagation.symmetric)
+        self._structure = cache_last(propagation.symmetric)  # of the edges that training sees
+        self._whole = cache_last(propagation.symmetric)
         if supervised:
             self.evaluations = ("graph/node_classification", *self.evaluations)
             self.classifier = Convolution(encoder.dim, self.known_classes())
@@ -136,8 +136,8 @@ class NodeTask(Task):
             terms["loss_supervised"] = F.cross_entropy(logits[known], labels[known])
             terms["accuracy"] = (logits[known].detach().argmax(dim=1) == labels[known]).float().mean()
         if self.objective != "supervised":
-            found = self.pretext(hidden, dropped, batch)
-            terms |= {"loss_pretext" if self.supervised and k == "loss" else k: v for k, v in found.items()}
+            pretext = self.pretext(hidden, dropped, batch)
+            terms |= {"loss_pretext" if self.supervised and k == "loss" else k: v for k, v in pretext.items()}
         if self.select and self.objective != "pretext" and self.training:
             self._keep_the_best(hidden.detach(), x, edges, batch)
         return terms
@@ -171,8 +171,8 @@ class NodeTask(Task):
         if not self.supervised:
             raise UsageError("the task has no classifier: train it with --set task.supervised=true")
         latest = self._latest(batch)
-        chosen = self.select and self.best_accuracy >= 0 and self.best_update > 0  # there are validation nodes
-        if not chosen or _accuracy(latest, batch["validation_label"]) >= self.best_accuracy:
+        selected = self.select and self.best_accuracy >= 0 and self.best_update > 0  # there are validation nodes
+        if not selected or _accuracy(latest, batch["validation_label"]) >= self.best_accuracy:
             return latest, int(self.update)
         hidden = self.best["encoder"](self.encoder.inputs(batch), batch["edge_index"])
         return self._logits(self.best["classifier"], hidden, batch), int(self.best_update)

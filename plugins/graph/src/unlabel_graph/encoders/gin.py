@@ -35,8 +35,8 @@ class SumConvolution(nn.Module):
         own = x @ first.weight.T
         # eq. 4.1, the MLP's first layer taken inside the sum
         hidden = torch.relu(own * (1 + self.eps) + matrix @ own + first.bias)
-        found: Tensor = second(hidden)
-        return found
+        out: Tensor = second(hidden)
+        return out
 
 
 def gin(

@@ -20,7 +20,7 @@ from unlabel_graph import nodes
 from unlabel_graph.attributes import Attributes
 from unlabel_graph.encoders.layers import Encoder
 from unlabel_graph.nodes import NodeTask
-from unlabel_graph.sparse import Sparse, Standardised, kept
+from unlabel_graph.sparse import Sparse, Standardised, cache_last
 
 __all__ = ["AttributeMask", "attribute_loss", "draw_masked", "paper", "quick", "tiny", "zeroed"]
 
@@ -30,8 +30,8 @@ def draw_masked(labels: Tensor, share: float, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seeds.mix(seed, 0xA77E))
     unlabelled = (labels < 0).nonzero()[:, 0]
     count = max(1, round(share * len(unlabelled)))  # a tenth, drawn once for the run: the authors' code
-    chosen = torch.randperm(len(unlabelled), generator=generator)[:count].sort().values
-    return unlabelled[chosen.to(labels.device)]
+    drawn = torch.randperm(len(unlabelled), generator=generator)[:count].sort().values
+    return unlabelled[drawn.to(labels.device)]
 
 
 def zeroed(x: Attributes, rows: Tensor) -> Tensor | Sparse:
@@ -83,17 +83,17 @@ class AttributeMask(NodeTask):
         super().__init__(encoder, supervised=supervised, classes=classes, drop=drop, select=select)
         self.share = share
         self.head = nn.Linear(encoder.dim, encoder.features)  # (m, D) -> (m, F)
-        self._masked = kept(_mask)
+        self._masked = cache_last(_mask)
 
     def training_inputs(self, batch: Batch) -> tuple[Attributes, Tensor]:
         """The attributes without those of the masked nodes, and all edges."""
         return self._parts(batch)[0], batch["edge_index"]
 
     def _parts(self, batch: Batch) -> tuple[Attributes, Tensor, Tensor]:
-        found: tuple[Attributes, Tensor, Tensor] = self._masked(
+        parts: tuple[Attributes, Tensor, Tensor] = self._masked(
             self.encoder.inputs(batch), batch["train_label"], self.share, int(self.draw)
         )
-        return found
+        return parts
 
     def pretext(self, hidden: Tensor, dropped: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Mean squared error over the attributes of the masked nodes."""

@@ -33,9 +33,9 @@ def correlation_loss(first: Tensor, second: Tensor, weight: float) -> tuple[Tens
     left, right = agreement.standardised(first), agreement.standardised(second)
     identity = torch.eye(left.shape[1], dtype=left.dtype, device=left.device)
     # ||Z^T Z / N - I||_F^2, squared; the diagonal is (N - 1) / N, for the deviations are unbiased
-    apart = [(agreement.correlation(z) - identity).square().sum() for z in (left, right)]
+    decorrelation = [(agreement.correlation(z) - identity).square().sum() for z in (left, right)]
     # the trace, as the authors' code: half of the text's ||Z1 - Z2||_F^2, so lambda acts as 2 lambda there
-    return -(left * right).sum() / len(left), weight * (apart[0] + apart[1])
+    return -(left * right).sum() / len(left), weight * (decorrelation[0] + decorrelation[1])
 
 
 class CCASSG(GraphTask):

@@ -21,7 +21,7 @@ from unlabel_graph import attributes, nodes, propagation, pseudo_labels
 from unlabel_graph.encoders.layers import Encoder, dropout
 from unlabel_graph.nodes import NodeTask
 from unlabel_graph.pseudo_labels import Source, Words, one_hot
-from unlabel_graph.sparse import Sparse, kept
+from unlabel_graph.sparse import Sparse, cache_last
 
 __all__ = ["ContextLabel", "context_loss", "contexts", "neighbourhoods", "paper", "quick", "tiny"]
 
@@ -110,9 +110,9 @@ class ContextLabel(NodeTask):
         super().__init__(encoder, supervised=supervised, classes=classes, drop=drop, select=select)
         self.labels, self.words = labels, words
         self.head = nn.Linear(encoder.dim, self.known_classes())
-        self._pseudo = kept(_pseudo_classes)
-        self._around = kept(neighbourhoods)
-        self._contexts = kept(contexts)
+        self._pseudo = cache_last(_pseudo_classes)
+        self._around = cache_last(neighbourhoods)
+        self._contexts = cache_last(contexts)
 
     def targets(self, batch: Batch) -> tuple[Tensor, Sparse, Tensor]:
         """Pseudo classes (N,), who counts around whom (N, N), and shares of classes (N, C); computed once a graph."""

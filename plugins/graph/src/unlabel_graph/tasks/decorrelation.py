@@ -32,8 +32,8 @@ def decorrelation_loss(first: Tensor, second: Tensor, weight: float) -> Tensor:
     left, right = agreement.standardised(first), agreement.standardised(second)
     identity = torch.eye(left.shape[1], dtype=left.dtype, device=left.device)
     # Frobenius norms are not squared, unlike CCA-SSG's; lambda 1e-3 belongs to these
-    apart = ((left - right) / len(left)).norm()  # ||(Z1 - Z2) / N||_F
-    return apart + weight * sum((identity - agreement.correlation(z)).norm() for z in (left, right))
+    invariance = ((left - right) / len(left)).norm()  # ||(Z1 - Z2) / N||_F
+    return invariance + weight * sum((identity - agreement.correlation(z)).norm() for z in (left, right))
 
 
 class Decorrelation(GraphTask):

@@ -19,7 +19,7 @@ from unlabel_graph import hops, nodes, partitions
 from unlabel_graph.encoders.layers import Encoder
 from unlabel_graph.hops import Target
 from unlabel_graph.nodes import NodeTask
-from unlabel_graph.sparse import kept
+from unlabel_graph.sparse import cache_last
 
 __all__ = ["Distance2Clusters", "cluster_targets", "paper", "quick", "tiny"]
 
@@ -66,13 +66,13 @@ class Distance2Clusters(NodeTask):
         super().__init__(encoder, supervised=supervised, classes=classes, drop=drop, select=select)
         self.clusters, self.target = clusters, target
         self.head = nn.Linear(encoder.dim, clusters)  # (N, D) -> (N, k)
-        self._targets = kept(self._computed)
+        self._targets = cache_last(self._computed)
 
     @staticmethod
     def _computed(edge_index: Tensor, given: Tensor | None, nodes: int, clusters: int, target: Target) -> Tensor:
         partition = partitions.metis(edge_index, nodes, clusters) if given is None else given
-        found = cluster_targets(edge_index, partition, target)
-        return F.pad(found, (0, clusters - found.shape[1]))  # METIS may leave a part empty
+        targets = cluster_targets(edge_index, partition, target)
+        return F.pad(targets, (0, clusters - targets.shape[1]))  # METIS may leave a part empty
 
     def pretext(self, hidden: Tensor, dropped: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Mean squared error over all nodes and centres."""

@@ -20,7 +20,7 @@ from unlabel_graph import nodes, pairs
 from unlabel_graph.attributes import Attributes
 from unlabel_graph.encoders.layers import Encoder
 from unlabel_graph.nodes import NodeTask
-from unlabel_graph.sparse import kept
+from unlabel_graph.sparse import cache_last
 
 __all__ = ["EdgeMask", "edge_loss", "paper", "quick", "split_edges", "tiny"]
 
@@ -41,8 +41,8 @@ def split_edges(edge_index: Tensor, nodes: int, share: float, seed: int) -> tupl
     generator = torch.Generator().manual_seed(seeds.mix(seed, 0xED6E))
     forward = (edge_index[0] < edge_index[1]).nonzero()[:, 0]
     count = max(1, round(share * len(forward)))  # a tenth of the edges, once for the run
-    chosen = forward[torch.randperm(len(forward), generator=generator)[:count].to(forward.device)]
-    removed = edge_index[:, chosen]
+    drawn = forward[torch.randperm(len(forward), generator=generator)[:count].to(forward.device)]
+    removed = edge_index[:, drawn]
     low, high = edge_index.min(dim=0).values, edge_index.max(dim=0).values
     # both directions: the reverse entry, which the authors' code leaves in place, would give the answer away
     remaining = edge_index[:, ~torch.isin(low * nodes + high, removed[0] * nodes + removed[1])]
@@ -91,17 +91,17 @@ class EdgeMask(NodeTask):
         super().__init__(encoder, supervised=supervised, classes=classes, drop=drop, select=select)
         self.share = share
         self.head = nn.Linear(encoder.dim, 2)
-        self._split = kept(split_edges)
+        self._split = cache_last(split_edges)
 
     def training_inputs(self, batch: Batch) -> tuple[Attributes, Tensor]:
         """All attributes, and the edges that were not removed."""
         return self.encoder.inputs(batch), self._parts(batch)[0]
 
     def _parts(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        found: tuple[Tensor, Tensor, Tensor] = self._split(
+        split: tuple[Tensor, Tensor, Tensor] = self._split(
             batch["edge_index"], len(batch["train_label"]), self.share, int(self.draw)
         )
-        return found
+        return split
 
     def pretext(self, hidden: Tensor, dropped: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy of removed edges against pairs without an edge."""

@@ -19,7 +19,7 @@ from unlabel.task import Batch
 from unlabel_graph import nodes
 from unlabel_graph.encoders.layers import Encoder
 from unlabel_graph.nodes import NodeTask
-from unlabel_graph.sparse import kept
+from unlabel_graph.sparse import cache_last
 
 __all__ = ["NodeProperty", "degree_classes", "degrees", "paper", "quick", "tiny"]
 
@@ -59,7 +59,7 @@ class NodeProperty(NodeTask):
         super().__init__(encoder, supervised=supervised, classes=classes, drop=drop, select=select)
         self.target = target
         self.head = nn.Linear(encoder.dim, 3 if target == "classes" else 1)
-        self._degrees = kept(degrees)
+        self._degrees = cache_last(degrees)
 
     def pretext(self, hidden: Tensor, dropped: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy over all nodes, or mean squared error over the unlabelled ones."""

@@ -16,7 +16,7 @@ from unlabel.task import Batch
 from unlabel_graph import nodes
 from unlabel_graph.encoders.layers import Encoder
 from unlabel_graph.nodes import NodeTask
-from unlabel_graph.sparse import kept
+from unlabel_graph.sparse import cache_last
 
 __all__ = ["RandomTarget", "paper", "quick", "random_targets", "tiny"]
 
@@ -52,7 +52,7 @@ class RandomTarget(NodeTask):
         super().__init__(encoder, supervised=supervised, classes=classes, drop=drop, select=select)
         self.width = width
         self.head = nn.Linear(encoder.dim, width)
-        self._targets = kept(random_targets)
+        self._targets = cache_last(random_targets)
 
     def pretext(self, hidden: Tensor, dropped: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Mean squared error over all nodes and numbers; 1/12 when only the mean is learnt."""
