@@ -42,22 +42,22 @@ _CACHED = 256  # trajectories at once on a CPU
 
 
 def trajectory_terms(
-    predicted: Tensor, future: Tensor, chosen: Tensor, distilled: dict[str, tuple[Tensor, Tensor, float]]
+    predicted: Tensor, future: Tensor, candidate: Tensor, distilled: dict[str, tuple[Tensor, Tensor, float]]
 ) -> dict[str, Tensor]:
     """The loss of the third stage and its parts.
 
     Args:
         predicted, future: (N, F, 2): prediction and truth.
-        chosen: (N, 2): the candidate the prediction was made for, the nearest to the true destination.
+        candidate: (N, 2): the destination the prediction was made for, the nearest to the true destination.
         distilled: name -> aligned features of the student, those of its teacher (no gradient), weight.
 
     Returns:
-        ``loss`` = ``trajectory`` (mean distance over steps) + ``destination`` (mean distance of the chosen candidate)
+        ``loss`` = ``trajectory`` (mean distance over steps) + ``destination`` (mean distance of the candidate)
         + the weighted mean squared differences of features, each under its name.
     """
     # L_III = mean ||y^_t - y_t|| + mean ||E_k* - D|| + 5 MSE(A_t z, z_I) + 0.5 MSE(A_d z_d, z_II)
     trajectory = torch.linalg.vector_norm(predicted - future, dim=-1).mean()
-    end = torch.linalg.vector_norm(chosen - future[:, -1], dim=-1).mean()
+    end = torch.linalg.vector_norm(candidate - future[:, -1], dim=-1).mean()
     parts = {"trajectory": trajectory, "destination": end}
     loss = trajectory + end
     for name, (student, teacher, weight) in distilled.items():
@@ -281,8 +281,8 @@ class PPT(Task):
         score = self.score(held_out)
         better = score < self.best_score
         for name, parameter in self._learning():
-            kept = self.best.get_buffer(name.replace(".", "/"))
-            torch.where(better, parameter, kept, out=kept)
+            best = self.best.get_buffer(name.replace(".", "/"))
+            torch.where(better, parameter, best, out=best)
         torch.minimum(score, self.best_score, out=self.best_score)
 
     @torch.no_grad()
@@ -335,9 +335,9 @@ class PPT(Task):
         if self.part != "III":
             return destination.terms(candidates, future[:, -1], self.diversity_weight, self.diversity_scale)
 
-        chosen, _ = forecasting.nearest(candidates, future[:, -1])  # E_k*, (N, 2); the gradient flows into it
-        features = self.trajectory.features(past, chosen[:, None])  # z at steps 8 to 19, (N, F, dim)
-        predicted = self.trajectory.read_out(features, chosen)  # y^, (N, F, 2)
+        candidate, _ = forecasting.nearest(candidates, future[:, -1])  # E_k*, (N, 2); the gradient flows into it
+        features = self.trajectory.features(past, candidate[:, None])  # z at steps 8 to 19, (N, F, dim)
+        predicted = self.trajectory.read_out(features, candidate)  # y^, (N, F, 2)
 
         taught = self._taught(batch, track)
         distilled = {}
@@ -345,7 +345,7 @@ class PPT(Task):
             distilled["distil_next"] = (self.align_next(features), taught[0], self.distil_next)
         if "destination" in self.taught_by:
             distilled["distil_destination"] = (self.align_destination(feature), taught[1], self.distil_destination)
-        return trajectory_terms(predicted, future, chosen, distilled)
+        return trajectory_terms(predicted, future, candidate, distilled)
 
     def _taught(self, batch: Batch, track: Tensor) -> tuple[Tensor, ...]:
         """The teachers' features of a batch: remembered, or computed now."""
@@ -404,9 +404,9 @@ class PPT(Task):
         size = max(1, (_CACHED if past.device.type == "cpu" else _CHUNK * 16) // ends.shape[1])
         parts = []
         for start in range(0, len(past), size):
-            chosen = ends[start : start + size]
-            features = self.trajectory.features(known[start : start + size], chosen)
-            parts.append(self.trajectory.read_out(features, chosen.flatten(0, 1)))
+            destinations = ends[start : start + size]
+            features = self.trajectory.features(known[start : start + size], destinations)
+            parts.append(self.trajectory.read_out(features, destinations.flatten(0, 1)))
         return self.scale * torch.cat(parts).view(*ends.shape[:2], self.future, 2) + past[:, None, -1:]
 
     @torch.no_grad()
