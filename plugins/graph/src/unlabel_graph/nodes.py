@@ -26,7 +26,7 @@ from unlabel_graph import pictures, propagation
 from unlabel_graph.attributes import Attributes
 from unlabel_graph.encoders.gcn import Convolution
 from unlabel_graph.encoders.layers import Encoder, dropout
-from unlabel_graph.sparse import kept
+from unlabel_graph.sparse import cache_last
 
 __all__ = ["NodeTask", "Objective", "joint", "tiny", "training_labels", "two_stage"]
 
@@ -67,8 +67,8 @@ class NodeTask(Task):
         self.encoder, self.supervised, self.drop = encoder, supervised, drop
         self.classes = classes
         self.objective: Objective = "joint"
-        self._structure = kept(propagation.symmetric)  # of the edges that training sees
-        self._whole = kept(propagation.symmetric)
+        self._structure = cache_last(propagation.symmetric)  # of the edges that training sees
+        self._whole = cache_last(propagation.symmetric)
         if supervised:
             self.evaluations = ("graph/node_classification", *self.evaluations)
             self.classifier = Convolution(encoder.dim, self.known_classes())
@@ -124,6 +124,7 @@ class NodeTask(Task):
         """
         x, edges = self.training_inputs(batch)
         hidden = self.encoder(x, edges)  # (N, dim)
+        # one dropout mask for both losses: the authors' heads read e_i after ReLU and dropout (their "layer 1.5")
         dropped = dropout(hidden, self.drop, self.training)
 
         terms: dict[str, Tensor] = {}
@@ -131,11 +132,12 @@ class NodeTask(Task):
             logits = self.classifier(dropped, self._structure(edges, len(dropped)))  # (N, classes)
             labels = batch["train_label"]
             known = labels >= 0
+            # L_task, Kipf and Welling (1609.02907), eq. 10; theirs is a sum, SelfTask's a mean over D_L
             terms["loss_supervised"] = F.cross_entropy(logits[known], labels[known])
             terms["accuracy"] = (logits[known].detach().argmax(dim=1) == labels[known]).float().mean()
         if self.objective != "supervised":
-            found = self.pretext(hidden, dropped, batch)
-            terms |= {"loss_pretext" if self.supervised and k == "loss" else k: v for k, v in found.items()}
+            pretext = self.pretext(hidden, dropped, batch)
+            terms |= {"loss_pretext" if self.supervised and k == "loss" else k: v for k, v in pretext.items()}
         if self.select and self.objective != "pretext" and self.training:
             self._keep_the_best(hidden.detach(), x, edges, batch)
         return terms
@@ -150,7 +152,7 @@ class NodeTask(Task):
         whole = x is self.encoder.inputs(batch) and edges is batch["edge_index"] and self.encoder.steady
         logits = self._logits(self.classifier, hidden, batch) if whole else self._latest(batch)
         accuracy = _accuracy(logits, batch["validation_label"])
-        if accuracy >= self.best_accuracy:  # of equally good updates the later one
+        if accuracy >= self.best_accuracy:  # of equally good updates the later one: the authors' code
             self.best_accuracy.copy_(accuracy)
             self.best_update.copy_(self.update)
             new = nn.ModuleDict({"encoder": self.encoder, "classifier": self.classifier}).state_dict()
@@ -169,8 +171,8 @@ class NodeTask(Task):
         if not self.supervised:
             raise UsageError("the task has no classifier: train it with --set task.supervised=true")
         latest = self._latest(batch)
-        chosen = self.select and self.best_accuracy >= 0 and self.best_update > 0  # there are validation nodes
-        if not chosen or _accuracy(latest, batch["validation_label"]) >= self.best_accuracy:
+        selected = self.select and self.best_accuracy >= 0 and self.best_update > 0  # there are validation nodes
+        if not selected or _accuracy(latest, batch["validation_label"]) >= self.best_accuracy:
             return latest, int(self.update)
         hidden = self.best["encoder"](self.encoder.inputs(batch), batch["edge_index"])
         return self._logits(self.best["classifier"], hidden, batch), int(self.best_update)
@@ -218,6 +220,7 @@ def _accuracy(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _stage(**changes: Any) -> Stage:
     """The paper's: Adam over everything, learning rate 0.01, L2 penalty 5e-4, whole graph."""
+    # torch's Adam: the penalty is added to the gradient, on biases too, as in the authors' code
     fields: dict[str, Any] = {"batch_size": "all", "optimizer": "adam", "lr": 0.01, "schedule": "constant"}
     return Stage(**{**fields, "weight_decay": 5e-4, "decay_vectors": True, **changes})
 
