@@ -14,10 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from unlabel import Progress, optim
 from unlabel.engine import Engine
 from unlabel.errors import UsageError
-from unlabel_vision import block_corruption, views
+from unlabel_vision import views
 from unlabel_vision.encoders.vit import vit
 from unlabel_vision.tasks import gmml
-from unlabel_vision.tasks.gmml import GMML
+from unlabel_vision.tasks.gmml import GMML, block_corruption
 
 SIZE = (32, 32)
 

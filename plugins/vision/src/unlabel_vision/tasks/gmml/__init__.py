@@ -22,9 +22,10 @@ from unlabel import Progress, Recipe, Ref, Stage, engine, seeds
 from unlabel.engine import Engine
 from unlabel.errors import UsageError
 from unlabel.task import Batch, Transform
-from unlabel_vision import attention_pictures, block_corruption, views
+from unlabel_vision import attention_pictures, views
 from unlabel_vision.encoders.patch_encoder import PatchEncoder, require_tokens
 from unlabel_vision.image_task import PatchTask
+from unlabel_vision.tasks.gmml import block_corruption
 
 __all__ = ["GMML", "PixelHead", "corrupted", "masked_l1", "paper", "quick", "scheduled_decay", "tiny"]
 
