@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,14 +158,19 @@ def newest(folder: Path, task: str) -> tuple[Path, Position, list[str]] | None:
 
 
 def load_task(path: Path, task: Task, engine: Engine) -> None:
-    """Load a checkpoint's task state, strictly, into a task (sharded or not)."""
+    """Load a checkpoint's task state, strictly but for `Task.obsolete`, into a task (sharded or not)."""
+    names = task.state_dict().keys()
+    state: dict[str, Any] = {
+        name: tensor
+        for name, tensor in load_file(path / _TASK).items()
+        if name in names or not any(fnmatchcase(name, pattern) for pattern in task.obsolete)
+    }
     if engine.shard:
         from torch.distributed.checkpoint.state_dict import set_model_state_dict
 
-        set_model_state_dict(task, dict(load_file(path / _TASK)), options=_whole())
+        set_model_state_dict(task, state, options=_whole())
         return
     expected = _unique(task)
-    state = load_file(path / _TASK)
     if state.keys() != expected.keys():
         odd = sorted(state.keys() ^ expected.keys())
         raise RunError(f"{path} does not fit this task: {len(odd)} entries differ, among them {', '.join(odd[:3])}")

@@ -74,6 +74,10 @@ class Task(nn.Module):
     expected: ClassVar[Mapping[str, tuple[float, float]]] = {}
     """Healthy range of a logged metric late in training, for the verdict: ``{"accuracy": (0.3, 1.0)}``."""
 
+    obsolete: ClassVar[tuple[str, ...]] = ()
+    """Patterns (as of a shell) of names that earlier versions of the task kept in its state: what a checkpoint has
+    under them is left out when it is loaded. Everything else must fit, name by name."""
+
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return named scalars. ``"loss"`` drives the update; several losses are named ``"loss_..."`` and
         combined by the recipe's weights; everything else is logged (detached)."""
@@ -125,8 +129,16 @@ class Task(nn.Module):
     def enter_stage(self, stage: Stage) -> None:
         """Called before a stage, and again when resuming inside it: set flags absolutely, not relatively."""
 
-    def enter_epoch(self, epoch: int) -> None:
-        """Called at the first step of an epoch, and again when resuming inside it."""
+    def enter_epoch(self, progress: Progress, resumed: bool) -> None:
+        """Called before the first update of an epoch, and before the first one after a resume inside an epoch.
+
+        What is computed from the weights here belongs into the state (parameters or buffers), and is computed unless
+        `resumed`: then it was loaded with the state, and the weights have moved on since it was computed.
+
+        Args:
+            progress: updates done before this one.
+            resumed: whether the epoch began before, in the run that is resumed.
+        """
 
     def provenance(self) -> dict[str, Any]:
         """Keywords that became known only when the task was built, such as the hash of a teacher's weights.
