@@ -15,7 +15,7 @@ from unlabel import checkpoint, data, loop, seeds
 from unlabel.engine import Engine
 from unlabel.errors import RunError, UsageError
 from unlabel.logs import Metrics, Observer
-from unlabel.recipe import Execution, Recipe
+from unlabel.recipe import Execution, Recipe, Stage
 from unlabel.task import Batch, Progress
 
 
@@ -284,6 +284,51 @@ def test_what_is_computed_from_the_weights_at_an_epochs_start_survives_a_resume_
         other.mkdir(parents=True)
         path.rename(other / path.name)
         assert equal(run(other.parent, chosen, kind=Anchored), whole), path.name
+
+
+class Watching(Echo):
+    """Remembers where the run stood."""
+
+    def training_step(self, batches, optimizers, engine, stage):  # type: ignore[no-untyped-def]
+        self.before.append(self.progress)
+        return super().training_step(batches, optimizers, engine, stage)
+
+    def after_update(self, progress: Progress) -> None:
+        super().after_update(progress)
+        assert self.progress == progress
+        self.after.append(progress)
+
+    def enter_stage(self, stage: Stage) -> None:
+        super().enter_stage(stage)
+        self.before: list[Progress] = []
+        self.after: list[Progress] = []
+
+
+def test_a_task_knows_where_the_run_stands_during_and_after_an_update(tmp_path: Path) -> None:
+    """As copies of the counters in its state would tell it: after a resume, and when a checkpoint is loaded."""
+    chosen = recipe()
+    with pytest.raises(loop.Interrupted):
+        run(tmp_path, chosen, observers=[StopAt(12)], kind=Watching)
+    loaded = Watching(Linear())
+    assert loaded.progress == Progress(0, 0, 1, 0, 0)
+    loop.resume(chosen, loaded, Engine("cpu", "fp32"), tmp_path)
+    assert loaded.progress == Progress(stage=1, step=5, steps=13, epoch=0, total_step=12)
+
+    task = run(tmp_path, chosen, kind=Watching)
+    assert [progress.step for progress in task.before] == list(range(5, 13))
+    assert [progress.total_step for progress in task.before] == list(range(12, 20))
+    assert [progress.step for progress in task.after] == list(range(6, 14))
+    assert {(progress.stage, progress.steps) for progress in task.before + task.after} == {(1, 13)}
+    assert task.progress == task.after[-1]
+
+
+def test_checkpoints_that_do_not_say_the_epoch_are_read(tmp_path: Path) -> None:
+    task = Echo(Linear())
+    path = checkpoint.save(tmp_path, task, {}, Engine("cpu", "fp32"), checkpoint.Position("test/echo", 1, 2, 5))
+    position = json.loads((path / "position.json").read_text())
+    del position["steps"], position["epoch"]
+    (path / "position.json").write_text(json.dumps(position))
+    assert checkpoint.read(path).progress == Progress(1, 2, 0, 0, 5)
 
 
 def test_what_a_task_no_longer_keeps_may_stand_in_its_checkpoints(tmp_path: Path) -> None:

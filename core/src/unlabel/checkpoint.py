@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unlabel.errors import RunError, UsageError
+from unlabel.task import Progress
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -48,6 +49,7 @@ class Position:
         score: the online monitor's value here, if there was one (higher is better).
         scaler: state of the fp16 loss scaler.
         hashes: file name -> sha256.
+        steps, epoch: see `unlabel.task.Progress`; 0 in checkpoints that do not say.
     """
 
     task: str
@@ -57,6 +59,19 @@ class Position:
     score: float | None = None
     scaler: dict[str, Any] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
+    steps: int = 0
+    epoch: int = 0
+
+    @classmethod
+    def of(cls, task: str, progress: Progress, score: float | None, scaler: dict[str, Any]) -> Position:
+        """Where a run stands, to be saved; see the attributes."""
+        stage, step, total = progress.stage, progress.step, progress.total_step
+        return cls(task, stage, step, total, score, scaler, steps=progress.steps, epoch=progress.epoch)
+
+    @property
+    def progress(self) -> Progress:
+        """Where the run stood."""
+        return Progress(self.stage, self.step, self.steps, self.epoch, self.total_step)
 
 
 def save(folder: Path, task: Task, optimizers: dict[str, Optimizer], engine: Engine, position: Position) -> Path:

@@ -122,6 +122,7 @@ def run_stage(
             start.stage, step, horizon, _epoch(step, stage, dataset), start.total_step - start.step + step
         )
         batches = _next(stream, stage.accumulate, quarantine, engine, observers, progress)
+        task.progress = progress
         begun_before = step > 0 and progress.epoch == _epoch(step - 1, stage, dataset)
         if not begun_before or step == start.step:
             task.enter_epoch(progress, resumed=begun_before)
@@ -130,6 +131,7 @@ def run_stage(
         optim.set_lr(optimizers, stage, step)
         metrics = task.training_step(batches, optimizers, engine, stage)
         progress = Progress(start.stage, step + 1, horizon, progress.epoch, progress.total_step + 1)
+        task.progress = progress
         task.after_update(progress)
         if step == 0:
             for observer in observers:
@@ -154,9 +156,7 @@ def run_stage(
         if last or stop or (step + 1) % save_every == 0:
             guard.look()
             guard.check_weights(step)
-            position = Position(
-                recipe.task.name, start.stage, step + 1, progress.total_step, score, engine.scaler.state_dict()
-            )
+            position = Position.of(recipe.task.name, progress, score, engine.scaler.state_dict())
             path = checkpoint.save(checkpoints, task, optimizers, engine, position)
             if engine.main:
                 checkpoint.prune(checkpoints, recipe.keep)
@@ -173,6 +173,7 @@ def resume(recipe: Recipe, task: Task, engine: Engine, folder: Path) -> Position
         return Position(recipe.task.name, 0, 0, 0)
     path, position, _ = found
     checkpoint.load_task(path, task, engine)
+    task.progress = position.progress
     if position.scaler:
         engine.scaler.load_state_dict(position.scaler)
     return position

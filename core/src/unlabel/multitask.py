@@ -97,6 +97,16 @@ class Joint(Task):
             f"{label}.{name}": span for label, part in parts.items() for name, span in part.expected.items()
         }
 
+    @property
+    def progress(self) -> Progress:
+        """Where the run stands, for all parts."""
+        return self.part(self.first).progress
+
+    @progress.setter
+    def progress(self, progress: Progress) -> None:
+        for label in self.parts:
+            self.part(label).progress = progress
+
     def part(self, label: str) -> Task:
         """The part of that short name."""
         return cast(Task, self.parts[label])

@@ -40,7 +40,7 @@ class Progress:
 
     Attributes:
         stage: index of the stage, from 0.
-        step: updates done in this stage (in `after_update`: including this one).
+        step: updates done in this stage: without the one that is being made, in `after_update` with it.
         steps: length of the stage's schedule in updates (its horizon), for schedules.
         epoch: passes over the data begun, from 0.
         total_step: updates done in the whole run.
@@ -77,6 +77,13 @@ class Task(nn.Module):
     obsolete: ClassVar[tuple[str, ...]] = ()
     """Patterns (as of a shell) of names that earlier versions of the task kept in its state: what a checkpoint has
     under them is left out when it is loaded. Everything else must fit, name by name."""
+
+    progress: Progress = Progress(stage=0, step=0, steps=1, epoch=0, total_step=0)
+    """Where the run stands: read it in `training_step` or `loss`; nothing of it belongs into the state.
+
+    The loop sets it before each update, which it does not count yet, and again once the update is done; a loaded
+    checkpoint sets it to where it was saved. A task outside of any run stands at the beginning. What is compiled
+    (``--compile``) should not read its numbers: they change with each update."""
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return named scalars. ``"loss"`` drives the update; several losses are named ``"loss_..."`` and

@@ -303,7 +303,8 @@ class TaskTrial(Component):
         total = sum(each.steps or 0 for each in self.short.stages) - 1
         epoch = done * stage.size // len(self.samples)
         for task in (left, right):
-            task.enter_epoch(Progress(last, done, stage.horizon or 0, epoch, total), resumed=True)
+            task.progress = Progress(last, done, stage.horizon or 0, epoch, total)
+            task.enter_epoch(task.progress, resumed=True)
         found: dict[str, list[dict[str, Tensor]]] = {"the features": [], "the losses": []}
         for task in (left, right):
             found["the features"].append({"encode()": self.features(task)})
