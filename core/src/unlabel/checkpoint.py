@@ -8,9 +8,7 @@ states in it: both are functions of the step. Nothing is unpickled.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
@@ -23,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unlabel.errors import RunError, UsageError
+from unlabel.storage import files
 from unlabel.task import Progress
 
 if TYPE_CHECKING:
@@ -94,37 +93,13 @@ def save(folder: Path, task: Task, optimizers: dict[str, Optimizer], engine: Eng
 
 
 def _write(final: Path, state: dict[str, Tensor], moments: dict[str, Tensor], position: Position) -> None:
-    aside = final.with_name(f".{final.name}.{os.getpid()}.writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        aside.mkdir(parents=True)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with files.writing_folder(final, replace=True, sync=True) as aside:  # the same step once more, after a resume
         save_file(state, aside / _TASK)
         save_file(moments, aside / _OPTIMIZERS)
-        hashes = {name: _hash(aside / name) for name in (_TASK, _OPTIMIZERS)}
+        hashes = {name: files.sha256(aside / name) for name in (_TASK, _OPTIMIZERS)}
         text = json.dumps({**asdict(position), "hashes": hashes}, indent=2)
         (aside / _POSITION).write_text(text + "\n", encoding="utf-8")
-        for path in [*aside.iterdir(), aside]:
-            _flush(path)
-        if final.exists():  # the same step once more, after a resume: replace it only now that the new one is whole
-            shutil.rmtree(final)
-        aside.rename(final)
-        _flush(final.parent)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def available(folder: Path) -> list[Path]:
@@ -141,7 +116,7 @@ def read(path: Path) -> Position:
     try:
         position = Position(**json.loads((path / _POSITION).read_text(encoding="utf-8")))
         for name, expected in position.hashes.items():
-            if _hash(path / name) != expected:
+            if files.sha256(path / name) != expected:
                 raise RunError(f"{path / name} is damaged: its content does not match the hash in {_POSITION}")
     except (OSError, json.JSONDecodeError, TypeError) as error:
         raise RunError(f"{path} is not a whole checkpoint: {error}") from error
