@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 from torch import Tensor
 
 from unlabel.errors import RunError, UsageError, one_line
+from unlabel.storage import files
 from unlabel.task import Progress
 
 if TYPE_CHECKING:
@@ -97,9 +98,7 @@ class Metrics(Observer):
             from unlabel.data import read_jsonl
 
             kept = [record for record in read_jsonl(path) if record["total_step"] <= resume_at]
-            aside = path.with_suffix(".writing")
-            aside.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-            aside.replace(path)
+            files.write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))
         self.file: IO[str] = path.open("a", encoding="utf-8")
 
     def log(self, progress: Progress, metrics: Mapping[str, float]) -> None:

@@ -39,7 +39,7 @@ from unlabel.evaluate.features import Frozen
 from unlabel.logs import Dispensable, Metrics, Observer, ProgressLine, terminal
 from unlabel.recipe import Recipe, Ref
 from unlabel.show.pictures import Pictures
-from unlabel.storage import lock
+from unlabel.storage import files, lock
 from unlabel.task import Progress, Task
 
 if TYPE_CHECKING:
@@ -564,9 +564,7 @@ def _prepare_folder(folder: Path, chosen: Recipe, catalog: Catalog) -> None:
 
 def _write_whole(path: Path, text: str) -> None:
     """A kill or a full disk while writing leaves what was there before."""
-    aside = path.with_suffix(".writing")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+    files.write_whole(path, text)
 
 
 def _announce(say: Any, chosen: Recipe, task: Task, samples: Dataset, engine: Engine, report: dict[str, Any]) -> None:

@@ -78,6 +78,8 @@ def summary_loss(real: Tensor, corrupted: Tensor, weight: Tensor) -> Tensor:
 def info_nce(first: Tensor, second: Tensor, temperature: float, rows: int = 4096) -> Tensor:
     """GRACE's contrast (Zhu et al., arXiv 2006.04131, eq. 1-2): a node's other view against all nodes of both views.
 
+    Each node of a graph or a sub-graph is there once, so that no row is a twin of another.
+
     Args:
         first, second: float (N, D), the same nodes in two views; need not be normalised.
         temperature: tau, above 0.

@@ -21,7 +21,7 @@ from unlabel import Recipe, Ref, Stage, Task
 from unlabel.errors import UsageError, nearest
 from unlabel.evaluate.features import evaluating
 from unlabel.recipe import Execution
-from unlabel.task import Batch, Progress
+from unlabel.task import Batch
 from unlabel_graph import pictures, propagation
 from unlabel_graph.attributes import Attributes
 from unlabel_graph.encoders.gcn import Convolution
@@ -47,12 +47,12 @@ class NodeTask(Task):
             validation nodes, the later one of equals, for `graph/node_classification` to judge.
 
     Attributes:
-        update: int64 scalar: number of the last update.
         draw: int64 scalar: seed of what is drawn once for the run (removed edges, masked nodes); kept in checkpoints.
     """
 
     evaluations: ClassVar[tuple[str, ...]] = ("linear_probe", "knn")
     gathers: ClassVar[bool] = False  # every process sees the whole graph, with a dropout mask of its own
+    obsolete: ClassVar[tuple[str, ...]] = ("update",)  # a copy of the loop's counter
 
     def __init__(
         self,
@@ -73,7 +73,6 @@ class NodeTask(Task):
             self.evaluations = ("graph/node_classification", *self.evaluations)
             self.classifier = Convolution(encoder.dim, self.known_classes())
         self.register_buffer("draw", torch.randint(2**62, ()))
-        self.register_buffer("update", torch.tensor(0))
         self.select = supervised and select
         if self.select:
             trained = nn.ModuleDict({"encoder": encoder, "classifier": self.classifier})
@@ -142,6 +141,7 @@ class NodeTask(Task):
             self._keep_the_best(hidden.detach(), x, edges, batch)
         return terms
 
+    @torch.compiler.disable  # a branch on values, and a count that changes with each update
     @torch.no_grad()
     def _keep_the_best(self, hidden: Tensor, x: Attributes, edges: Tensor, batch: Batch) -> None:
         """Copy encoder and classifier as the last update left them, if none before was better on validation nodes.
@@ -154,14 +154,10 @@ class NodeTask(Task):
         accuracy = _accuracy(logits, batch["validation_label"])
         if accuracy >= self.best_accuracy:  # of equally good updates the later one: the authors' code
             self.best_accuracy.copy_(accuracy)
-            self.best_update.copy_(self.update)
+            self.best_update.fill_(self.progress.total_step)
             new = nn.ModuleDict({"encoder": self.encoder, "classifier": self.classifier}).state_dict()
             for name, value in self.best.state_dict().items():
                 value.copy_(new[name])
-
-    def after_update(self, progress: Progress) -> None:
-        """Note the number of the update."""
-        self.update.fill_(progress.total_step)
 
     def classify(self, batch: Batch) -> tuple[Tensor, int]:
         """Logits of all nodes on the whole graph, (N, classes), and the number of the update they are of.
@@ -173,7 +169,7 @@ class NodeTask(Task):
         latest = self._latest(batch)
         selected = self.select and self.best_accuracy >= 0 and self.best_update > 0  # there are validation nodes
         if not selected or _accuracy(latest, batch["validation_label"]) >= self.best_accuracy:
-            return latest, int(self.update)
+            return latest, self.progress.total_step
         hidden = self.best["encoder"](self.encoder.inputs(batch), batch["edge_index"])
         return self._logits(self.best["classifier"], hidden, batch), int(self.best_update)
 

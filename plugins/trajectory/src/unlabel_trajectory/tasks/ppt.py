@@ -186,6 +186,7 @@ class PPT(Task):
         self.teachers = Teachers(encoder, self.destination.prompt)
         self._hand_over_to_trajectory()
 
+        # Which parts these weights have been through: of them, not of the run, so no counter of the loop's tells it.
         self.register_buffer("begun", torch.zeros(len(_PARTS), dtype=torch.bool))
         self.register_buffer("best_score", torch.tensor(math.inf))
         self.best = nn.Module()
