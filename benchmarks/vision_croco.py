@@ -30,10 +30,10 @@ from unlabel.evaluate.features import Frozen
 from unlabel.nn import patches
 from unlabel.session import Session
 from unlabel.task import Sample
-from unlabel_vision import pair_views, views
+from unlabel_vision import views
 from unlabel_vision.datasets.pairs import Pairs
 from unlabel_vision.datasets.rooms import Rooms
-from unlabel_vision.tasks.croco import CroCo
+from unlabel_vision.tasks.croco import CroCo, pair_views
 
 ARMS: dict[str, dict[str, Any]] = {
     "CroCo": {},

@@ -21,6 +21,7 @@ from PIL import Image
 import machine
 from unlabel import Catalog, Frozen, Recipe, Ref, Stage, build, launch
 from unlabel.engine import Engine
+from unlabel.storage.files import writing_folder
 from unlabel_vision.datasets.segmentation import Segmentation
 from unlabel_vision.evaluations.dense_probe import dense_probe
 
@@ -50,18 +51,17 @@ def truths(root: Path) -> dict[str, Segmentation]:
 def images(folder: Path, root: Path) -> Path:
     """The training images of both sets, reduced, in a folder each; written once."""
     if not folder.exists():
-        aside = folder.with_suffix(".writing")
-        aside.mkdir(parents=True, exist_ok=True)
-        for name, dataset in truths(root).items():
-            (aside / name).mkdir(exist_ok=True)
-            train = dataset.split("train")
-            assert train is not None
-            for index in range(len(train)):
-                image = Image.fromarray(train[index]["image"])
-                scale = SHORTEST / min(image.size)
-                small = image.resize((round(image.width * scale), round(image.height * scale)))
-                small.save(aside / name / f"{index:03d}.jpg", quality=90)
-        aside.rename(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with writing_folder(folder) as aside:
+            for name, dataset in truths(root).items():
+                (aside / name).mkdir()
+                train = dataset.split("train")
+                assert train is not None
+                for index in range(len(train)):
+                    image = Image.fromarray(train[index]["image"])
+                    scale = SHORTEST / min(image.size)
+                    small = image.resize((round(image.width * scale), round(image.height * scale)))
+                    small.save(aside / name / f"{index:03d}.jpg", quality=90)
     return folder
 
 

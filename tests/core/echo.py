@@ -59,7 +59,7 @@ class Echo(Task):
         self.teacher = momentum.teacher(self.encoder)
         self.queue = momentum.Queue(16, WIDTH)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
-        self.entered: list[int] = []
+        self.entered: list[tuple[int, bool]] = []
 
     def transform(self) -> Transform:
         return Shift()
@@ -76,8 +76,8 @@ class Echo(Task):
         for parameter in self.encoder.parameters():
             parameter.requires_grad_(stage.name != "head only")
 
-    def enter_epoch(self, epoch: int) -> None:
-        self.entered.append(epoch)
+    def enter_epoch(self, progress: Progress, resumed: bool) -> None:
+        self.entered.append((progress.epoch, resumed))
 
     @torch.no_grad()
     def after_update(self, progress: Progress) -> None:

@@ -9,19 +9,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from echo import Echo, Linear, Noises, recipe
+from echo import WIDTH, Echo, Linear, Noises, recipe
 
 from unlabel import checkpoint, data, loop, seeds
 from unlabel.engine import Engine
 from unlabel.errors import RunError, UsageError
 from unlabel.logs import Metrics, Observer
-from unlabel.recipe import Execution, Recipe
+from unlabel.recipe import Execution, Recipe, Stage
+from unlabel.task import Batch, Progress
 
 
-def run(folder: Path, chosen: Recipe, dataset: Noises | None = None, observers: list[Observer] | None = None) -> Echo:
+def run(
+    folder: Path,
+    chosen: Recipe,
+    dataset: Noises | None = None,
+    observers: list[Observer] | None = None,
+    kind: type[Echo] = Echo,
+) -> Echo:
     engine = Engine("cpu", "fp32")
     seeds.seed(chosen.seed)
-    task = Echo(Linear())
+    task = kind(Linear())
     engine.prepare(task)
     folder.mkdir(exist_ok=True)
     loop.train(loop.Training(chosen, task, dataset or Noises(), engine, folder, observers or []))
@@ -236,13 +243,108 @@ def test_a_full_disk_ends_the_run_with_the_file_that_could_not_be_written(tmp_pa
         metrics.close()
 
 
-def test_epochs_are_entered_once_and_again_after_a_resume(tmp_path: Path) -> None:
+def test_epochs_are_entered_once_and_again_after_a_resume_which_says_so(tmp_path: Path) -> None:
     chosen = recipe()
     whole = run(tmp_path / "whole", chosen)
-    assert whole.entered == [0, 0, 1, 2]  # stage 1 begins its 7 updates at samples 0 to 48 of 50; stage 2: 13 x 12
+    # stage 1 begins its 7 updates at samples 0 to 48 of 50; stage 2: 13 x 12
+    assert whole.entered == [(0, False), (0, False), (1, False), (2, False)]
     with pytest.raises(loop.Interrupted):
-        run(tmp_path / "cut", chosen, observers=[StopAt(12)])
-    assert run(tmp_path / "cut", chosen).entered == [1, 2]
+        run(tmp_path / "within", chosen, observers=[StopAt(13)])
+    assert run(tmp_path / "within", chosen).entered == [(1, True), (2, False)]
+    with pytest.raises(loop.Interrupted):
+        run(tmp_path / "between", chosen, observers=[StopAt(12)])
+    assert run(tmp_path / "between", chosen).entered == [(1, False), (2, False)]
+
+
+class Anchored(Echo):
+    """Stays near the weights it had when the epoch began."""
+
+    def __init__(self, encoder: torch.nn.Module) -> None:
+        super().__init__(encoder)
+        self.register_buffer("anchor", torch.zeros(WIDTH, WIDTH))
+
+    def enter_epoch(self, progress: Progress, resumed: bool) -> None:
+        super().enter_epoch(progress, resumed)
+        if not resumed:
+            self.anchor.copy_(self.encoder.weight.detach())
+
+    def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
+        terms = super().loss(batch)
+        return {**terms, "loss": terms["loss"] + (self.encoder.weight - self.anchor).square().sum()}
+
+
+def test_what_is_computed_from_the_weights_at_an_epochs_start_survives_a_resume_after_every_update(
+    tmp_path: Path,
+) -> None:
+    chosen = recipe(save_every=1, keep=100)
+    whole = run(tmp_path / "whole", chosen, kind=Anchored)
+    assert sum(not resumed for _, resumed in whole.entered) == 4
+    for path in checkpoint.available(tmp_path / "whole/checkpoints")[:-1]:
+        other = tmp_path / path.name / "checkpoints"
+        other.mkdir(parents=True)
+        path.rename(other / path.name)
+        assert equal(run(other.parent, chosen, kind=Anchored), whole), path.name
+
+
+class Watching(Echo):
+    """Remembers where the run stood."""
+
+    def training_step(self, batches, optimizers, engine, stage):  # type: ignore[no-untyped-def]
+        self.before.append(self.progress)
+        return super().training_step(batches, optimizers, engine, stage)
+
+    def after_update(self, progress: Progress) -> None:
+        super().after_update(progress)
+        assert self.progress == progress
+        self.after.append(progress)
+
+    def enter_stage(self, stage: Stage) -> None:
+        super().enter_stage(stage)
+        self.before: list[Progress] = []
+        self.after: list[Progress] = []
+
+
+def test_a_task_knows_where_the_run_stands_during_and_after_an_update(tmp_path: Path) -> None:
+    """As copies of the counters in its state would tell it: after a resume, and when a checkpoint is loaded."""
+    chosen = recipe()
+    with pytest.raises(loop.Interrupted):
+        run(tmp_path, chosen, observers=[StopAt(12)], kind=Watching)
+    loaded = Watching(Linear())
+    assert loaded.progress == Progress(0, 0, 1, 0, 0)
+    loop.resume(chosen, loaded, Engine("cpu", "fp32"), tmp_path)
+    assert loaded.progress == Progress(stage=1, step=5, steps=13, epoch=0, total_step=12)
+
+    task = run(tmp_path, chosen, kind=Watching)
+    assert [progress.step for progress in task.before] == list(range(5, 13))
+    assert [progress.total_step for progress in task.before] == list(range(12, 20))
+    assert [progress.step for progress in task.after] == list(range(6, 14))
+    assert {(progress.stage, progress.steps) for progress in task.before + task.after} == {(1, 13)}
+    assert task.progress == task.after[-1]
+
+
+def test_checkpoints_that_do_not_say_the_epoch_are_read(tmp_path: Path) -> None:
+    task = Echo(Linear())
+    path = checkpoint.save(tmp_path, task, {}, Engine("cpu", "fp32"), checkpoint.Position("test/echo", 1, 2, 5))
+    position = json.loads((path / "position.json").read_text())
+    del position["steps"], position["epoch"]
+    (path / "position.json").write_text(json.dumps(position))
+    assert checkpoint.read(path).progress == Progress(1, 2, 0, 0, 5)
+
+
+def test_what_a_task_no_longer_keeps_may_stand_in_its_checkpoints(tmp_path: Path) -> None:
+    class Leaner(Echo):
+        obsolete = ("old_*",)
+
+    engine, task, older = Engine("cpu", "fp32"), Leaner(Linear()), Echo(Linear())
+    older.register_buffer("old_counter", torch.tensor(3))
+    path = checkpoint.save(tmp_path, older, {}, engine, checkpoint.Position("test/echo", 0, 1, 1))
+    checkpoint.load_task(path, task, engine)
+    assert all(torch.equal(value, older.state_dict()[name]) for name, value in task.state_dict().items())
+
+    older.register_buffer("counter", torch.tensor(3))
+    path = checkpoint.save(tmp_path, older, {}, engine, checkpoint.Position("test/echo", 0, 2, 2))
+    with pytest.raises(RunError, match="1 entries differ, among them counter"):
+        checkpoint.load_task(path, task, engine)
 
 
 def test_signal_handlers_are_put_back(tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ from echo import WIDTH, Echo, Linear, Noises
 from pulls import Drift, Pull, Raw, Vector, Whole, shaped
 from torch import Tensor
 
-from unlabel import build, compose, joining, loop, seeds
+from unlabel import build, checkpoint, compose, joining, loop, seeds
 from unlabel.catalog.plugins import Catalog, Offer, Plugin
 from unlabel.data import Reader, Views
 from unlabel.engine import Engine
-from unlabel.errors import UsageError
+from unlabel.errors import RunError, UsageError
 from unlabel.joint import Joint
 from unlabel.logs import Metrics, Observer
 from unlabel.recipe import Combination, Execution, Group, Recipe, Ref, Stage, load
@@ -316,7 +316,9 @@ def test_a_resumed_run_ends_bit_identical_with_the_same_weights_in_its_log(tmp_p
 
 def test_stages_and_epochs_reach_every_part(tmp_path):
     task = train(tmp_path, chosen())
-    assert task.part("echo").entered == task.part("drift").entered == [0, 0, 1]
+    assert task.part("echo").entered == task.part("drift").entered == [(0, False), (0, False), (1, False)]
+    assert task.progress == task.part("echo").progress == task.part("drift").progress
+    assert task.progress.total_step == 12
     before = build.build(chosen(), catalog(), CPU)
     frozen = chosen()
     frozen.stages = frozen.stages[:1]
@@ -326,6 +328,22 @@ def test_stages_and_epochs_reach_every_part(tmp_path):
 
 
 # Recipes
+
+
+def test_what_a_part_no_longer_keeps_may_stand_in_a_joint_checkpoint(tmp_path):
+    older, newer = joint(), joint()
+    older.part("echo").register_buffer("epoch", torch.tensor(3))
+    path = checkpoint.save(tmp_path, older, {}, CPU, checkpoint.Position("test/echo+test/drift", 0, 1, 1))
+    with pytest.raises(RunError, match=r"parts\.echo\.epoch"):
+        checkpoint.load_task(path, newer, CPU)
+
+    class Leaner(Echo):
+        obsolete = ("epoch",)
+
+    encoder = Linear()
+    newer = Joint({"encoder": encoder}, {"echo": Leaner(encoder), "drift": Drift(encoder)})
+    checkpoint.load_task(path, newer, CPU)
+    assert torch.equal(newer.encoder.weight, older.encoder.weight)
 
 
 def test_a_recipe_survives_json_and_settings_reach_the_part(tmp_path):

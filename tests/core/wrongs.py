@@ -233,6 +233,19 @@ TASKS = [
         'CHANGES = {"stages": [Stage(name=name, steps=3, batch_size=8, lr=1e-2) for name in ("first", "second")]}\n',
     ),
     _task(
+        "resumes_exactly.epoch",
+        r"resumed after update 1, the run ends elsewhere \(.*left as it was loaded when it says `resumed`",
+        """
+        def __init__(self, encoder):
+            super().__init__(encoder)
+            self.register_buffer("anchor", torch.zeros_like(self.decoder.weight))
+        def enter_epoch(self, progress, resumed):
+            self.anchor.copy_(self.decoder.weight.detach())
+        def loss(self, batch):
+            return {**super().loss(batch), "loss_anchor": (self.decoder.weight - self.anchor).square().sum()}
+        """,
+    ),
+    _task(
         "randomness_is_injected.numpy",
         r"loss\(\) draws from numpy's global generator \(3 of 3 differ, most of all",
         'def loss(self, batch):\n    return super().loss({**batch, "wave": batch["wave"] * float(np.random.rand())})',

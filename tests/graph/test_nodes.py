@@ -191,7 +191,7 @@ def test_the_update_best_on_validation_nodes_is_judged_and_of_equals_the_later(t
         optimizer.zero_grad()
         task.loss(batch)["loss"].backward()
         optimizer.step()
-        task.after_update(_progress(number))
+        task.progress = _progress(number)
         with torch.no_grad():
             task.eval()
             logits = task._latest(batch)
@@ -250,7 +250,7 @@ def test_without_validation_nodes_the_last_update_is_judged() -> None:
     batch = batch_of(blocks(validation_per_class=0))
     task = Supervised(encoder(), classes=CLASSES)
     task.loss(batch)
-    task.after_update(_progress(1))
+    task.progress = _progress(1)
     assert task.classify(batch)[1] == 1
     assert task.best_accuracy == -1
 

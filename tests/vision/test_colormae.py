@@ -12,11 +12,11 @@ from torch import Tensor
 from unlabel import optim
 from unlabel.errors import UsageError
 from unlabel.nn import masking
-from unlabel_vision import color_noise, views
+from unlabel_vision import views
 from unlabel_vision.encoders.resnet import resnet
 from unlabel_vision.encoders.vit import vit
 from unlabel_vision.tasks import colormae
-from unlabel_vision.tasks.colormae import ColorMAE
+from unlabel_vision.tasks.colormae import ColorMAE, color_noise
 from unlabel_vision.tasks.mae import MAE
 
 DECODER = {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2}

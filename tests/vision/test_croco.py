@@ -13,12 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from unlabel import optim, seeds
 from unlabel.errors import UsageError
 from unlabel.nn import masking, patches, positions
-from unlabel_vision import binocular, pair_views, views
-from unlabel_vision.binocular import BinocularDecoder
+from unlabel_vision import views
 from unlabel_vision.encoders.rope_vit import rope_vit
 from unlabel_vision.encoders.vit import vit
 from unlabel_vision.tasks import croco
-from unlabel_vision.tasks.croco import CroCo
+from unlabel_vision.tasks.croco import CroCo, binocular, pair_views
+from unlabel_vision.tasks.croco.binocular import BinocularDecoder
 
 DECODER = {"decoder_dim": 16, "decoder_depth": 2, "decoder_heads": 2}
 SIZES = {"image_size": 32, "patch_size": 8, "dim": 32, "depth": 2, "heads": 4}

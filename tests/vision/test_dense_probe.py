@@ -13,13 +13,14 @@ from unlabel import Catalog, Dataset, Frozen, Recipe, Ref, launch
 from unlabel.engine import Engine
 from unlabel.errors import UsageError
 from unlabel.task import Batch, Sample, Task
-from unlabel_vision import feature_maps, views
+from unlabel_vision import views
 from unlabel_vision.datasets.digits import Digits
 from unlabel_vision.datasets.shapes import Shapes
 from unlabel_vision.encoders.crate import crate
 from unlabel_vision.encoders.resnet import resnet
 from unlabel_vision.encoders.timm import timm_encoder
 from unlabel_vision.encoders.vit import vit
+from unlabel_vision.evaluations import feature_maps
 from unlabel_vision.evaluations.dense_probe import dense_probe
 
 SMALL = {"image_size": 16, "patch_size": 4, "dim": 16, "depth": 3, "heads": 2}

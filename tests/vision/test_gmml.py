@@ -14,10 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from unlabel import Progress, optim
 from unlabel.engine import Engine
 from unlabel.errors import UsageError
-from unlabel_vision import block_corruption, views
+from unlabel_vision import views
 from unlabel_vision.encoders.vit import vit
 from unlabel_vision.tasks import gmml
-from unlabel_vision.tasks.gmml import GMML
+from unlabel_vision.tasks.gmml import GMML, block_corruption
 
 SIZE = (32, 32)
 
@@ -314,8 +314,8 @@ def test_every_update_gets_its_weight_decay_also_after_a_resume():
     engine, made = Engine("cpu", "fp32"), task()
     optimizers = made.optimizers(stage)
     for step in range(6):
+        made.progress = Progress(0, step, 20, 0, step)
         made.training_step([batch(4)], optimizers, engine, stage)
-        made.after_update(Progress(0, step + 1, 20, 0, step + 1))
         expected = round(gmml.scheduled_decay(step, 20, 0.04, 0.4), 9)
         assert decays(made, optimizers["main"]) == {0.0, expected}
 
@@ -326,10 +326,12 @@ def test_every_update_gets_its_weight_decay_also_after_a_resume():
     for group in resumed["main"].param_groups:  # a checkpoint keeps moments, not these
         group["weight_decay"] = 0.04 if group["weight_decay"] else 0.0
         del group["first_weight_decay"]
+    again.progress = Progress(0, 6, 20, 0, 6)
     again.training_step([batch(4)], resumed, engine, stage)
     assert decays(again, resumed["main"]) == {0.0, round(gmml.scheduled_decay(6, 20, 0.04, 0.4), 9)}
 
-    fresh = again.optimizers(stage)  # the next stage begins
+    fresh = again.optimizers(stage)
+    again.progress = Progress(1, 0, 20, 0, 20)  # the next stage begins
     again.training_step([batch(4)], fresh, engine, stage)
     assert decays(again, fresh["main"]) == {0.0, 0.04}
 

@@ -47,7 +47,8 @@ def assignment(groups: int = 2, group: int = 4, seed: int = 0) -> Tensor:
 
 def batch(count: int = 8, seed: int = 0) -> dict[str, Tensor]:
     pixels = np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-    return {"image": torch.from_numpy(pixels), "key": torch.arange(count) * 977 + seed}
+    number = torch.arange(count)
+    return {"image": torch.from_numpy(pixels), "key": number * 977 + seed, "index": number}
 
 
 # --- mixing
@@ -211,6 +212,21 @@ def test_contrast_of_equal_tokens_and_of_perfect_clusters(length, floor):
     assert clusters == pytest.approx(mixedae.contrast_floor(length, 4, 0.25), rel=1e-6)
     if floor is not None:
         assert clusters == pytest.approx(floor, abs=1e-3)
+
+
+@pytest.mark.parametrize("compose", [True, False])
+def test_an_image_that_is_twice_in_a_group_is_no_negative_of_itself(compose):
+    length, index = 64, torch.tensor([[3, 8, 3, 5]])
+    chosen = torch.arange(length)[None] % 4
+    twins = mixedae.contrast(torch.ones(1, length, 8), chosen, 0.25, index)
+    expected = (math.log(length - 1 - length // 4) + math.log(length - 1)) / 2  # of images 0 and 2, and of 1 and 3
+    assert twins.item() == pytest.approx(expected, rel=1e-6)
+
+    made = randomised(compose=compose)
+    terms = [made.loss_of(images(), assignment(), order)["loss_contrast"] for order in (None, torch.arange(8))]
+    assert torch.equal(*terms)
+    order = torch.tensor([0, 1, 2, 0, 4, 5, 6, 7])
+    assert made.loss_of(images(), assignment(), order)["loss_contrast"] < terms[0]
 
 
 def test_the_logged_excess_is_what_is_above_the_floor():

@@ -12,10 +12,10 @@ from PIL import Image
 from unlabel import Catalog, claims, compose
 from unlabel.errors import BadSample, UsageError
 from unlabel.session import Session
-from unlabel_vision import pair_views
 from unlabel_vision.datasets import pairs
 from unlabel_vision.datasets.folder import Folder
 from unlabel_vision.datasets.pairs import Pairs
+from unlabel_vision.tasks.croco import pair_views
 
 
 def write(folder: Path, *names: str, size: tuple[int, int] = (48, 40)) -> Path:

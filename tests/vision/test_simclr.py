@@ -54,7 +54,9 @@ def _batch(count: int = 8, seed: int = 0) -> Batch:
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (count, 4, 4, 3), dtype=np.uint8).repeat(4, axis=1).repeat(4, axis=2)
     other = np.clip(image.astype(int) + rng.integers(-20, 21, image.shape), 0, 255).astype(np.uint8)
-    return {"view1": torch.from_numpy(image), "view2": torch.from_numpy(other), "key": torch.arange(count) * 31 + seed}
+    number = torch.arange(count)
+    images = {"view1": torch.from_numpy(image), "view2": torch.from_numpy(other)}
+    return {**images, "key": number * 31 + seed, "index": number}
 
 
 def test_the_loss_of_equal_embeddings_is_the_log_of_the_number_of_others():
@@ -62,6 +64,15 @@ def test_the_loss_of_equal_embeddings_is_the_log_of_the_number_of_others():
     nn.init.zeros_(task.projector[-1].weight)
     nn.init.ones_(task.projector[-1].bias)
     assert task.loss(_batch(8))["loss"].item() == pytest.approx(math.log(15), rel=1e-5)
+
+
+def test_an_image_that_is_twice_in_the_batch_is_no_negative_of_itself():
+    task = _task()
+    nn.init.zeros_(task.projector[-1].weight)
+    nn.init.ones_(task.projector[-1].bias)
+    twins = {**_batch(8), "index": torch.tensor([0, 1, 2, 3, 4, 5, 6, 0])}
+    expected = (4 * math.log(13) + 12 * math.log(15)) / 16  # two of the fifteen others are of the same image
+    assert task.loss(twins)["loss"].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_loss_and_gradient_match_golden(shared):

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unlabel import RunError, UsageError, export
-from unlabel_vision import teacher, views
+from unlabel_vision import views
 from unlabel_vision.encoders.resnet import resnet
 from unlabel_vision.encoders.vit import vit
-from unlabel_vision.tasks.eva import EVA, PairedCrop
-from unlabel_vision.teacher import Cache, GradientsAndColors, Teacher
+from unlabel_vision.tasks.eva import EVA, PairedCrop, teacher
+from unlabel_vision.tasks.eva.teacher import Cache, GradientsAndColors, Teacher
 
 OPEN_CLIP = importlib.util.find_spec("open_clip") is not None
 

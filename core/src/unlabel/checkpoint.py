@@ -8,11 +8,10 @@ states in it: both are functions of the step. Nothing is unpickled.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unlabel.errors import RunError, UsageError
+from unlabel.storage import files
+from unlabel.task import Progress
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -47,6 +48,7 @@ class Position:
         score: the online monitor's value here, if there was one (higher is better).
         scaler: state of the fp16 loss scaler.
         hashes: file name -> sha256.
+        steps, epoch: see `unlabel.task.Progress`; 0 in checkpoints that do not say.
     """
 
     task: str
@@ -56,6 +58,19 @@ class Position:
     score: float | None = None
     scaler: dict[str, Any] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
+    steps: int = 0
+    epoch: int = 0
+
+    @classmethod
+    def of(cls, task: str, progress: Progress, score: float | None, scaler: dict[str, Any]) -> Position:
+        """Where a run stands, to be saved; see the attributes."""
+        stage, step, total = progress.stage, progress.step, progress.total_step
+        return cls(task, stage, step, total, score, scaler, steps=progress.steps, epoch=progress.epoch)
+
+    @property
+    def progress(self) -> Progress:
+        """Where the run stood."""
+        return Progress(self.stage, self.step, self.steps, self.epoch, self.total_step)
 
 
 def save(folder: Path, task: Task, optimizers: dict[str, Optimizer], engine: Engine, position: Position) -> Path:
@@ -78,37 +93,13 @@ def save(folder: Path, task: Task, optimizers: dict[str, Optimizer], engine: Eng
 
 
 def _write(final: Path, state: dict[str, Tensor], moments: dict[str, Tensor], position: Position) -> None:
-    aside = final.with_name(f".{final.name}.{os.getpid()}.writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        aside.mkdir(parents=True)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with files.writing_folder(final, replace=True, sync=True) as aside:  # the same step once more, after a resume
         save_file(state, aside / _TASK)
         save_file(moments, aside / _OPTIMIZERS)
-        hashes = {name: _hash(aside / name) for name in (_TASK, _OPTIMIZERS)}
+        hashes = {name: files.sha256(aside / name) for name in (_TASK, _OPTIMIZERS)}
         text = json.dumps({**asdict(position), "hashes": hashes}, indent=2)
         (aside / _POSITION).write_text(text + "\n", encoding="utf-8")
-        for path in [*aside.iterdir(), aside]:
-            _flush(path)
-        if final.exists():  # the same step once more, after a resume: replace it only now that the new one is whole
-            shutil.rmtree(final)
-        aside.rename(final)
-        _flush(final.parent)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def available(folder: Path) -> list[Path]:
@@ -125,7 +116,7 @@ def read(path: Path) -> Position:
     try:
         position = Position(**json.loads((path / _POSITION).read_text(encoding="utf-8")))
         for name, expected in position.hashes.items():
-            if _hash(path / name) != expected:
+            if files.sha256(path / name) != expected:
                 raise RunError(f"{path / name} is damaged: its content does not match the hash in {_POSITION}")
     except (OSError, json.JSONDecodeError, TypeError) as error:
         raise RunError(f"{path} is not a whole checkpoint: {error}") from error
@@ -157,14 +148,19 @@ def newest(folder: Path, task: str) -> tuple[Path, Position, list[str]] | None:
 
 
 def load_task(path: Path, task: Task, engine: Engine) -> None:
-    """Load a checkpoint's task state, strictly, into a task (sharded or not)."""
+    """Load a checkpoint's task state, strictly but for `Task.obsolete`, into a task (sharded or not)."""
+    names = task.state_dict().keys()
+    state: dict[str, Any] = {
+        name: tensor
+        for name, tensor in load_file(path / _TASK).items()
+        if name in names or not any(fnmatchcase(name, pattern) for pattern in task.obsolete)
+    }
     if engine.shard:
         from torch.distributed.checkpoint.state_dict import set_model_state_dict
 
-        set_model_state_dict(task, dict(load_file(path / _TASK)), options=_whole())
+        set_model_state_dict(task, state, options=_whole())
         return
     expected = _unique(task)
-    state = load_file(path / _TASK)
     if state.keys() != expected.keys():
         odd = sorted(state.keys() ^ expected.keys())
         raise RunError(f"{path} does not fit this task: {len(odd)} entries differ, among them {', '.join(odd[:3])}")

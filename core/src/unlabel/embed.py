@@ -13,6 +13,7 @@ from unlabel.engine import Engine
 from unlabel.errors import RunError, UsageError
 from unlabel.evaluate.features import Frozen
 from unlabel.recipe import Judging
+from unlabel.storage import files
 
 if TYPE_CHECKING:
     from unlabel.run import Run
@@ -53,14 +54,11 @@ def embed(run: Run, data: str, out: Path, device: str = "auto", of: str = "") ->
     table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "index"}
     if not (table["labels"] >= 0).any():
         del table["labels"]
-    aside = out.with_name(f".{out.name}.writing{out.suffix}")
     try:
-        (_npz if out.suffix == ".npz" else _parquet)(table, aside)
-        aside.replace(out)
+        with files.writing(out) as aside:
+            (_npz if out.suffix == ".npz" else _parquet)(table, aside)
     except OSError as error:
         raise RunError(f"--out {out} cannot be written: {error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
     return {"samples": len(table["features"]), "dim": table["features"].shape[1], "bad": len(judged.bad)}
 
 
@@ -86,12 +84,8 @@ def keep(judged: Frozen, path: Path) -> None:
     seen = [thumbnails[index] for index in table.pop("index").tolist() if index in thumbnails]
     if seen and len(seen) == len(table["names"]):
         table["thumbnails"] = np.stack(seen)
-    aside = path.with_suffix(".writing.npz")
-    try:
+    with files.writing(path) as aside:
         _npz(table, aside)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _part(judged: Frozen, split: Any, of: str = "") -> dict[str, np.ndarray]:
@@ -109,7 +103,8 @@ def _part(judged: Frozen, split: Any, of: str = "") -> dict[str, np.ndarray]:
 
 
 def _npz(table: dict[str, np.ndarray], path: Path) -> None:
-    np.savez_compressed(path, **table)  # type: ignore[arg-type]  # its stubs take the names for its own keywords
+    with path.open("wb") as file:  # a file, as NumPy would add an ending to a path
+        np.savez_compressed(file, **table)  # type: ignore[arg-type]  # its stubs take the names for its own keywords
 
 
 def _parquet(table: dict[str, np.ndarray], path: Path) -> None:

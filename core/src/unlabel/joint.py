@@ -91,6 +91,9 @@ class Joint(Task):
         # What a single task says as a class is said here for this set of parts.
         self.evaluations = tuple(dict.fromkeys(name for part in tasks for name in part.evaluations))  # type: ignore[misc]
         self.gathers = all(part.gathers for part in tasks)  # type: ignore[misc]
+        self.obsolete = tuple(  # type: ignore[misc]
+            f"parts.{label}.{pattern}" for label, part in parts.items() for pattern in part.obsolete
+        )
         self.expected = {  # type: ignore[misc]
             f"{label}.{name}": span for label, part in parts.items() for name, span in part.expected.items()
         }
@@ -98,6 +101,16 @@ class Joint(Task):
     def encoders(self) -> dict[str, nn.Module]:
         """The shared encoders by name."""
         return {name: self.get_submodule(name) for name in self._shared}
+
+    @property
+    def progress(self) -> Progress:
+        """Where the run stands, for all parts."""
+        return self.part(self.first).progress
+
+    @progress.setter
+    def progress(self, progress: Progress) -> None:
+        for label in self.parts:
+            self.part(label).progress = progress
 
     def part(self, label: str) -> Task:
         """The part of that short name."""
@@ -225,9 +238,9 @@ class Joint(Task):
         for label in self.parts:
             self.part(label).enter_stage(stage)
 
-    def enter_epoch(self, epoch: int) -> None:
+    def enter_epoch(self, progress: Progress, resumed: bool) -> None:
         for label in self.parts:
-            self.part(label).enter_epoch(epoch)
+            self.part(label).enter_epoch(progress, resumed)
 
     def provenance(self) -> dict[str, Any]:
         """What every part settles: ``LABEL.keyword``; see `unlabel.build.with_provenance` for a recipe's form."""

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 from torch import Tensor
 
 from unlabel.errors import RunError, UsageError, one_line
+from unlabel.storage import files
 from unlabel.storage.jsonl import read_jsonl
 from unlabel.task import Progress
 from unlabel.terminal import terminal
@@ -96,9 +97,7 @@ class Metrics(Observer):
         path = folder / "metrics.jsonl"
         if path.exists():
             kept = [record for record in read_jsonl(path) if record["total_step"] <= resume_at]
-            aside = path.with_suffix(".writing")
-            aside.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-            aside.replace(path)
+            files.write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))
         self.file: IO[str] = path.open("a", encoding="utf-8")
 
     def log(self, progress: Progress, metrics: Mapping[str, float]) -> None:

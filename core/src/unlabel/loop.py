@@ -93,7 +93,7 @@ def run_stage(training: Training, stage: Stage, start: Position, quarantine: Qua
     steps, horizon = stage.steps or 0, stage.horizon or 0
     save_every = recipe.save_every or max(1, min(1000, steps // 20))
     monitor_every = recipe.judging.monitor_every or max(1, steps // 10)
-    checkpoints, score, epoch = folder / "checkpoints", start.score, -1
+    checkpoints, score = folder / "checkpoints", start.score
 
     task.train()
     task.zero_grad(set_to_none=True)  # of parameters that an earlier stage froze but still reached
@@ -117,17 +117,19 @@ def run_stage(training: Training, stage: Stage, start: Position, quarantine: Qua
 
     for step in range(start.step, steps):
         progress = Progress(
-            start.stage, step, horizon, step * stage.size // len(dataset), start.total_step - start.step + step
+            start.stage, step, horizon, _epoch(step, stage, dataset), start.total_step - start.step + step
         )
         batches = _next(stream, stage.accumulate, quarantine, engine, observers, progress)
-        if progress.epoch != epoch:
-            epoch = progress.epoch
-            task.enter_epoch(epoch)
+        task.progress = progress
+        begun_before = step > 0 and progress.epoch == _epoch(step - 1, stage, dataset)
+        if not begun_before or step == start.step:
+            task.enter_epoch(progress, resumed=begun_before)
 
         seeds.seed(recipe.seed, start.stage, step, engine.rank)  # all randomness of this update
         optim.set_lr(optimizers, stage, step)
         metrics = task.training_step(batches, optimizers, engine, stage)
-        progress = Progress(start.stage, step + 1, horizon, epoch, progress.total_step + 1)
+        progress = Progress(start.stage, step + 1, horizon, progress.epoch, progress.total_step + 1)
+        task.progress = progress
         task.after_update(progress)
         if step == 0:
             for observer in observers:
@@ -152,9 +154,7 @@ def run_stage(training: Training, stage: Stage, start: Position, quarantine: Qua
         if last or stop or (step + 1) % save_every == 0:
             guard.look()
             guard.check_weights(step)
-            position = Position(
-                recipe.name, start.stage, step + 1, progress.total_step, score, engine.scaler.state_dict()
-            )
+            position = Position.of(recipe.name, progress, score, engine.scaler.state_dict())
             path = checkpoint.save(checkpoints, task, optimizers, engine, position)
             if engine.main:
                 checkpoint.prune(checkpoints, recipe.keep)
@@ -171,6 +171,7 @@ def resume(recipe: Recipe, task: Task, engine: Engine, folder: Path) -> Position
         return Position(recipe.name, 0, 0, 0)
     path, position, _ = newest
     checkpoint.load_task(path, task, engine)
+    task.progress = position.progress
     if position.scaler:
         engine.scaler.load_state_dict(position.scaler)
     return position
@@ -203,6 +204,11 @@ def _tell(observers: list[Observer], progress: Progress, numbers: dict[str, floa
 
 def _lr(optimizers: dict[str, Any]) -> float:
     return max(float(group["lr"]) for optimizer in optimizers.values() for group in optimizer.param_groups)
+
+
+def _epoch(step: int, stage: Stage, dataset: Dataset) -> int:
+    """The epoch in which an update begins."""
+    return step * stage.size // len(dataset)
 
 
 def _before(stages: list[Stage], number: int) -> int:

@@ -44,7 +44,7 @@ class Progress:
 
     Attributes:
         stage: index of the stage, from 0.
-        step: updates done in this stage (in `after_update`: including this one).
+        step: updates done in this stage: without the one that is being made, in `after_update` with it.
         steps: length of the stage's schedule in updates (its horizon), for schedules.
         epoch: passes over the data begun, from 0.
         total_step: updates done in the whole run.
@@ -106,6 +106,17 @@ class Task(nn.Module):
 
     expected: ClassVar[Mapping[str, tuple[float, float]]] = {}
     """Healthy range of a logged metric late in training, for the verdict: ``{"accuracy": (0.3, 1.0)}``."""
+
+    obsolete: ClassVar[tuple[str, ...]] = ()
+    """Patterns (as of a shell) of names that earlier versions of the task kept in its state: what a checkpoint has
+    under them is left out when it is loaded. Everything else must fit, name by name."""
+
+    progress: Progress = Progress(stage=0, step=0, steps=1, epoch=0, total_step=0)
+    """Where the run stands: read it in `training_step` or `loss`; nothing of it belongs into the state.
+
+    The loop sets it before each update, which it does not count yet, and again once the update is done; a loaded
+    checkpoint sets it to where it was saved. A task outside of any run stands at the beginning. What is compiled
+    (``--compile``) should not read its numbers: they change with each update."""
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return named scalars. ``"loss"`` drives the update; several losses are named ``"loss_..."`` and
@@ -188,8 +199,16 @@ class Task(nn.Module):
     def enter_stage(self, stage: Stage) -> None:
         """Called before a stage, and again when resuming inside it: set flags absolutely, not relatively."""
 
-    def enter_epoch(self, epoch: int) -> None:
-        """Called at the first step of an epoch, and again when resuming inside it."""
+    def enter_epoch(self, progress: Progress, resumed: bool) -> None:
+        """Called before the first update of an epoch, and before the first one after a resume inside an epoch.
+
+        What is computed from the weights here belongs into the state (parameters or buffers), and is computed unless
+        `resumed`: then it was loaded with the state, and the weights have moved on since it was computed.
+
+        Args:
+            progress: updates done before this one.
+            resumed: whether the epoch began before, in the run that is resumed.
+        """
 
     def prepare(self) -> None:
         """Offline precomputation, called by every run before it trains: idempotent, cached by content.

@@ -29,9 +29,9 @@ from typing import Any
 
 from unlabel.bench.study import Cell
 from unlabel.errors import RunError, UsageError
-from unlabel.storage import lock
+from unlabel.storage import files, lock
 
-__all__ = ["Folder", "State", "duration", "one", "run", "whole"]
+__all__ = ["Folder", "State", "duration", "one", "run"]
 
 _STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL)
 """How a process ends that was stopped from outside: it did not fail, and goes on next time."""
@@ -96,7 +96,7 @@ class Folder:
             for name in ("cells", "recipes", "logs", "failed"):
                 (self.path / name).mkdir(parents=True, exist_ok=True)
             for cell in cells:
-                whole(self.recipe(cell), cell.recipe.to_json())
+                files.write_whole(self.recipe(cell), cell.recipe.to_json())
         except OSError as error:
             raise UsageError(f"--out {self.path} cannot be written: {error.strerror or error}") from error
 
@@ -107,13 +107,6 @@ class Folder:
             return [sys.executable, "-m", "unlabel", "resume", str(folder)]
         recipe = ["--recipe", str(self.recipe(cell)), "--out", str(folder)]
         return [sys.executable, "-m", "unlabel", "train", cell.recipe.task.name, *recipe]
-
-
-def whole(path: Path, text: str) -> None:
-    """Write a file that is either all there or as it was."""
-    aside = path.with_name(path.name + ".writing")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
 
 
 def run(
@@ -240,7 +233,7 @@ class _Pool:
         self.done, self.ended_here = self.done + 1, self.ended_here + 1
         if code or self.folder.state(cell).what != "finished":
             words = _last_words(self.folder.log(cell)) or "said nothing"
-            whole(self.folder.failure(cell), json.dumps({"code": code, "words": words}, indent=2) + "\n")
+            files.write_whole(self.folder.failure(cell), json.dumps({"code": code, "words": words}, indent=2) + "\n")
             self.say(f"[{self.done}/{self.count}] failed    {cell.title}: {words}  ({self.folder.log(cell)})")
             return
         rate = (time.perf_counter() - self.begun) / self.ended_here

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from unlabel.bench import cost, launch, runner, study, tables
 from unlabel.bench.runner import Folder, State, duration
 from unlabel.errors import UsageError
+from unlabel.storage import files
 
 if TYPE_CHECKING:
     from unlabel.bench.study import Cell, Study
@@ -114,9 +115,9 @@ def collected(asked: Study, folder: Folder, cells: list[Cell]) -> dict[str, Stat
     """Write the tables of what is there; returns where each cell stands."""
     states = {cell.name: folder.state(cell) for cell in cells}
     made = tables.tables(asked, cells, states)
-    runner.whole(folder.path / "results.jsonl", tables.as_jsonl(cells, states))
-    runner.whole(folder.path / "results.md", tables.as_markdown(asked, made))
-    runner.whole(folder.path / "results.html", tables.as_html(asked, made))
+    files.write_whole(folder.path / "results.jsonl", tables.as_jsonl(cells, states))
+    files.write_whole(folder.path / "results.md", tables.as_markdown(asked, made))
+    files.write_whole(folder.path / "results.html", tables.as_html(asked, made))
     return states
 
 

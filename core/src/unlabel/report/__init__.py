@@ -21,6 +21,7 @@ import numpy as np
 from unlabel import __version__
 from unlabel.errors import RunError, UsageError
 from unlabel.report import curves, encoding, nearness, reading, summary
+from unlabel.storage.files import write_whole
 
 if TYPE_CHECKING:
     from unlabel.catalog.plugins import Catalog
@@ -72,14 +73,10 @@ def write(folders: Sequence[Path], out: Path | None, catalog: Catalog) -> Path:
     if path.exists() and path.stat().st_size and _MARK not in _beginning(path):
         raise UsageError(f"--out {path} is there already and is no report, so it is left alone; give another name")
     text = page(runs, catalog)
-    aside = path.with_name(f".{path.name}.writing")
     try:
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
+        write_whole(path, text)
     except OSError as error:
         raise RunError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
     return path
 
 

@@ -7,12 +7,12 @@ that it is made for.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import keyword
 import os
 import re
 import shlex
-import shutil
 import sys
 from collections.abc import Iterator
 from importlib import metadata, resources
@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from unlabel import __version__
 from unlabel.catalog.plugins import BUILT_IN, GROUP, Catalog
 from unlabel.errors import RunError, UsageError
+from unlabel.storage.files import writing_folder
 
 __all__ = ["commands", "files", "write"]
 
@@ -55,22 +56,18 @@ def write(name: str, into: Path, catalog: Catalog) -> Path:
     folder = into / f"unlabel-{name}"
     if os.path.lexists(folder):
         raise UsageError(f"{folder} already exists and is never overwritten: give another name, or another --into")
-    aside = into / f".unlabel-{name}.writing"
     try:
-        shutil.rmtree(aside, ignore_errors=True)  # what a kill left: no other command makes one of this name
-        aside.mkdir()
-    except OSError as error:
-        raise UsageError(f"--into {into} cannot be written to: {error.strerror}") from error
-    try:
-        for path, text in files(name).items():
-            place = aside / path
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(text, encoding="utf-8")
-        aside.rename(folder)
+        with contextlib.ExitStack() as stack:
+            try:
+                aside = stack.enter_context(writing_folder(folder))
+            except OSError as error:
+                raise UsageError(f"--into {into} cannot be written to: {error.strerror}") from error
+            for path, text in files(name).items():
+                place = aside / path
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_text(text, encoding="utf-8")
     except OSError as error:
         raise RunError(f"{folder} could not be written, and nothing is left of it: {error}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return folder
 
 

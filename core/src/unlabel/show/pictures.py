@@ -26,6 +26,7 @@ from unlabel.evaluate.features import evaluating
 from unlabel.logs import Observer
 from unlabel.recipe import Recipe, Stage
 from unlabel.show.drawing import halved
+from unlabel.storage import files
 from unlabel.task import Batch, Progress, Task
 
 __all__ = ["Pictures", "Taken", "arrays", "read", "taken"]
@@ -118,20 +119,14 @@ class Pictures(Observer):
 
 
 def _write(path: Path, found: Mapping[str, np.ndarray]) -> None:
-    """Write aside and rename: the file is there whole or not at all."""
     kept = {}
     for name, picture in found.items():
         while picture.shape[0] * picture.shape[1] > _LARGEST and min(picture.shape[:2]) > _SMALLEST:
             picture = halved(picture)
         kept[name] = picture
     path.parent.mkdir(exist_ok=True)
-    aside = path.with_suffix(".writing")
-    try:
-        with aside.open("wb") as file:
-            np.savez_compressed(file, **kept)  # type: ignore[arg-type]  # its stubs take the names for its own keywords
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with files.writing(path) as aside, aside.open("wb") as file:
+        np.savez_compressed(file, **kept)  # type: ignore[arg-type]  # its stubs take the names for its own keywords
 
 
 @dataclass(frozen=True)

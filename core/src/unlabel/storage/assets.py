@@ -7,13 +7,13 @@ whenever the run is opened, whatever has become of the originals.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from unlabel.errors import RunError, UsageError
+from unlabel.storage.files import sha256, write_whole
 
 __all__ = ["FOLDER", "LISTING", "load", "names", "save"]
 
@@ -42,9 +42,9 @@ def save(run: Path, files: Mapping[str, Mapping[str, Path]]) -> None:
             target = run / FOLDER / key
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
-            hashes[key] = _hash(target)
+            hashes[key] = sha256(target)
     if hashes:
-        (run / LISTING).write_text(json.dumps(hashes, indent=2) + "\n", encoding="utf-8")
+        write_whole(run / LISTING, json.dumps(hashes, indent=2) + "\n")
 
 
 def names(run: Path) -> dict[str, str]:
@@ -82,7 +82,7 @@ def load(run: Path, owner: str) -> dict[str, Path]:
         path = run / FOLDER / key
         if not path.is_file():
             raise RunError(f"{path} is missing; the run cannot be used without it")
-        if _hash(path) != expected:
+        if sha256(path) != expected:
             raise RunError(f"{path} is damaged: its content does not match the hash in {LISTING}")
         files[name] = path
     return files
@@ -91,8 +91,3 @@ def load(run: Path, owner: str) -> dict[str, Path]:
 def _inside(name: str) -> bool:
     path = PurePosixPath(name)
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\" not in name
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -298,7 +298,10 @@ def state_dict_is_everything(task: TaskTrial) -> None:
 
 @_of("tasks")
 def resumes_exactly(task: TaskTrial) -> None:
-    """Stopped after any update of the tiny run and resumed, it ends with the same weights and moments, to the bit."""
+    """Stopped after any update of the tiny run and resumed, it ends with the same weights and moments, to the bit.
+
+    Most of them lie inside an epoch, whose first update is not repeated.
+    """
     task.need_steady()
     *earlier, last = task.checkpoints()
     for path in earlier:
@@ -306,7 +309,8 @@ def resumes_exactly(task: TaskTrial) -> None:
         if found:
             raise Violation(
                 f"resumed after update {int(path.name.rpartition('-')[2])}, the run ends elsewhere ({found}): state "
-                "that is no parameter or buffer is lost, and enter_stage() must set flags whatever they were before"
+                "that is no parameter or buffer is lost, enter_stage() must set flags whatever they were before, and "
+                "what enter_epoch() computes from weights must be left as it was loaded when it says `resumed`"
             )
 
 

@@ -28,7 +28,7 @@ from unlabel.evaluate.features import Frozen, evaluating
 from unlabel.recipe import Execution, Recipe, Stage
 from unlabel.run import Run
 from unlabel.session import Session
-from unlabel.task import Batch, Task, Transform, one_row_each
+from unlabel.task import Batch, Progress, Task, Transform, one_row_each
 from unlabel.testing import network
 from unlabel.testing.checks import NotApplicable
 from unlabel.testing.compare import difference, digests, distance, relative
@@ -301,7 +301,12 @@ class TaskTrial(Component):
         checkpoint.load_task(self.checkpoints()[-1], right, self.engine)
         right.train()
         right.enter_stage(stage)
-        right.enter_epoch(((stage.steps or 1) - 1) * stage.size // len(self.samples))
+        done = (stage.steps or 1) - 1
+        total = sum(each.steps or 0 for each in self.short.stages) - 1
+        epoch = done * stage.size // len(self.samples)
+        for task in (left, right):
+            task.progress = Progress(last, done, stage.horizon or 0, epoch, total)
+            task.enter_epoch(task.progress, resumed=True)
         found: dict[str, list[dict[str, Tensor]]] = {"the features": [], "the losses": []}
         for task in (left, right):
             found["the features"].append({"encode()": self.features(task)})

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from unlabel.storage import files
+
 __all__ = ["cell", "read", "write", "write_aside"]
 
 
@@ -31,11 +33,6 @@ def write(rows: Iterable[Mapping[str, Any]], columns: list[str], file: IO[str]) 
 
 
 def write_aside(rows: Iterable[Mapping[str, Any]], columns: list[str], path: Path) -> None:
-    """Write a file that is whole or not there: under another name first."""
-    aside = path.with_name(f".{path.name}.writing")
-    try:
-        with aside.open("w", encoding="utf-8-sig", newline="") as file:
-            write(rows, columns, file)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    """Write a file that is whole or not there."""
+    with files.writing(path) as aside, aside.open("w", encoding="utf-8-sig", newline="") as file:
+        write(rows, columns, file)

@@ -164,6 +164,8 @@ class ParetoGNN(Joint):
                     contrasted=contrasted,
                     self_loops=self_loops,
                 )
+        # alpha = argmin over the simplex of ||sum_k alpha_k g~_k||^2 with g~_k = g_k / ||g_k||: Sener and Koltun,
+        # 1810.04650, eq. 3, there of g_k. The step is that of sum_k alpha_k L_k, losses as they are: the authors' code
         super().__init__({"encoder": encoder}, made, combine=combine, normalise=normalise, update=update)
 
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
@@ -209,13 +211,14 @@ def _paper(
         nodes=nodes,
         **options,
     )
-    return made.model_copy(update={"seed": 2345})
+    return made.model_copy(update={"seed": 2345})  # the authors'
 
 
 def paper() -> Recipe:
     """The authors' settings for Chameleon: better on average over four downstream tasks than any single philosophy.
 
-    Our runs are smaller, see ``benchmarks/results/graph_paretognn.md``. Settings for the other graphs are the recipes
+    10,000 updates at 0.9 a second on one core (``benchmarks/results/graph_speed.md``); our runs are smaller, see
+    ``benchmarks/results/graph_paretognn.md``. Settings for the other graphs are the recipes
     ``paper_photo``, ``paper_actor``, ... For link prediction add ``--set dataset.holdout_edges=0``.
     ``unlabel train graph/paretognn --recipe paper --data chameleon.npz``
     """

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from unlabel.evaluate.features import Frozen
-from unlabel_vision import two_view_probe
-from unlabel_vision.binocular import DenseHead
-from unlabel_vision.two_view_probe import Protocol, Truth
+from unlabel_vision.tasks.croco import two_view_probe
+from unlabel_vision.tasks.croco.binocular import DenseHead
+from unlabel_vision.tasks.croco.two_view_probe import Protocol, Truth
 
 __all__ = ["end_point_errors", "flow"]
 

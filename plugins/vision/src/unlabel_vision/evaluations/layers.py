@@ -14,11 +14,11 @@ from torch import Tensor
 from unlabel import Frozen
 from unlabel.errors import UsageError
 from unlabel.evaluate.features import evaluating
-from unlabel_vision import coding_rate as rates
 from unlabel_vision import views
 from unlabel_vision.encoders.crate import Crate
 from unlabel_vision.encoders.crate_network import CrateBlock
 from unlabel_vision.encoders.patch_encoder import PatchEncoder
+from unlabel_vision.tasks.crate_mae import coding_rate as rates
 
 __all__ = ["coding_rate", "measured"]
 

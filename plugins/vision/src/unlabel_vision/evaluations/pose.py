@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from unlabel.evaluate.features import Frozen
-from unlabel_vision import binocular, two_view_probe
-from unlabel_vision.binocular import PoseHead
-from unlabel_vision.two_view_probe import Protocol, Truth
+from unlabel_vision.tasks.croco import binocular, two_view_probe
+from unlabel_vision.tasks.croco.binocular import PoseHead
+from unlabel_vision.tasks.croco.two_view_probe import Protocol, Truth
 
 __all__ = ["between_directions", "between_rotations", "pose"]
 

@@ -25,8 +25,9 @@ from unlabel.errors import RunError, UsageError
 from unlabel.evaluate import dense_probe, metrics
 from unlabel.evaluate.features import Frozen
 from unlabel.recipe import Stage
-from unlabel_vision import feature_maps, views
+from unlabel_vision import views
 from unlabel_vision.encoders.patch_encoder import PatchEncoder
+from unlabel_vision.evaluations import feature_maps
 
 __all__ = ["Segmenter", "UPerNet", "random_crop", "upernet"]
 

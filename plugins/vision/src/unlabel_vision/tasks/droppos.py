@@ -122,9 +122,9 @@ class DropPos(PatchTask):
         UsageError: an encoder without a class token, or ratios that leave nothing to see or to predict.
     """
 
+    obsolete = ("epoch", "done")  # copies of the loop's counters
+
     sigma: Tensor
-    epoch: Tensor
-    done: Tensor
     labels: Tensor
 
     def __init__(
@@ -175,27 +175,18 @@ class DropPos(PatchTask):
         else:
             self.register_buffer("position_token", token, persistent=False)
 
-        # What the schedule of the labels' width must remember to be resumed; the labels follow from it.
+        # The width of this epoch's labels, which a resume inside the epoch must know; the labels follow from it.
         self.register_buffer("sigma", torch.tensor(sigma, dtype=torch.float64))
-        self.register_buffer("epoch", torch.tensor(0))
-        self.register_buffer("done", torch.tensor(0.0, dtype=torch.float64))  # share of the stage
         self.register_buffer("labels", self._labels(sigma), persistent=False)
 
     def _labels(self, sigma: float) -> Tensor:
         return positions.neighbourhood((self.encoder.grid, self.encoder.grid), sigma)
 
-    def enter_epoch(self, epoch: int) -> None:
+    def enter_epoch(self, progress: Progress, resumed: bool) -> None:
         """The labels' width of this epoch: ``sigma * (1 - epoch / epochs)``; the same when resuming inside it."""
-        if epoch == 0:
-            self.sigma.fill_(self.first_sigma)
-        elif epoch != self.epoch and self.sigma_decay:
-            self.sigma.fill_(self.first_sigma * (1.0 - self.done.item()))
-        self.epoch.fill_(epoch)
+        if not resumed:
+            self.sigma.fill_(self.first_sigma * (1.0 - (progress.fraction if self.sigma_decay else 0.0)))
         self.labels.copy_(self._labels(self.sigma.item()))
-
-    def after_update(self, progress: Progress) -> None:
-        """Note how much is done, for the width of the next epoch's labels."""
-        self.done.fill_(progress.fraction)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``{"loss", "accuracy"}``, and the accuracy weighted as the loss; with `reconstruction` two losses.

@@ -60,15 +60,20 @@ class SimCLR(ImageTask):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``{"loss"}``: `losses.nt_xent` (eq. 1), from ln(2N - 1) for equal embeddings down to 0."""
         first, second = self.photometric.pair(batch)
-        return {"loss": self.loss_of(first, second)}
+        return {"loss": self.loss_of(first, second, batch["index"])}
 
-    def loss_of(self, first: Tensor, second: Tensor) -> Tensor:
-        """The loss of given views: float, (N, 3, S, S) each, normalised."""
+    def loss_of(self, first: Tensor, second: Tensor, index: Tensor | None = None) -> Tensor:
+        """The loss of given views.
+
+        Args:
+            first, second: float, (N, 3, S, S), normalised.
+            index: int64, (N,): which image each is of, so that an image that is there twice is no negative of itself.
+        """
         projections = self.projector(self.encoder(torch.cat([first, second])))  # (2N, out), in one forward pass
         z1, z2 = projections.chunk(2)
 
         rank = dist.get_rank() if dist.is_initialized() else 0
-        return losses.nt_xent(z1, z2, self.temperature, engine.gather, rank)
+        return losses.nt_xent(z1, z2, self.temperature, engine.gather, rank, index)
 
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight pairs of views, one below the other."""

@@ -27,11 +27,12 @@ from unlabel.errors import UsageError
 from unlabel.nn import losses, masking
 from unlabel.recipe import Group
 from unlabel.task import Batch, Sample, Transform
-from unlabel_vision import masked_autoencoder, teacher, views
+from unlabel_vision import masked_autoencoder, views
 from unlabel_vision.encoders.eva import Eva
 from unlabel_vision.encoders.patch_encoder import PatchEncoder, require_tokens
 from unlabel_vision.image_task import PatchTask
-from unlabel_vision.teacher import Cache, Teacher
+from unlabel_vision.tasks.eva import teacher
+from unlabel_vision.tasks.eva.teacher import Cache, Teacher
 
 __all__ = [
     "EVA",

@@ -21,11 +21,12 @@ from unlabel.errors import UsageError
 from unlabel.nn import losses, masking, patches
 from unlabel.nn.masking import Mask
 from unlabel.task import Batch, Transform
-from unlabel_vision import masked_autoencoder, pair_views, views
-from unlabel_vision.binocular import BinocularDecoder, hooks
+from unlabel_vision import masked_autoencoder, views
 from unlabel_vision.encoders.patch_encoder import PatchEncoder, require_tokens
 from unlabel_vision.encoders.rope_vit import RotaryViT
 from unlabel_vision.image_task import PatchTask
+from unlabel_vision.tasks.croco import pair_views
+from unlabel_vision.tasks.croco.binocular import BinocularDecoder, hooks
 
 __all__ = ["CroCo", "masked_mse", "paper", "paper_v2", "quick", "random_mask", "tiny"]
 

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from unlabel import Progress, Recipe, Ref, Stage, engine, seeds
+from unlabel import Recipe, Ref, Stage, engine, seeds
 from unlabel.engine import Engine
 from unlabel.errors import UsageError
 from unlabel.task import Batch, Transform
-from unlabel_vision import attention_pictures, block_corruption, views
+from unlabel_vision import attention_pictures, views
 from unlabel_vision.encoders.patch_encoder import PatchEncoder, require_tokens
 from unlabel_vision.image_task import PatchTask
+from unlabel_vision.tasks.gmml import block_corruption
 
 __all__ = ["GMML", "PixelHead", "corrupted", "masked_l1", "paper", "quick", "scheduled_decay", "tiny"]
 
@@ -115,7 +116,7 @@ class GMML(PatchTask):
         UsageError: blocks that do not exist, or without the last; ratios outside (0, 1].
     """
 
-    updates: Tensor
+    obsolete: ClassVar[tuple[str, ...]] = ("updates",)  # a copy of the loop's counter
 
     # Aliens are drawn from the batch of each process, noise from its generator, as are the branches left out.
     gathers: ClassVar[bool] = False
@@ -160,8 +161,6 @@ class GMML(PatchTask):
         if encoder.class_tokens:
             nn.init.trunc_normal_(encoder.model.cls_token, std=0.02)
         self.head = PixelHead(encoder.dim, encoder.patch_size)
-        self.register_buffer("updates", torch.tensor(0))  # of this stage, for the weight decay of the next one
-        self._done: int | None = None  # the same on the host, once it is known
 
     def transform(self) -> Transform:
         crop = views.RandomResizedCrop(self.image_size, scale=self.crop_scale)
@@ -242,20 +241,11 @@ class GMML(PatchTask):
         """The ordinary step, with the weight decay that this update is due."""
         if self.final_weight_decay is not None:
             optimizer = optimizers["main"]
-            if not optimizer.state:
-                self._done = 0  # a stage begins
-            elif self._done is None:
-                self._done = int(self.updates)  # resumed inside it
-            due = scheduled_decay(self._done, stage.horizon or 1, stage.weight_decay, self.final_weight_decay)
+            due = scheduled_decay(self.progress.step, stage.horizon or 1, stage.weight_decay, self.final_weight_decay)
             for group in optimizer.param_groups:
                 if group.setdefault("first_weight_decay", group["weight_decay"]) == stage.weight_decay > 0:
                     group["weight_decay"] = due
         return super().training_step(batches, optimizers, engine, stage)
-
-    def after_update(self, progress: Progress) -> None:
-        """Note how many updates are done, for the weight decay of the next one."""
-        self._done = progress.step
-        self.updates.fill_(progress.step)
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:

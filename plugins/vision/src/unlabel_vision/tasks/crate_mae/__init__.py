@@ -22,11 +22,12 @@ from unlabel.errors import UsageError
 from unlabel.nn import masking, transformer
 from unlabel.nn.masking import Mask
 from unlabel.task import Batch
-from unlabel_vision import attention_pictures, coding_rate, masked_autoencoder, views
+from unlabel_vision import attention_pictures, masked_autoencoder, views
 from unlabel_vision.encoders.crate import Crate
 from unlabel_vision.encoders.crate_network import Layer, Mssa
 from unlabel_vision.encoders.patch_encoder import require_tokens, stepped
 from unlabel_vision.image_task import PatchTask
+from unlabel_vision.tasks.crate_mae import coding_rate
 
 __all__ = ["CrateDecoder", "CrateDecoderBlock", "CrateMAE", "monitored", "paper", "quick", "tiny"]
 
@@ -85,7 +86,7 @@ def monitored(layers: Sequence[Layer], images: int) -> dict[str, Tensor]:
     Returns:
         ``compression_l``: R^c, the rate of coding what comes in within the layer's subspaces; ``rate_l``: R, that of
         coding what comes out; ``sparsity_l``: share of zeros in it. Rates are nats an image, see
-        `unlabel_vision.coding_rate`.
+        `unlabel_vision.tasks.crate_mae.coding_rate`.
     """
     found = {}
     for number, layer in enumerate(layers, start=1):

@@ -20,9 +20,10 @@ from unlabel.errors import UsageError
 from unlabel.nn import masking
 from unlabel.recipe import Group
 from unlabel.task import Batch
-from unlabel_vision import attention_pictures, color_noise, masked_autoencoder, views
+from unlabel_vision import attention_pictures, masked_autoencoder, views
 from unlabel_vision.encoders.patch_encoder import PatchEncoder, require_tokens
 from unlabel_vision.image_task import PatchTask
+from unlabel_vision.tasks.colormae import color_noise
 
 __all__ = ["ColorMAE", "paper", "quick", "tiny"]
 
@@ -43,7 +44,7 @@ class ColorMAE(PatchTask):
         tiles: number of noise tiles that windows are cut from.
         tile_size: side of a noise tile in patches; at least the encoder's patches per side.
         iterations: how often noise is filtered: 1 is the paper's formula, None the number that
-            reproduces its spectra (see `unlabel_vision.color_noise`).
+            reproduces its spectra (see `unlabel_vision.tasks.colormae.color_noise`).
         shared_crop: cut the same window out of tile i for the i-th image of a batch, as the authors'
             code does, instead of another one for each image; masks then depend on how batches are packed.
         position_order: half of the position table that comes first; the authors' library has "yx", MAE "xy".
