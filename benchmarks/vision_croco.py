@@ -28,6 +28,7 @@ from unlabel import Catalog, Run, data, run, seeds
 from unlabel.engine import Engine
 from unlabel.evaluate.features import Frozen
 from unlabel.nn import patches
+from unlabel.storage.jsonl import read_jsonl
 from unlabel.task import Sample
 from unlabel_vision import pair_views, views
 from unlabel_vision.datasets.pairs import Pairs
@@ -260,7 +261,7 @@ def main() -> None:
     root = Path(os.environ.get("UNLABEL_SHARED", "../shared")).resolve() / "data/multiview"
     options.runs.mkdir(parents=True, exist_ok=True)
     path = options.runs / "cells.jsonl"
-    cells = machine.cells(path, "vision_croco") if options.table else data.read_jsonl(path) if path.exists() else []
+    cells = machine.cells(path, "vision_croco") if options.table else read_jsonl(path) if path.exists() else []
     wanted = [(name, seed) for seed in range(options.seeds) for name in PARTS]
     left = 0 if options.table else options.cells
     for name, seed in wanted:

@@ -16,6 +16,7 @@ from unlabel.engine import Engine
 from unlabel.errors import RunError, UsageError
 from unlabel.logs import Metrics, Observer
 from unlabel.recipe import Execution, Recipe
+from unlabel.storage.jsonl import read_jsonl
 
 
 def run(folder: Path, chosen: Recipe, dataset: Noises | None = None, observers: list[Observer] | None = None) -> Echo:
@@ -178,7 +179,7 @@ def test_bad_samples_are_listed_once_and_replaced_the_same_way_each_time(tmp_pat
     first = run(tmp_path / "a", chosen, Noises(bad=[3, 30]))
     again = run(tmp_path / "b", recipe(max_bad=0.2, execution=Execution(workers=2)), Noises(bad=[3, 30]))
     assert equal(first, again)
-    records = data.read_jsonl(tmp_path / "a/quarantine.jsonl")
+    records = read_jsonl(tmp_path / "a/quarantine.jsonl")
     assert sorted((r["index"], r["path"], r["reason"]) for r in records) == [
         (3, "noise/3", "torn"),
         (30, "noise/30", "torn"),
@@ -223,7 +224,7 @@ def test_resumed_metrics_have_each_update_once(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path / "cut", resume_at=11)
     run(tmp_path / "cut", chosen, observers=[metrics])
     metrics.close()
-    assert [record["total_step"] for record in data.read_jsonl(tmp_path / "cut/metrics.jsonl")] == list(range(1, 21))
+    assert [record["total_step"] for record in read_jsonl(tmp_path / "cut/metrics.jsonl")] == list(range(1, 21))
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")

@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 from torch import Tensor
 
 from unlabel.errors import RunError, UsageError, one_line
+from unlabel.storage.jsonl import read_jsonl
 from unlabel.task import Progress
 
 if TYPE_CHECKING:
@@ -94,8 +95,6 @@ class Metrics(Observer):
         super().__init__(folder)
         path = folder / "metrics.jsonl"
         if path.exists():
-            from unlabel.data import read_jsonl
-
             kept = [record for record in read_jsonl(path) if record["total_step"] <= resume_at]
             aside = path.with_suffix(".writing")
             aside.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")

@@ -32,7 +32,7 @@ from pydantic import BaseModel
 
 from unlabel import __version__, checkpoint, embed, export, loop, monitors, multitask, recipe, seeds
 from unlabel.catalog.plugins import Catalog, Offer
-from unlabel.data import Dataset, micro_batch, read_jsonl
+from unlabel.data import Dataset, micro_batch
 from unlabel.engine import Engine
 from unlabel.errors import RunError, UsageError, nearest, one_line
 from unlabel.evaluate.features import Frozen
@@ -40,6 +40,7 @@ from unlabel.logs import Dispensable, Metrics, Observer, ProgressLine, terminal
 from unlabel.recipe import Recipe, Ref
 from unlabel.show.pictures import Pictures
 from unlabel.storage import lock
+from unlabel.storage.jsonl import read_jsonl
 from unlabel.task import Progress, Task
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unlabel import recipe, run
-from unlabel.data import read_jsonl
 from unlabel.errors import UnlabelError
+from unlabel.storage.jsonl import read_jsonl
 
 if TYPE_CHECKING:
     from unlabel.bench.study import Cell

@@ -1,0 +1,180 @@
+"""What a dataset is, parts of one, and how samples become a batch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from unlabel import seeds
+from unlabel.task import Batch, Sample, Transform
+
+__all__ = ["Dataset", "Subset", "Views", "collate", "collated", "holdout"]
+
+
+class Dataset:
+    """A map-style dataset: subclass it and give it `__len__` and `__getitem__`; the rest is optional.
+
+    A dataset must be picklable (loader processes get a copy) and pure: ``dataset[i]`` is always the
+    same sample. It returns fields of the cheapest form, undecorated by augmentation; a task's
+    `transform` does the rest.
+
+    Attributes:
+        labels: int64, (N,), or None. Used by evaluations only, never by a pretext task.
+        classes: names of the labels, or None.
+    """
+
+    labels: np.ndarray | None = None
+    classes: tuple[str, ...] | None = None
+
+    full_batch: ClassVar[bool] = False
+    """Whether an evaluation encodes all samples of a split in one batch, because one costs as much as all."""
+
+    fallback: ClassVar[bool] = False
+    """Whether it claims paths of which another kind may know more: it gets a path only if no such kind claims it."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError(f"{type(self).__name__} must define __len__()")
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample; raises `BadSample`, OSError or ValueError if it cannot be used."""
+        raise NotImplementedError(f"{type(self).__name__} must define __getitem__(index)")
+
+    def raw(self, index: int) -> Any:
+        """What is stored for this sample before it is decoded, for ``unlabel inspect --speed``; None if the same."""
+        return None
+
+    def name_of(self, index: int) -> str:
+        """What the user calls this sample, for messages: usually its path."""
+        return f"sample {index}"
+
+    def for_transform(self, transform: Transform | None) -> Dataset:
+        """This dataset with samples just good enough for a transform that will read them all; by default itself.
+
+        What is stored at a higher resolution than the transform keeps may be read at a lower one, for less time.
+        """
+        return self
+
+    def split(self, name: str) -> Dataset | None:
+        """``"train"``: what pretraining and probes may see. ``"test"``: held out; None if nothing is."""
+        return self if name == "train" else None
+
+    def info(self) -> dict[str, Any]:
+        """Facts for ``unlabel inspect`` (JSON-able)."""
+        return {"samples": len(self)}
+
+    def inspect(self, verify: bool = True) -> dict[str, Any] | None:
+        """Facts for ``unlabel inspect`` from a dataset that examines itself; None, the default: `info`, and with
+        `verify` what reading every sample shows, see `unlabel.inspection.contents`."""
+        return None
+
+    def prepare(self) -> None:
+        """Offline precomputation: idempotent, cached by content."""
+
+    def collate(self, samples: list[Sample]) -> Batch:
+        """Make a batch of read (and transformed) samples; by default every field is stacked, see `collate`."""
+        return collate(samples)
+
+    def table(self) -> Batch | None:
+        """Every sample at once, or None: field -> tensor, (len(self), ...), never the labels.
+
+        With a table, batches are gathered by index on the device: nothing is read or transformed sample by sample.
+        It is used where the task has no `transform`, so a task that augments does so in `loss`, from the batch's
+        ``"key"``. For small samples (tracks, points, nodes), whose reading would cost more than the model.
+        """
+        return None
+
+    def context(self) -> Batch:
+        """What all samples share (the edges between them, a codebook): in every batch, by reference; read-only.
+
+        Tensors are moved to the device once. Names must differ from the samples' fields.
+        """
+        return {}
+
+    def implies(self) -> dict[str, Any]:
+        """Keywords of encoder and task that these data determine, e.g. ``{"features": 1433}``; see
+        `recipe.with_data`."""
+        return {}
+
+    @classmethod
+    def claims(cls, path: Path) -> bool:
+        """Whether a path given to ``--data`` is of this kind; the constructor then gets it as `path`."""
+        return False
+
+
+class Subset(Dataset):
+    """Some samples of another dataset, by index."""
+
+    def __init__(self, dataset: Dataset, indices: Sequence[int] | np.ndarray):
+        self.dataset = dataset
+        self.indices = np.asarray(indices, dtype=np.int64)
+        self.labels = None if dataset.labels is None else dataset.labels[self.indices]
+        self.classes = dataset.classes
+        self.full_batch = dataset.full_batch  # type: ignore[misc]  # of its class, which is not ours
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.dataset[int(self.indices[index])]
+
+    def raw(self, index: int) -> Any:
+        return self.dataset.raw(int(self.indices[index]))
+
+    def name_of(self, index: int) -> str:
+        return self.dataset.name_of(int(self.indices[index]))
+
+    def for_transform(self, transform: Transform | None) -> Subset:
+        suited = copy.copy(self)
+        suited.dataset = self.dataset.for_transform(transform)
+        return suited
+
+    def collate(self, samples: list[Sample]) -> Batch:
+        return self.dataset.collate(samples)
+
+    def table(self) -> Batch | None:
+        whole = self.dataset.table()
+        return None if whole is None else {name: column[self.indices] for name, column in whole.items()}
+
+    def context(self) -> Batch:
+        return self.dataset.context()
+
+
+def holdout(labels: np.ndarray | None, count: int, fraction: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Split ``range(count)`` into (train, test) int64 indices, always the same, class by class if labelled."""
+    groups = [np.arange(count)] if labels is None else [np.flatnonzero(labels == c) for c in np.unique(labels)]
+    test = [g[seeds.permutation(len(g), seed, number)][: round(fraction * len(g))] for number, g in enumerate(groups)]
+    held_out = np.sort(np.concatenate(test))
+    return np.setdiff1d(np.arange(count), held_out), held_out
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Stack each field of the samples: arrays and tensors along a new first dimension, numbers into a tensor."""
+    return {name: _stack([sample[name] for sample in samples]) for name in samples[0]}
+
+
+class Views(dict[str, Sample]):
+    """What a transform makes of one sample that several tasks see in their own ways: name of the view -> sample.
+
+    Each view is collated by itself; in the batch, ``field`` of ``view`` is called ``view:field``.
+    """
+
+
+def collated(dataset: Dataset, samples: list[Sample]) -> Batch:
+    """The batch of samples as the loader makes it: by the dataset's `collate`, view by view for `Views`."""
+    if not isinstance(samples[0], Views):
+        return dataset.collate(samples)
+    parts = {view: dataset.collate([sample[view] for sample in samples]) for view in samples[0]}
+    return {f"{view}:{field}": value for view, part in parts.items() for field, value in part.items()}
+
+
+def _stack(values: list[Any]) -> torch.Tensor:
+    if isinstance(values[0], np.ndarray):
+        return torch.from_numpy(np.stack(values))
+    if isinstance(values[0], torch.Tensor):
+        return torch.stack(values)
+    return torch.as_tensor(values)
