@@ -25,6 +25,7 @@ from torch import Tensor
 
 import machine
 from unlabel import Catalog, Run, data, run, seeds
+from unlabel.data import Draw
 from unlabel.engine import Engine
 from unlabel.evaluate.features import Frozen
 from unlabel.nn import patches
@@ -76,13 +77,13 @@ def crops(task: CroCo, root: Path, runs: Path) -> tuple[Tensor, Tensor, list[str
         repeats = CROPS["monstree" if name == "monstree" else "pair"]
         for index in range(len(pairs)):
             read = pairs[index]
-            samples += [(name, cut(read, seeds.generator(7, index, crop))) for crop in range(repeats)]
+            samples += [(name, cut(read, Draw(seeds.generator(7, index, crop)))) for crop in range(repeats)]
     rooms = Rooms(size=round(task.image_size * 256 / 224), count=4 * ROOMS, noise=0.5, baseline=(0.05, 0.5)).split(
         "test"
     )
     assert rooms is not None
     plain = pair_views.PairCrop(task.image_size)
-    samples += [("rooms", plain(rooms[index], seeds.generator(7, index))) for index in range(ROOMS)]
+    samples += [("rooms", plain(rooms[index], Draw(seeds.generator(7, index)))) for index in range(ROOMS)]
     order = seeds.permutation(len(samples), 7)
     samples = [samples[number] for number in order]
     batch = data.collate([sample for _, sample in samples])

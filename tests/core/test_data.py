@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from echo import Echo, Linear, Noises, recipe
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from unlabel import data, loop, run, seeds
 from unlabel.catalog.plugins import Catalog, Offer, Plugin
-from unlabel.data import Dataset, Positions, Subset
+from unlabel.data import Dataset, Draw, Positions, Subset
 from unlabel.engine import Engine
 from unlabel.errors import UsageError
 from unlabel.evaluate.features import Frozen
@@ -80,7 +79,7 @@ def test_what_samples_share_is_the_same_tensor_in_every_batch() -> None:
 
 def test_a_transform_is_applied_to_samples_that_are_read() -> None:
     class Double:
-        def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        def __call__(self, sample: Sample, draw: Draw) -> Sample:
             return {"x": 2 * sample["x"]}
 
     [plain], [doubled] = take(Table(), 1, stage()), take(Table(), 1, stage(), transform=Double())
@@ -149,13 +148,15 @@ def test_samples_that_belong_together_are_encoded_in_one_batch() -> None:
     start=st.integers(0, 9),
     seed=st.integers(0, 3),
 )
-def test_positions_depend_on_the_number_of_the_batch_alone(
+def test_straddling_positions_depend_on_the_number_of_the_batch_alone(
     count: int, size: int, world: int, start: int, seed: int
 ) -> None:
     """A loop over single positions, written down from the definition, gives the same pairs."""
     rank = world - 1
     whole = count < world
-    for number, pairs in enumerate(islice(Positions(count, size, seed, rank, world, start), 3), start):
+    chosen = stage(batch_size=size * (1 if whole else world), last_batch="straddle").resolved(count)
+    positions = Positions(Noises(count=count), chosen, seed, rank, world, start)
+    for number, (pairs, _) in enumerate(islice(positions, 3), start):
         first = number * size if whole else (number * world + rank) * size
         expected = [divmod(position, count) for position in range(first, first + size)]
         assert pairs == [(epoch, int(seeds.permutation(count, seed, epoch)[place])) for epoch, place in expected]

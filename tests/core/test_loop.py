@@ -197,7 +197,7 @@ def test_no_bad_sample_is_ever_trained_on_and_each_good_one_is(tmp_path: Path) -
     seen: set[int] = set()
     stage = recipe().stages[1].resolved(50)
     stream = data.batches(Noises(bad=[3]), stage, Engine("cpu", "fp32"), seed=1)
-    for _ in range(9):  # 9 micro-batches of 6: one epoch of 50 and a bit
+    for _ in range(24):  # micro-batches of 6: three epochs of 48, each without two others of the 50
         batch, _ = next(stream)
         seen |= set(batch["index"].tolist())
     assert seen == set(range(50))
@@ -240,10 +240,10 @@ def test_a_full_disk_ends_the_run_with_the_file_that_could_not_be_written(tmp_pa
 def test_epochs_are_entered_once_and_again_after_a_resume(tmp_path: Path) -> None:
     chosen = recipe()
     whole = run(tmp_path / "whole", chosen)
-    assert whole.entered == [0, 0, 1, 2]  # stage 1 begins its 7 updates at samples 0 to 48 of 50; stage 2: 13 x 12
+    assert whole.entered == [0, 1, 0, 1, 2, 3]  # of 50 samples: 7 updates of 8, six an epoch; 13 of 12, four an epoch
     with pytest.raises(loop.Interrupted):
         run(tmp_path / "cut", chosen, observers=[StopAt(12)])
-    assert run(tmp_path / "cut", chosen).entered == [1, 2]
+    assert run(tmp_path / "cut", chosen).entered == [1, 2, 3]
 
 
 def test_signal_handlers_are_put_back(tmp_path: Path) -> None:

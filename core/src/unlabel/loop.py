@@ -113,13 +113,14 @@ def run_stage(
         start=start.step * stage.accumulate,
         workers=workers,
     )
+    parts = 1 if len(dataset) < engine.world else engine.world  # processes that share an update
     interval, guard = Interval(), _Guard(recipe, stage, start.stage, dataset, engine, task, folder)
     for observer in observers:
         observer.stage(start.stage, stage, start.step)
 
     for step in range(start.step, steps):
         progress = Progress(
-            start.stage, step, horizon, step * stage.size // len(dataset), start.total_step - start.step + step
+            start.stage, step, horizon, stage.epoch_of(step, len(dataset)), start.total_step - start.step + step
         )
         batches = _next(stream, stage.accumulate, quarantine, engine, observers, progress)
         if progress.epoch != epoch:
@@ -136,7 +137,7 @@ def run_stage(
                 observer.event(progress, "begun", {})
 
         guard.add(step, metrics)
-        interval.add(metrics, stage.size)
+        interval.add(metrics, sum(len(batch["index"]) for batch in batches) * parts)
         last = step + 1 == steps
         if last or (step + 1) % recipe.log_every == 0:
             guard.look()

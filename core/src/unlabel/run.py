@@ -32,7 +32,7 @@ from pydantic import BaseModel
 
 from unlabel import __version__, checkpoint, embed, export, loop, monitors, multitask, recipe, seeds
 from unlabel.catalog.plugins import Catalog, Offer
-from unlabel.data import Dataset, micro_batch
+from unlabel.data import Dataset, reader
 from unlabel.engine import Engine
 from unlabel.errors import RunError, UsageError, nearest, one_line
 from unlabel.evaluate.features import Frozen
@@ -447,7 +447,7 @@ def execute(
         if samples is None or not len(samples):
             raise UsageError(f"{chosen.dataset.name} has no training samples")
         for stage in chosen.stages:
-            micro_batch(stage, len(samples), engine.world)
+            reader.check(samples, stage, engine.world)
         started = resuming and checkpoint.newest(folder / "checkpoints", chosen.task.name) is not None
         task, initialised = build(_without_init(chosen) if started else chosen, catalog, engine)
         chosen = chosen.model_copy(update={"task": multitask.with_provenance(chosen.task, task)})

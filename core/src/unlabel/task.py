@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 if TYPE_CHECKING:
+    from unlabel.data.draw import Draw
     from unlabel.engine import Engine
     from unlabel.recipe import Stage
 
@@ -30,8 +31,9 @@ Batch = dict[str, Any]
 """What `Dataset.collate` makes: field name -> tensor with the batch first, on the device. The loader adds
 ``"key"`` (int64, (N,): randomness of each sample, see `unlabel.seeds`) and ``"index"`` (int64, (N,))."""
 
-Transform = Callable[[Sample, np.random.Generator], Sample]
-"""Turns a raw sample into what the task's batch needs, in the worker; picklable; draws only from the generator."""
+Transform = Callable[[Sample, "Draw"], Sample]
+"""Turns a raw sample into what the task's batch needs, in the worker; picklable; draws only from the `Draw` it is
+given."""
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,24 @@ class Dataset:
     def prepare(self) -> None:
         """Offline precomputation: idempotent, cached by content."""
 
+    def order(self, number: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Which samples an update takes; None, the default: those of a permutation of each epoch, see
+        `Stage.last_batch`. `unlabel.data.order` has others to call from here.
+
+        A pure function of its arguments, from which each process takes its part: called again it answers the same.
+
+        Args:
+            number: of the update in its stage, from 0.
+            size: samples of an update over all processes and micro-batches, as the recipe says.
+            seed: of the run and the stage.
+
+        Returns:
+            int64, (n,), twice: epochs and indices. n should be `size`; another number has another speed than is
+            reported, and micro-batches of which one may be larger than the next by one. A pair of epoch and index
+            decides what is drawn for a sample, so none should come twice in a stage.
+        """
+        return None
+
     def collate(self, samples: list[Sample]) -> Batch:
         """Make a batch of read (and transformed) samples; by default every field is stacked, see `collate`."""
         return collate(samples)

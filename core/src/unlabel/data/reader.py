@@ -1,17 +1,16 @@
 """From a dataset to batches on their way: which samples, read or gathered, transformed, collated; bad ones replaced.
 
-The order is a function of position: sample number *p* of a stage is entry ``p mod n`` of the
-permutation of epoch ``p div n``. Update *s* of batch size *B* takes positions ``s B ... (s+1) B - 1``,
-so a batch may straddle two epochs, no sample is ever dropped, and resuming needs nothing but *s*.
+Which samples, says `unlabel.data.order` for an update as a whole; here every process and micro-batch takes its part.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +18,8 @@ from torch.utils.data import DataLoader, Sampler
 
 from unlabel import seeds
 from unlabel.data.dataset import Dataset, collated
+from unlabel.data.draw import ATTEMPTS, Draw, others, unlabelled
+from unlabel.data.order import Order, Permutation
 from unlabel.data.quarantine import UNREADABLE, reason
 from unlabel.errors import RunError, UnlabelError, UsageError
 from unlabel.task import Batch, Sample, Transform
@@ -27,13 +28,23 @@ if TYPE_CHECKING:
     from unlabel.engine import Engine
     from unlabel.recipe import Stage
 
-__all__ = ["Positions", "Reader", "batches", "default_workers", "micro_batch"]
-
-_ATTEMPTS = 50
+__all__ = ["Positions", "Reader", "Request", "batches", "check", "default_workers", "micro_batch"]
 
 _CONTEXT = "fork" if sys.platform == "linux" else None
 """How loader processes start. Under a fork server, Python 3.14's default, they would outlive a killed run: their
 parent is the server, which lives as long as they do. Forked ones notice that their parent is gone."""
+
+
+class Request(NamedTuple):
+    """What a loader process is asked to read: a micro-batch.
+
+    Attributes:
+        pairs: (epoch, index) of each sample.
+        fraction: of the stage's schedule that is done, in [0, 1].
+    """
+
+    pairs: list[tuple[int, int]]
+    fraction: float
 
 
 class Reader(torch.utils.data.Dataset[Any]):
@@ -50,64 +61,100 @@ class Reader(torch.utils.data.Dataset[Any]):
     def __init__(self, dataset: Dataset, transform: Transform | None, seed: int):
         self.dataset, self.transform, self.seed = dataset.for_transform(transform), transform, seed
 
-    def __getitems__(self, positions: list[tuple[int, int]]) -> tuple[Batch, list[dict[str, Any]]] | UnlabelError:
-        """A micro-batch and the records of bad samples; an error on purpose is returned, to be raised outside
-        the loader, which would bury it under its own traceback."""
-        bad: list[dict[str, Any]] = []
+    def __getitems__(self, request: Request) -> tuple[Batch, list[dict[str, Any]]] | UnlabelError:
+        """`read` for the loader: an error on purpose is returned, to be raised outside the loader, which would bury
+        it under its own traceback."""
         try:
-            samples = [self._sample(epoch, index, bad) for epoch, index in positions]
+            return self.read(*request)
         except UnlabelError as error:
             return error
+
+    def read(self, pairs: list[tuple[int, int]], fraction: float = 1.0) -> tuple[Batch, list[dict[str, Any]]]:
+        """A micro-batch and the records of the bad samples met on the way; see `Request`.
+
+        Raises:
+            RunError: many samples in a row cannot be used.
+            UsageError: data that the task or `Dataset.collate` refuses.
+        """
+        bad: list[dict[str, Any]] = []
+        samples = [self._sample(epoch, index, fraction, bad) for epoch, index in pairs]
         batch = collated(self.dataset, samples)
-        batch["index"] = torch.tensor([index for _, index in positions])
-        batch["key"] = torch.tensor([seeds.key(self.seed, epoch, index) for epoch, index in positions])
+        batch["index"] = torch.tensor([index for _, index in pairs])
+        batch["key"] = torch.tensor([seeds.key(self.seed, epoch, index) for epoch, index in pairs])
         return batch, bad
 
-    def _sample(self, epoch: int, index: int, bad: list[dict[str, Any]]) -> Sample:
+    def _sample(self, epoch: int, index: int, fraction: float, bad: list[dict[str, Any]]) -> Sample:
         """The sample at `index`, or the first readable one of a fixed sequence of stand-ins."""
-        chosen = index
-        for attempt in range(_ATTEMPTS):
+        place = index
+        for attempt in range(ATTEMPTS):
             try:
-                sample = {name: value for name, value in self.dataset[chosen].items() if name != "label"}
+                sample = unlabelled(self.dataset[place])
             except UsageError:  # a ValueError too, but about what was asked for and not about this sample
                 raise
             except UNREADABLE as error:
-                bad.append({"index": chosen, "path": self.dataset.name_of(chosen), "reason": reason(error)})
-                chosen = seeds.mix(self.seed, epoch, index, attempt) % len(self.dataset)
+                bad.append({"index": place, "path": self.dataset.name_of(place), "reason": reason(error)})
+                place = seeds.mix(self.seed, epoch, index, attempt) % len(self.dataset)
                 continue
             if self.transform is None:
                 return sample
             seeds.seed(self.seed, epoch, index)  # for transforms of libraries that draw from torch's generator
-            return self.transform(sample, seeds.generator(self.seed, epoch, index))
-        raise RunError(f"{_ATTEMPTS} samples in a row cannot be used; the last: {bad[-1]['path']}: {bad[-1]['reason']}")
+            rng = seeds.generator(self.seed, epoch, index)
+            return self.transform(sample, Draw(rng, epoch, fraction, others(self.dataset, self.seed, epoch, place)))
+        raise RunError(f"{ATTEMPTS} samples in a row cannot be used; the last: {bad[-1]['path']}: {bad[-1]['reason']}")
 
 
-class Positions(Sampler[list[tuple[int, int]]]):
-    """The (epoch, index) pairs of each micro-batch of this process, without end, from micro-batch `start` on."""
+class Positions(Sampler[Request]):
+    """The micro-batches of this process, without end, from micro-batch `start` on.
 
-    def __init__(self, count: int, size: int, seed: int, rank: int, world: int, start: int):
-        self.count, self.size, self.seed, self.start = count, size, seed, start
-        whole = count < world  # fewer samples than processes: each of them gets all
+    Args:
+        dataset: whose samples; gives their order, or leaves it to the stage.
+        stage: resolved.
+        seed: of the run and the stage.
+        rank, world: number of this process, and of all.
+        start: number of this process's first micro-batch: ``step * accumulate``.
+    """
+
+    def __init__(self, dataset: Dataset, stage: Stage, seed: int, rank: int = 0, world: int = 1, start: int = 0):
+        self.stage, self.seed, self.start, self.dataset = stage, seed, start, dataset
+        whole = len(dataset) < world  # fewer samples than processes: each of them gets all
         self.rank, self.world = (0, 1) if whole else (rank, world)
+        own = dataset.order(0, stage.size, seed) is not None
+        self.order: Order = self._own if own else Permutation(len(dataset), stage.last_batch)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for epochs, indices in self.arrays():
-            yield list(zip(epochs.tolist(), indices.tolist(), strict=True))
+    def __iter__(self) -> Iterator[Request]:
+        for number, (epochs, indices) in enumerate(self.arrays(), self.start):
+            pairs = list(zip(epochs.tolist(), indices.tolist(), strict=True))
+            fraction = min(1.0, number // self.stage.accumulate / max(1, self.stage.horizon or 1))
+            yield Request(pairs, fraction)
 
     def arrays(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The same as two int64 arrays, (size,): epochs and indices."""
-        order, of_epoch = np.empty(0, dtype=np.int64), -1
-        number = self.start
-        while True:
-            first = (number * self.world + self.rank) * self.size
-            epochs, places = np.divmod(np.arange(first, first + self.size), self.count)
-            indices = np.empty(self.size, dtype=np.int64)
-            for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
-                if epoch != of_epoch:
-                    order, of_epoch = seeds.permutation(self.count, self.seed, epoch), epoch
-                indices[epochs == epoch] = order[places[epochs == epoch]]
-            yield epochs, indices
-            number += 1
+        """Epochs and indices of each micro-batch, int64, (n,)."""
+        accumulate, parts = self.stage.accumulate, self.stage.accumulate * self.world
+        first, skipped = divmod(self.start, accumulate)
+        for number in itertools.count(first):
+            epochs, indices = self.order(number, self.stage.size, self.seed)
+            for micro in range(skipped, accumulate):
+                part = micro * self.world + self.rank
+                mine = slice(part * len(indices) // parts, (part + 1) * len(indices) // parts)
+                yield epochs[mine], indices[mine]
+            skipped = 0
+
+    def _own(self, number: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """The dataset's own order, after a look at what it says."""
+        name, parts = type(self.dataset).__name__, self.stage.accumulate * self.world
+        answer = self.dataset.order(number, size, seed)
+        epochs, indices = (np.asarray(values, dtype=np.int64) for values in answer or ((), ()))
+        if epochs.shape != indices.shape or indices.ndim != 1 or len(indices) < parts:
+            raise UsageError(
+                f"the order of {name} gave {epochs.shape} epochs and {indices.shape} indices for update {number}: "
+                f"expected equally many, one dimension, and a sample for each of {parts} micro-batches of all processes"
+            )
+        if indices.min() < 0 or indices.max() >= len(self.dataset):
+            raise UsageError(
+                f"the order of {name} gave index {indices.min() if indices.min() < 0 else indices.max()} for update "
+                f"{number}, and there are {len(self.dataset)} samples"
+            )
+        return epochs, indices
 
 
 def micro_batch(stage: Stage, samples: int, world: int) -> int:
@@ -124,6 +171,12 @@ def micro_batch(stage: Stage, samples: int, world: int) -> int:
             f"use --batch-size {max(1, size // parts) * parts}"
         )
     return size // parts
+
+
+def check(dataset: Dataset, stage: Stage, world: int) -> None:
+    """UsageError if a stage's batch does not fit the samples, or their own order, before anything is trained."""
+    micro_batch(stage, len(dataset), world)
+    dataset.order(0, stage.resolved(len(dataset)).size, 0)
 
 
 def batches(
@@ -147,8 +200,8 @@ def batches(
         start: number of the first micro-batch: ``step * accumulate``.
         workers: loader processes; 0 reads in this process.
     """
-    size = micro_batch(stage, len(dataset), engine.world)
-    positions = Positions(len(dataset), size, seed, engine.rank, engine.world, start)
+    micro_batch(stage, len(dataset), engine.world)
+    positions = Positions(dataset, stage, seed, engine.rank, engine.world, start)
     shared = engine.to_device(dataset.context())
     table = dataset.table() if transform is None else None
     if table is not None:
@@ -156,7 +209,7 @@ def batches(
         return
     loader: DataLoader[Any] = DataLoader(
         Reader(dataset, transform, seed),
-        batch_sampler=positions,
+        batch_sampler=positions,  # type: ignore[arg-type]  # a request is more than a list of indices
         collate_fn=_as_is,
         num_workers=workers,
         pin_memory=engine.device.type == "cuda",

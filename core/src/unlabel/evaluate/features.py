@@ -84,7 +84,9 @@ class _Reader:
             return index, data.reason(error)
         if self.transform is not None:
             seeds.seed(self.seed, self.epoch, index)  # for transforms of libraries that draw from torch's generator
-            sample = self.transform(sample, seeds.generator(self.seed, self.epoch, index))
+            place = self.seed, self.epoch, index
+            draw = data.Draw(seeds.generator(*place), self.epoch, others=data.others(self.dataset, *place))
+            sample = self.transform(sample, draw)
         return index, {name: value for name, value in sample.items() if name != "label"}
 
     def collate(self, items: list[tuple[int, Sample | str]]) -> tuple[Batch, list[tuple[int, str]]]:
