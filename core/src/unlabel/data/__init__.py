@@ -1,5 +1,6 @@
 """Data: what a dataset is, in which order its samples come, how they become batches, and which are set aside."""
 
+from unlabel.data.concatenated import Concatenated
 from unlabel.data.dataset import Dataset, Subset, Views, collate, collated, holdout
 from unlabel.data.draw import Draw, others
 from unlabel.data.order import Buckets, Groups, Mixture, Order, Permutation
@@ -10,6 +11,7 @@ from unlabel.storage.jsonl import read_jsonl as read_jsonl
 __all__ = [
     "UNREADABLE",
     "Buckets",
+    "Concatenated",
     "Dataset",
     "Draw",
     "Groups",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +12,8 @@ import numpy as np
 import torch
 
 from unlabel import seeds
+from unlabel.data.order import Order
+from unlabel.errors import UsageError
 from unlabel.task import Batch, Sample, Transform
 
 __all__ = ["Dataset", "Subset", "Views", "collate", "collated", "holdout"]
@@ -36,6 +39,13 @@ class Dataset:
 
     fallback: ClassVar[bool] = False
     """Whether it claims paths of which another kind may know more: it gets a path only if no such kind claims it."""
+
+    per_sample: ClassVar[tuple[str, ...]] = ()
+    """Names of further members about samples one by one, which a `Subset` passes on by its own indices: methods that
+    get the index first, and arrays (N, ...). What evaluations ask of these data: maps, boxes, identities."""
+
+    per_dataset: ClassVar[tuple[str, ...]] = ()
+    """Names of further members about all samples, which a `Subset` passes on as they are: the classes of maps."""
 
     def __len__(self) -> int:
         raise NotImplementedError(f"{type(self).__name__} must define __len__()")
@@ -74,6 +84,11 @@ class Dataset:
 
     def prepare(self) -> None:
         """Offline precomputation: idempotent, cached by content."""
+
+    def part_of(self, index: int) -> tuple[Dataset, int]:
+        """The dataset that a sample is of, and where in this one its samples begin: itself and 0, unless it is put
+        together from several. What stands in for a bad sample, or is shown beside a good one, comes from there."""
+        return self, 0
 
     def order(self, number: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Which samples an update takes; None, the default: those of a permutation of each epoch, see
@@ -125,14 +140,31 @@ class Dataset:
 
 
 class Subset(Dataset):
-    """Some samples of another dataset, by index."""
+    """Some samples of another dataset, by index, with all it offers, its `per_sample` and `per_dataset` members too.
 
-    def __init__(self, dataset: Dataset, indices: Sequence[int] | np.ndarray):
+    Args:
+        dataset: the whole.
+        indices: of its samples, int64, (n,).
+        order: of the subset, see `Dataset.order`; by default permutations, even if the whole has an order of its own,
+            which is about other samples.
+    """
+
+    def __new__(cls, dataset: Dataset, indices: Sequence[int] | np.ndarray, order: Order | None = None) -> Subset:
+        members = tuple(dataset.per_sample), tuple(dataset.per_dataset)
+        return super().__new__(_passing_on(cls, *members))  # type: ignore[arg-type]  # classes can be hashed
+
+    def __init__(self, dataset: Dataset, indices: Sequence[int] | np.ndarray, order: Order | None = None):
         self.dataset = dataset
         self.indices = np.asarray(indices, dtype=np.int64)
         self.labels = None if dataset.labels is None else dataset.labels[self.indices]
         self.classes = dataset.classes
         self.full_batch = dataset.full_batch  # type: ignore[misc]  # of its class, which is not ours
+        self.fallback = dataset.fallback  # type: ignore[misc]
+        self._order = order
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and other processes make a class that passes on the same members; that one has no name to go by."""
+        return _again, (self.dataset, self.indices), self.__dict__
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -151,6 +183,12 @@ class Subset(Dataset):
         suited.dataset = self.dataset.for_transform(transform)
         return suited
 
+    def prepare(self) -> None:
+        self.dataset.prepare()
+
+    def order(self, number: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
+        return None if self._order is None else self._order(number, size, seed)
+
     def collate(self, samples: list[Sample]) -> Batch:
         return self.dataset.collate(samples)
 
@@ -160,6 +198,36 @@ class Subset(Dataset):
 
     def context(self) -> Batch:
         return self.dataset.context()
+
+    def implies(self) -> dict[str, Any]:
+        return self.dataset.implies()
+
+
+def _again(dataset: Dataset, indices: np.ndarray) -> Subset:
+    return Subset(dataset, indices)
+
+
+@functools.cache
+def _passing_on(cls: type[Subset], per_sample: tuple[str, ...], per_dataset: tuple[str, ...]) -> type[Subset]:
+    """`cls` with these members of the whole. They are the class's, where protocols look for them, and asked for only
+    when somebody asks: some read every file."""
+    if not per_sample and not per_dataset:
+        return cls
+    members: dict[str, Any] = {name: property(functools.partial(_rows, name)) for name in per_sample}
+    members |= {name: property(functools.partial(_same, name)) for name in per_dataset}
+    return type(cls.__name__, (cls,), {**members, "per_sample": per_sample, "per_dataset": per_dataset})
+
+
+def _rows(name: str, subset: Subset) -> Any:
+    """A member about samples: a method called with the whole's index, or the subset's rows of an array."""
+    member = getattr(subset.dataset, name)
+    if not callable(member):
+        return member[subset.indices]
+    return lambda index, *rest, **options: member(int(subset.indices[index]), *rest, **options)
+
+
+def _same(name: str, subset: Subset) -> Any:
+    return getattr(subset.dataset, name)
 
 
 def holdout(labels: np.ndarray | None, count: int, fraction: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -171,8 +239,13 @@ def holdout(labels: np.ndarray | None, count: int, fraction: float, seed: int = 
 
 
 def collate(samples: list[Sample]) -> Batch:
-    """Stack each field of the samples: arrays and tensors along a new first dimension, numbers into a tensor."""
-    return {name: _stack([sample[name] for sample in samples]) for name in samples[0]}
+    """Stack each field of the samples: arrays and tensors along a new first dimension, numbers into a tensor, fields of
+    fields one by one; texts, and lists of them, stay a list with an entry a sample.
+
+    Raises:
+        UsageError: a field whose arrays differ in shape, or which some samples lack.
+    """
+    return _stacked("", samples)
 
 
 class Views(dict[str, Sample]):
@@ -182,17 +255,51 @@ class Views(dict[str, Sample]):
     """
 
 
-def collated(dataset: Dataset, samples: list[Sample]) -> Batch:
-    """The batch of samples as the loader makes it: by the dataset's `collate`, view by view for `Views`."""
+def collated(dataset: Dataset, samples: list[Sample], indices: Iterable[int] = ()) -> Batch:
+    """The batch of samples as the loader makes it: by the `collate` of the dataset, or of the part of it that all of
+    these indices are of; view by view for `Views`."""
+    parts = {id(part): part for part, _ in map(dataset.part_of, indices)}
+    owner = next(iter(parts.values())) if len(parts) == 1 else dataset
     if not isinstance(samples[0], Views):
-        return dataset.collate(samples)
-    parts = {view: dataset.collate([sample[view] for sample in samples]) for view in samples[0]}
-    return {f"{view}:{field}": value for view, part in parts.items() for field, value in part.items()}
+        return owner.collate(samples)
+    views = {view: owner.collate([sample[view] for sample in samples]) for view in samples[0]}
+    return {f"{view}:{field}": value for view, batch in views.items() for field, value in batch.items()}
 
 
-def _stack(values: list[Any]) -> torch.Tensor:
-    if isinstance(values[0], np.ndarray):
+def _stacked(within: str, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    try:
+        fields = {name: [sample[name] for sample in samples] for name in samples[0]}
+    except KeyError as error:
+        raise UsageError(
+            f"some samples of a batch have a field {within + error.args[0]!r} and others have not: give the dataset a "
+            "`collate` that knows what to do"
+        ) from error
+    return {name: _stack(within + name, values) for name, values in fields.items()}
+
+
+def _stack(name: str, values: list[Any]) -> Any:
+    first = values[0]
+    if isinstance(first, Mapping):
+        return _stacked(f"{name}.", values)
+    if _is_text(values):
+        return values
+    shapes = {np.shape(value) for value in values} if isinstance(first, np.ndarray | torch.Tensor) else set()
+    if isinstance(first, list | tuple):
+        shapes = {(len(value),) for value in values}
+    if len(shapes) > 1:
+        raise UsageError(
+            f"field {name!r} has another shape in each sample ({', '.join(map(str, sorted(shapes)[:3]))}), so it "
+            "cannot be stacked: give the dataset a `collate` that pads, or concatenates and keeps the lengths"
+        )
+    if isinstance(first, np.ndarray):
         return torch.from_numpy(np.stack(values))
-    if isinstance(values[0], torch.Tensor):
+    if isinstance(first, torch.Tensor):
         return torch.stack(values)
     return torch.as_tensor(values)
+
+
+def _is_text(values: list[Any]) -> bool:
+    """Whether these are texts, or lists of texts."""
+    if isinstance(values[0], list | tuple):
+        return any(isinstance(entry, str) for value in values for entry in value)
+    return isinstance(values[0], str)

@@ -78,14 +78,14 @@ class Reader(torch.utils.data.Dataset[Any]):
         """
         bad: list[dict[str, Any]] = []
         samples = [self._sample(epoch, index, fraction, bad) for epoch, index in pairs]
-        batch = collated(self.dataset, samples)
+        batch = collated(self.dataset, samples, [index for _, index in pairs])
         batch["index"] = torch.tensor([index for _, index in pairs])
         batch["key"] = torch.tensor([seeds.key(self.seed, epoch, index) for epoch, index in pairs])
         return batch, bad
 
     def _sample(self, epoch: int, index: int, fraction: float, bad: list[dict[str, Any]]) -> Sample:
         """The sample at `index`, or the first readable one of a fixed sequence of stand-ins."""
-        place = index
+        place, (part, first) = index, self.dataset.part_of(index)
         for attempt in range(ATTEMPTS):
             try:
                 sample = unlabelled(self.dataset[place])
@@ -93,13 +93,13 @@ class Reader(torch.utils.data.Dataset[Any]):
                 raise
             except UNREADABLE as error:
                 bad.append({"index": place, "path": self.dataset.name_of(place), "reason": reason(error)})
-                place = seeds.mix(self.seed, epoch, index, attempt) % len(self.dataset)
+                place = first + seeds.mix(self.seed, epoch, index, attempt) % len(part)
                 continue
             if self.transform is None:
                 return sample
             seeds.seed(self.seed, epoch, index)  # for transforms of libraries that draw from torch's generator
-            rng = seeds.generator(self.seed, epoch, index)
-            return self.transform(sample, Draw(rng, epoch, fraction, others(self.dataset, self.seed, epoch, place)))
+            beside = others(part, self.seed, epoch, place - first)
+            return self.transform(sample, Draw(seeds.generator(self.seed, epoch, index), epoch, fraction, beside))
         raise RunError(f"{ATTEMPTS} samples in a row cannot be used; the last: {bad[-1]['path']}: {bad[-1]['reason']}")
 
 

@@ -84,9 +84,10 @@ class _Reader:
             return index, data.reason(error)
         if self.transform is not None:
             seeds.seed(self.seed, self.epoch, index)  # for transforms of libraries that draw from torch's generator
-            place = self.seed, self.epoch, index
-            draw = data.Draw(seeds.generator(*place), self.epoch, others=data.others(self.dataset, *place))
-            sample = self.transform(sample, draw)
+            part, first = self.dataset.part_of(index)
+            beside = data.others(part, self.seed, self.epoch, index - first)
+            rng = seeds.generator(self.seed, self.epoch, index)
+            sample = self.transform(sample, data.Draw(rng, self.epoch, others=beside))
         return index, {name: value for name, value in sample.items() if name != "label"}
 
     def collate(self, items: list[tuple[int, Sample | str]]) -> tuple[Batch, list[tuple[int, str]]]:
@@ -95,7 +96,7 @@ class _Reader:
         bad = [(index, reason) for index, reason in items if isinstance(reason, str)]
         if not good:
             return {}, bad
-        batch = self.dataset.collate([sample for _, sample in good])
+        batch = data.collated(self.dataset, [sample for _, sample in good], [index for index, _ in good])
         batch["index"] = torch.tensor([index for index, _ in good])
         batch["key"] = torch.tensor([seeds.key(self.seed, self.epoch, index) for index, _ in good])
         return batch, bad
