@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from types import FrameType
@@ -263,8 +263,8 @@ class _Guard:
         samples = [self.dataset.name_of(index) for index in batch["index"].tolist()]
         path = self.folder / f"nonfinite-stage{self.number}-update{step}.safetensors"
         if self.engine.main:
-            own = [key for key in batch if isinstance(batch[key], Tensor) and key not in self.dataset.context()]
-            save_file({key: batch[key].contiguous() for key in own}, path)
+            own = {name: value for name, value in batch.items() if name not in self.dataset.context()}
+            save_file(dict(_tensors(own)), path)
             path.with_suffix(".json").write_text(
                 json.dumps({"term": name, "update": step, "samples": samples}, indent=2)
             )
@@ -273,6 +273,15 @@ class _Guard:
             f"and the batch ({samples[0]}, ... {len(samples)} samples) is in {path}; a lower learning rate "
             f"(--set stages.{self.number}.lr=...), --precision fp32 or stages.{self.number}.clip_norm=1 usually helps"
         )
+
+
+def _tensors(values: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a batch, of its parts as ``field.part``; what else there is, such as texts, is passed over."""
+    if isinstance(values, Tensor):
+        yield name, values.contiguous().clone()  # a file has no two names for one memory
+    elif isinstance(values, Mapping | list | tuple):
+        for part, value in values.items() if isinstance(values, Mapping) else enumerate(values):
+            yield from _tensors(value, f"{name}.{part}" if name else str(part))
 
 
 class _Signals:
