@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from unlabel import optim, seeds
+from unlabel.data import Draw
 from unlabel.errors import UsageError
 from unlabel.nn import masking, patches, positions
 from unlabel_vision import views
@@ -371,7 +372,7 @@ def test_crops_and_colours_differ_between_views_repeat_and_never_mirror():
     crop = pair_views.PairCrop(32)
     offsets = []
     for index in range(40):
-        made, again = (crop({"image": ramp, "second": ramp}, seeds.generator(0, 0, index)) for _ in range(2))
+        made, again = (crop({"image": ramp, "second": ramp}, Draw(seeds.generator(0, 0, index))) for _ in range(2))
         assert made.keys() == {"view1", "view2"}
         for name, view in made.items():
             assert np.array_equal(view, again[name])
@@ -519,7 +520,7 @@ def test_encoders_with_a_class_token_and_data_without_pairs_are_refused():
         CroCo(vit(**SIZES), **DECODER)
     image = np.zeros((40, 40, 3), np.uint8)
     with pytest.raises(UsageError, match="needs pairs of views"):
-        task().transform()({"image": image}, np.random.default_rng(0))
+        task().transform()({"image": image}, Draw(np.random.default_rng(0)))
 
 
 def test_hooks_are_equally_spaced_and_end_at_the_last_block():

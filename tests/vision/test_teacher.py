@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unlabel import RunError, UsageError, export
+from unlabel.data import Draw
 from unlabel_vision import views
 from unlabel_vision.encoders.resnet import resnet
 from unlabel_vision.encoders.vit import vit
@@ -210,7 +211,7 @@ def test_grids_must_match_or_be_resampled(tmp_path):
     with pytest.raises(UsageError, match=r"10 x 10 patches, the student 4 x 4.*teacher_size=64.*interpolate=true"):
         EVA(student(), **options)
     made = EVA(student(), **options, interpolate=True)
-    found = made.transform()({"image": pixels(1, 60)[0].numpy()}, np.random.default_rng(0))
+    found = made.transform()({"image": pixels(1, 60)[0].numpy()}, Draw(np.random.default_rng(0)))
     assert found["teacher_image"].shape == (160, 160, 3)
     one = {name: torch.from_numpy(value)[None] for name, value in found.items()}
     assert made.provenance()["teacher_weights"] == str(tmp_path / "weights.safetensors")
@@ -366,7 +367,7 @@ def test_crops_that_come_again_are_looked_up(tmp_path):
     crop = made.transform()
     assert isinstance(crop, PairedCrop)
     for seed in range(12):
-        found = crop({"image": image}, np.random.default_rng(seed))
+        found = crop({"image": image}, Draw(np.random.default_rng(seed)))
         one = {name: torch.from_numpy(value)[None] for name, value in found.items()}
         torch.testing.assert_close(made.targets(one), made.teacher.tokens(one["image"]), atol=1e-6, rtol=1e-6)
         assert torch.isfinite(made.loss(one)["loss"])

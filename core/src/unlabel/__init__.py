@@ -20,6 +20,7 @@ _HOME = {
     "Batch": "unlabel.task",
     "Catalog": "unlabel.catalog.plugins",
     "Dataset": "unlabel.data",
+    "Draw": "unlabel.data",
     "Frozen": "unlabel.evaluate.features",
     "Moved": "unlabel.catalog.deprecation",
     "Judging": "unlabel.recipe",
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from unlabel.catalog.hookspecs import hookimpl as hookimpl
     from unlabel.catalog.plugins import Catalog as Catalog
     from unlabel.data import Dataset as Dataset
+    from unlabel.data import Draw as Draw
     from unlabel.errors import BadSample as BadSample
     from unlabel.errors import RunError as RunError
     from unlabel.errors import UsageError as UsageError

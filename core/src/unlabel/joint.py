@@ -32,7 +32,7 @@ from unlabel import combine as combining
 from unlabel import engine as engines
 from unlabel import seeds
 from unlabel.combine import Normalisation
-from unlabel.data import Views
+from unlabel.data import Draw, Views
 from unlabel.errors import UsageError
 from unlabel.task import Batch, Progress, Rows, Sample, Task, Transform
 
@@ -276,10 +276,10 @@ class _EachItsOwn:
     def __init__(self, transforms: Mapping[str, Transform | None]):
         self.transforms = dict(transforms)
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Views:
+    def __call__(self, sample: Sample, draw: Draw) -> Views:
         return Views(
             {
-                label: dict(sample) if transform is None else transform(dict(sample), rng)
+                label: dict(sample) if transform is None else transform(dict(sample), draw)
                 for label, transform in self.transforms.items()
             }
         )

@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unlabel import build, checkpoint, embed, export, judge, loop
+from unlabel import build, checkpoint, data, embed, export, judge, loop
 from unlabel.catalog.plugins import Catalog
-from unlabel.data import Dataset, micro_batch
+from unlabel.data import Dataset
 from unlabel.engine import Engine
 from unlabel.environment import environment
 from unlabel.errors import UsageError, one_line
@@ -127,7 +127,7 @@ class Session:
             raise UsageError(f"{self.recipe.dataset.name} has no training samples")
         self.samples = samples
         for stage in self.recipe.stages:
-            micro_batch(stage, len(samples), self.engine.world)
+            data.check(samples, stage, self.engine.world)
         started = resuming and checkpoint.newest(self.checkpoints, self.recipe.name) is not None
         self.task = build.build_task(self.recipe, self.catalog)
         if resuming:

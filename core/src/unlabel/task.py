@@ -22,6 +22,7 @@ from unlabel import optim, signature
 from unlabel.errors import UsageError, nearest
 
 if TYPE_CHECKING:
+    from unlabel.data.draw import Draw
     from unlabel.engine import Engine
     from unlabel.recipe import Stage
 
@@ -34,8 +35,9 @@ Batch = dict[str, Any]
 """What `Dataset.collate` makes: field name -> tensor with the batch first, on the device. The loader adds
 ``"key"`` (int64, (N,): randomness of each sample, see `unlabel.seeds`) and ``"index"`` (int64, (N,))."""
 
-Transform = Callable[[Sample, np.random.Generator], Sample]
-"""Turns a raw sample into what the task's batch needs, in the worker; picklable; draws only from the generator."""
+Transform = Callable[[Sample, "Draw"], Sample]
+"""Turns a raw sample into what the task's batch needs, in the worker; picklable; draws only from the `Draw` it is
+given."""
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,10 @@ class _Reader:
         thumbnail = thumbnails.thumbnail(sample) if index in self.shown else None
         if self.transform is not None:
             seeds.seed(self.seed, self.epoch, index)  # for transforms of libraries that draw from torch's generator
-            sample = self.transform(sample, seeds.generator(self.seed, self.epoch, index))
+            part, first = self.dataset.part_of(index)
+            beside = data.others(part, self.seed, self.epoch, index - first)
+            rng = seeds.generator(self.seed, self.epoch, index)
+            sample = self.transform(sample, data.Draw(rng, self.epoch, others=beside))
         return index, {name: value for name, value in sample.items() if name != "label"}, thumbnail
 
     def collate(
@@ -106,7 +109,7 @@ class _Reader:
         thumbnails = {index: thumbnail for index, _, thumbnail in items if thumbnail is not None}
         if not good:
             return {}, bad, {}
-        batch = self.dataset.collate([sample for _, sample in good])
+        batch = data.collated(self.dataset, [sample for _, sample in good], [index for index, _ in good])
         batch["index"] = torch.tensor([index for index, _ in good])
         batch["key"] = torch.tensor([seeds.key(self.seed, self.epoch, index) for index, _ in good])
         return batch, bad, thumbnails

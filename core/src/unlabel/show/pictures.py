@@ -21,7 +21,6 @@ import torch
 from unlabel import data, seeds
 from unlabel.data import Dataset
 from unlabel.engine import Engine
-from unlabel.errors import UnlabelError
 from unlabel.evaluate.features import evaluating
 from unlabel.logs import Observer
 from unlabel.recipe import Recipe, Stage
@@ -111,10 +110,7 @@ class Pictures(Observer):
             keys = seeds.keys(self.seed, torch.zeros_like(index), index)
             batch = {**{name: column[index] for name, column in table.items()}, "index": index, "key": keys}
         else:
-            answer = data.Reader(self.samples, transform, self.seed).__getitems__([(0, int(i)) for i in chosen])
-            if isinstance(answer, UnlabelError):
-                raise answer
-            batch, _ = answer
+            batch, _ = data.Reader(self.samples, transform, self.seed).read([(0, int(i)) for i in chosen])
         return self.engine.to_device({**batch, **self.samples.context()})
 
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unlabel import seeds
+from unlabel.data import Draw
 from unlabel.errors import UsageError
 from unlabel.task import Batch, Sample
 
@@ -180,8 +181,8 @@ class RandomResizedCrop:
         """Short side and number of pixels of an image none of whose parts will be enlarged."""
         return self.size, math.ceil(self.size**2 / (self.scale[0] * min(self.ratio[0], 1 / self.ratio[1])))
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        return {**sample, "image": self.crop(sample["image"], rng)}
+    def __call__(self, sample: Sample, draw: Draw) -> Sample:
+        return {**sample, "image": self.crop(sample["image"], draw.rng)}
 
 
 @dataclass(frozen=True)
@@ -200,10 +201,10 @@ class TwoViews:
         (side, pixels), (other_side, other_pixels) = self.first.needs(), self.second.needs()
         return max(side, other_side), max(pixels, other_pixels)
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+    def __call__(self, sample: Sample, draw: Draw) -> Sample:
         rest = {name: value for name, value in sample.items() if name != "image"}
         image = sample["image"]
-        return {**rest, "view1": self.first.crop(image, rng), "view2": self.second.crop(image, rng)}
+        return {**rest, "view1": self.first.crop(image, draw.rng), "view2": self.second.crop(image, draw.rng)}
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ class ResizeCenterCrop:
     ratio: float = 256 / 224
     interpolation: Interpolation = "bicubic"
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+    def __call__(self, sample: Sample, draw: Draw) -> Sample:
         image = sample["image"]
         height, width = image.shape[:2]
         if (height, width) == (self.size, self.size):

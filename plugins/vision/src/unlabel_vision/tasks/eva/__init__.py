@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unlabel import Recipe, Ref, Stage, engine, monitors, seeds
+from unlabel.data import Draw
 from unlabel.errors import UsageError
 from unlabel.nn import losses, masking
 from unlabel.recipe import Group
@@ -172,11 +173,11 @@ class PairedCrop:
     min_block: int
     crops: int = 0
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        image, found = sample["image"], dict(sample)
+    def __call__(self, sample: Sample, draw: Draw) -> Sample:
+        image, found, rng = sample["image"], dict(sample), draw.rng
         if self.grid:
-            draw = random.Random(int(rng.integers(2**63)))
-            found["mask"] = block_mask(self.grid, self.grid, self.count, draw, min_block=self.min_block).reshape(-1)
+            blocks = random.Random(int(rng.integers(2**63)))
+            found["mask"] = block_mask(self.grid, self.grid, self.count, blocks, min_block=self.min_block).reshape(-1)
         if self.crops:
             content = int.from_bytes(teacher.digest(image)[:8].tobytes(), "little")
             rng = seeds.generator(content, int(rng.integers(self.crops)))
@@ -206,7 +207,7 @@ class PairedView:
     size: int
     teacher_size: int
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+    def __call__(self, sample: Sample, draw: Draw) -> Sample:
         height, width = sample["image"].shape[:2]
         whole = (height, width) == (self.size, self.size)
         side = self.size if whole else round(min(height, width) * 224 / 256)
