@@ -67,7 +67,7 @@ def test_the_random_numbers_are_those_that_transforms_have_always_drawn() -> Non
 
 def test_the_parts_of_a_joint_task_draw_one_after_the_other() -> None:
     encoder = Linear()
-    transform = Joint(encoder, {"a": Echo(encoder), "b": Echo(encoder)}).transform()
+    transform = Joint({"encoder": encoder}, {"a": Echo(encoder), "b": Echo(encoder)}).transform()
     views, rng = transform(Noises()[0], Draw(seeds.generator(1))), seeds.generator(1)
     for view in ("a", "b"):
         expected = Noises()[0]["x"] + np.float32(0.1) * rng.normal(size=6).astype(np.float32)
