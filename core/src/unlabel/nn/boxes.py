@@ -1,7 +1,7 @@
-"""Boxes with any number of axes: lengths of audio, crops of images, volumes, tubes of video; and maps read at them.
+"""Boxes with any number of axes: stretches of a line, rectangles, cuboids, also in time; and maps read at them.
 
-A box is 2 A numbers: where it starts along each of A axes, in the order of the array's axes, then where it ends. Of an
-image that is top, left, bottom, right. Ends are exclusive: cell i of an axis lies between i and i + 1, its centre at
+A box is 2 A numbers: where it starts along each of A axes, in the order of the array's axes, then where it ends. In a
+plane that is top, left, bottom, right. Ends are exclusive: cell i of an axis lies between i and i + 1, its centre at
 i + 0.5.
 """
 
@@ -25,7 +25,7 @@ def of_sizes(values: Tensor) -> Tensor:
 
 
 def areas(boxes: Tensor) -> Tensor:
-    """Length, area or volume: (..., 2 A) -> (...); 0 where a box ends before it starts."""
+    """How much of a line, a plane, a solid it is: (..., 2 A) -> (...); 0 where a box ends before it starts."""
     start, end = boxes.chunk(2, dim=-1)
     return (end - start).clamp(min=0).prod(dim=-1)
 
@@ -102,7 +102,7 @@ def sample(maps: Tensor, points: Tensor) -> Tensor:
     axes = maps.ndim - 2
     if not 1 <= axes <= 3 or points.shape[-1] != axes:
         raise UsageError(f"maps of {axes} axes cannot be read at points of {points.shape[-1]}: expected one to three")
-    if axes == 1:  # torch reads planes and volumes
+    if axes == 1:  # torch reads planes and solids
         maps, points = maps[..., None], functional.pad(points, (0, 1), value=0.5)
     places = (2 * points - 1).flip(-1).to(maps.dtype)  # torch wants the last axis first, from -1 to 1
     ones = [1] * (max(2, axes) - 1)

@@ -1,4 +1,4 @@
-"""Tokens on grids of any number of axes: a line of audio, the plane of an image, volumes, video.
+"""Tokens on grids of any number of axes: lines, planes, solids, and these in time.
 
 What lies on such a grid is cut and put together by `unlabel.nn.patches`, and placed by `unlabel.nn.positions`; here it
 is hidden: by boxes, or by the same places at all times. Sequences of tokens are row-major, the last axis fastest.
