@@ -25,6 +25,8 @@ from torch.nn import functional
 from unlabel import Recipe, Ref, Stage, engine, monitors, seeds
 from unlabel.data import Draw
 from unlabel.errors import UsageError
+from unlabel.frozen import features
+from unlabel.frozen.teacher import LazyTeacher
 from unlabel.nn import losses, masking
 from unlabel.recipe import Group
 from unlabel.task import Batch, Sample, Transform
@@ -33,7 +35,7 @@ from unlabel_vision.encoders.eva import Eva
 from unlabel_vision.encoders.patch_encoder import PatchEncoder, require_tokens
 from unlabel_vision.image_task import PatchTask
 from unlabel_vision.tasks.eva import teacher
-from unlabel_vision.tasks.eva.teacher import Cache, Teacher
+from unlabel_vision.tasks.eva.teacher import Teacher
 
 __all__ = [
     "EVA",
@@ -179,7 +181,7 @@ class PairedCrop:
             blocks = random.Random(int(rng.integers(2**63)))
             found["mask"] = block_mask(self.grid, self.grid, self.count, blocks, min_block=self.min_block).reshape(-1)
         if self.crops:
-            content = int.from_bytes(teacher.digest(image)[:8].tobytes(), "little")
+            content = int.from_bytes(features.digest(image)[:8].tobytes(), "little")
             rng = seeds.generator(content, int(rng.integers(self.crops)))
 
         box = views.random_box(*image.shape[:2], rng, self.scale, (3 / 4, 4 / 3))
@@ -189,7 +191,7 @@ class PairedCrop:
         if self.teacher_size != self.size:
             seen = found["teacher_image"] = views.resize(image, box, (self.teacher_size, self.teacher_size), flip=flip)
         if self.crops:
-            found["digest"] = teacher.digest(seen)
+            found["digest"] = features.digest(seen)
         return found
 
 
@@ -290,7 +292,7 @@ class EVA(PatchTask):
         self.source: dict[str, Any] = {"spec": teacher, "weights": teacher_weights, "image_size": teacher_size}
         self.recorded, self.interpolate = teacher_hash, interpolate
         self.cache_folder = None if cache is None else Path(cache).expanduser()
-        self._teacher: Teacher | None = None
+        self.frozen = LazyTeacher(self._load_teacher)
         width = self.teacher.dim if teacher_dim is None else teacher_dim
 
         if decoder_depth:
@@ -317,24 +319,24 @@ class EVA(PatchTask):
         Raises:
             UsageError: see the class.
         """
-        if self._teacher is None:
-            with torch.random.fork_rng(devices=[]):  # or the student's first weights would depend on when this is
-                found = teacher.find(**self.source, student=self.encoder)
-            if found.grid != self.encoder.grid and not self.interpolate:
-                size = self.encoder.grid * found.image_size // found.grid
-                raise UsageError(
-                    f"teacher {found.name} has {found.grid} x {found.grid} patches, the student {self.encoder.grid} x "
-                    f"{self.encoder.grid}: choose encoder.image_size and encoder.patch_size that give as many, a "
-                    f"transformer of timm's at task.teacher_size={size}, or task.interpolate=true"
-                )
-            if self.recorded is not None and found.hash != self.recorded:
-                raise UsageError(
-                    f"teacher {found.name} is not the one of this recipe: its hash is {found.hash[:12]}..., not "
-                    f"{self.recorded[:12]}...; for another teacher add --set task.teacher_hash=null "
-                    "--set task.teacher_dim=null"
-                )
-            self._teacher = found
-        return self._teacher
+        return self.frozen.teacher
+
+    def _load_teacher(self) -> Teacher:
+        model = teacher.find(**self.source, student=self.encoder)
+        if model.grid != self.encoder.grid and not self.interpolate:
+            size = self.encoder.grid * model.image_size // model.grid
+            raise UsageError(
+                f"teacher {model.name} has {model.grid} x {model.grid} patches, the student {self.encoder.grid} x "
+                f"{self.encoder.grid}: choose encoder.image_size and encoder.patch_size that give as many, a "
+                f"transformer of timm's at task.teacher_size={size}, or task.interpolate=true"
+            )
+        if self.recorded is not None and model.hash != self.recorded:
+            raise UsageError(
+                f"teacher {model.name} is not the one of this recipe: its hash is {model.hash[:12]}..., not "
+                f"{self.recorded[:12]}...; for another teacher add --set task.teacher_hash=null "
+                "--set task.teacher_dim=null"
+            )
+        return model
 
     def provenance(self) -> dict[str, Any]:
         """The teacher's name (a folder's or a file's whole path), hash and width."""
@@ -360,7 +362,7 @@ class EVA(PatchTask):
         same = self.teacher.image_size == self.image_size
         images = batch["image" if same else "teacher_image"]
         if "digest" in batch:
-            tokens = Cache(self.teacher, self.cache_folder).tokens(images, batch["digest"])
+            tokens = teacher.cached(self.teacher, self.cache_folder).features(images, batch["digest"])
         else:
             tokens = self.teacher.tokens(images)
         return teacher.resampled(tokens, self.encoder.grid)
