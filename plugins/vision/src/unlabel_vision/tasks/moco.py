@@ -151,14 +151,15 @@ class MoCo(ImageTask):
             query_view, key_view: float, (N, 3, S, S), normalised.
             order: int64, (N,): a random permutation, for `grouped`.
         """
-        query = self.projector(self.encoder(query_view))
+        query = self.projector(self.encoder(query_view))  # q, (N, out)
         with torch.no_grad():
-            key = grouped(self.teacher, key_view, order, self.key_group)
+            key = grouped(self.teacher, key_view, order, self.key_group)  # k, no gradient: (N, out)
 
         # clone: the backward pass needs the queue as it was, and below it changes
-        loss = losses.info_nce_queue(query, key, self.queue.rows.clone(), self.temperature)
+        loss = losses.info_nce_queue(query, key, self.queue.rows.clone(), self.temperature)  # 1911.05722, eq. 1
 
         if self.training:
+            # alg. 1, last lines: enqueue this batch's keys, dequeue the oldest
             self.queue.enqueue(engine.gather(functional.normalize(key.float(), dim=1)))
         return loss
 
@@ -175,11 +176,13 @@ class MoCo(ImageTask):
             key1, key2 = (projector(part) for part in encoder(torch.cat([first, second])).chunk(2))
 
         rank = dist.get_rank() if dist.is_initialized() else 0
+        # 2104.02057, alg. 1: ctr(q1, k2) + ctr(q2, k1), each eq. 1 times 2 tau
         return losses.symmetric_info_nce(query1, query2, key1, key2, self.temperature, gather=engine.gather, rank=rank)
 
     def after_update(self, progress: Progress) -> None:
         """Move the copy; running statistics are its own, from the keys it encodes."""
         decay = self.decay if self.version == 2 else momentum.cosine(progress.step, progress.steps, self.decay)
+        # 1911.05722, eq. 2: theta_k <- m theta_k + (1 - m) theta_q
         momentum.update(self.teacher, nn.Sequential(self.encoder, self.projector), decay, buffers=False)
 
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
