@@ -64,11 +64,12 @@ class SimCLR(ImageTask):
 
     def loss_of(self, first: Tensor, second: Tensor) -> Tensor:
         """The loss of given views: float, (N, 3, S, S) each, normalised."""
+        # alg. 1: h = f(x~), z = g(h); the loss is on z, and h is what is kept
         projections = self.projector(self.encoder(torch.cat([first, second])))  # (2N, out), in one forward pass
         z1, z2 = projections.chunk(2)
 
         rank = dist.get_rank() if dist.is_initialized() else 0
-        return losses.nt_xent(z1, z2, self.temperature, engine.gather, rank)
+        return losses.nt_xent(z1, z2, self.temperature, engine.gather, rank)  # eq. 1, the mean over 2N: L of alg. 1
 
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight pairs of views, one below the other."""
