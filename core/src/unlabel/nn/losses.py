@@ -67,7 +67,7 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float, gather: Gather | None = 
 
     row = torch.arange(len(logits), device=logits.device)
     itself = row + rank * len(row)
-    logits[row, itself] = -torch.inf
+    logits[row, itself] = -torch.inf  # 1[k != i] of eq. 1
     return functional.cross_entropy(logits, itself ^ 1)  # the neighbour: 0 <-> 1, 2 <-> 3, ...
 
 
@@ -99,7 +99,7 @@ def info_nce(
     keys = _unit(key)
     if gather is not None:
         keys = gather(keys)
-    logits = _products(_unit(query), keys) / temperature  # (N, N * world)
+    logits = _products(_unit(query), keys) / temperature  # (N, N * world): eq. 1 of 2104.02057
     label = torch.arange(len(logits), device=logits.device) + rank * len(logits)
     return functional.cross_entropy(logits, label) * (2.0 * temperature if scale is None else scale)
 
@@ -137,7 +137,7 @@ def info_nce_queue(query: Tensor, key: Tensor, queue: Tensor, temperature: float
     """
     queries = _unit(query)
     positive = (queries * _unit(key)).sum(dim=1, keepdim=True)
-    logits = torch.cat([positive, _products(queries, _full(queue))], dim=1) / temperature  # (N, 1 + K)
+    logits = torch.cat([positive, _products(queries, _full(queue))], dim=1) / temperature  # (N, 1 + K): eq. 1
     return functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
 
 
