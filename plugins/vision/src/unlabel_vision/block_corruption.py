@@ -80,8 +80,8 @@ def cover(blocks: Tensor, wanted: Tensor, size: tuple[int, int]) -> Tensor:
     number = torch.arange(blocks.shape[1], device=blocks.device)
 
     def union(count: Tensor) -> Tensor:
-        chosen = rows * (number < count[:, None])[..., None]
-        return torch.bmm(chosen.transpose(1, 2), columns) > 0  # by how many rectangles a pixel is covered
+        counted = rows * (number < count[:, None])[..., None]
+        return torch.bmm(counted.transpose(1, 2), columns) > 0  # by how many rectangles a pixel is covered
 
     few = torch.zeros(len(blocks), dtype=torch.int64, device=blocks.device)
     enough = torch.full_like(few, blocks.shape[1])
@@ -111,6 +111,6 @@ def scattered(noise: Tensor, wanted: Tensor, patch_size: int) -> Tensor:
     """
     side = math.isqrt(noise.shape[1])
     rank = noise.argsort(dim=1).argsort(dim=1)
-    chosen = rank < (wanted / patch_size**2).ceil()[:, None]
-    grid = chosen.view(-1, side, side)
+    hidden = rank < (wanted / patch_size**2).ceil()[:, None]
+    grid = hidden.view(-1, side, side)
     return grid.repeat_interleave(patch_size, dim=1).repeat_interleave(patch_size, dim=2)
