@@ -24,7 +24,7 @@ def run(folder: Path, chosen: Recipe, dataset: Noises | None = None, observers: 
     task = Echo(Linear())
     engine.prepare(task)
     folder.mkdir(exist_ok=True)
-    loop.train(chosen, task, dataset or Noises(), engine, folder, observers or [])
+    loop.train(loop.Training(chosen, task, dataset or Noises(), engine, folder, observers or []))
     return task
 
 
