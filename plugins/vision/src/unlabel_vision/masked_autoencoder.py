@@ -69,8 +69,8 @@ def loss(encoder: PatchEncoder, decoder: Decoder, images: Tensor, mask: Mask, no
 
     Only what enters the loss is computed: the prediction, and its target, of the removed patches.
     """
-    hidden = mask.order[:, mask.keep.shape[1] :]
-    prediction = decoder(encoder.tokens(images, mask.keep), mask.restore, hidden)
+    hidden = mask.order[:, mask.keep.shape[1] :]  # (N, L - K): the removed patches
+    prediction = decoder(encoder.tokens(images, mask.keep), mask.restore, hidden)  # (N, L - K, 3 p^2)
     target = masking.take(patches.patchify(images.float(), encoder.patch_size), hidden)
     return _errors(prediction, target, norm_pix).mean()  # each sample has as many
 
@@ -94,8 +94,8 @@ def pixel_loss(images: Tensor, prediction: Tensor, mask: Tensor, patch_size: int
 def _errors(prediction: Tensor, target: Tensor, norm_pix: bool) -> Tensor:
     """Mean squared error of each patch: (N, L, 3 p^2) twice -> float32, (N, L)."""
     if norm_pix:
-        target = patches.normalize_patches(target).values
-    return (prediction.float() - target).square().mean(-1)
+        target = patches.normalize_patches(target).values  # t' = (t - mean) / sqrt(var + 1e-6), var unbiased
+    return (prediction.float() - target).square().mean(-1)  # e_l; the loss is sum(m e) / sum(m), m = 1 where removed
 
 
 def pictures(

@@ -173,11 +173,11 @@ class PatchEncoder(nn.Module):
 
     def outputs(self, tokens: Tensor) -> list[Tensor]:
         """What each block gives, before the final norm: (N, T, dim) each."""
-        tokens, found = self.model.norm_pre(tokens), []
+        tokens, outputs = self.model.norm_pre(tokens), []
         for block in self.model.blocks:
             tokens = self.step(block, tokens)
-            found.append(tokens)
-        return found
+            outputs.append(tokens)
+        return outputs
 
     def normalise(self, tokens: Tensor) -> Tensor:
         """The final norm: (N, T, dim) -> (N, T, dim)."""

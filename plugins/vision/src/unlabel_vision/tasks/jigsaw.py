@@ -157,6 +157,7 @@ class Jigsaw(ImageTask):
         logits = self.head(joined)
 
         accuracy = (logits.detach().argmax(dim=1) == answer).float().mean()
+        # -log p(S | F_1 ... F_9), S the permutation's number; a tile's features know no other tile
         return {"loss": functional.cross_entropy(logits.float(), answer), "accuracy": accuracy}
 
     def _puzzle(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -169,7 +170,7 @@ class Jigsaw(ImageTask):
         key = batch["key"]
         images = self.photometric(batch["image"], key, stream=1).permute(0, 2, 3, 1)
         answer = (seeds.uniform(key, (), stream=2) * len(self.permutations)).long()
-        corner = (seeds.uniform(key, (_TILES, 2), stream=3) * (self.cell - self.tile + 1)).long()
+        corner = (seeds.uniform(key, (_TILES, 2), stream=3) * (self.cell - self.tile + 1)).long()  # 0 to 11: 75 - 64
 
         return cut(images, self.permutations[answer], corner, self.cell, self.tile), answer
 

@@ -32,7 +32,7 @@ def looking_at(context: int) -> Attend:
     """Attention in which all tokens look at the first `context` ones, and at no other, not even at themselves."""
 
     def attend(attention: nn.Module, tokens: Tensor) -> Tensor:
-        query, key, value = project(attention, tokens, keys=context)
+        query, key, value = project(attention, tokens, keys=context)  # q of all n, k and v of C alone
         return merged(attention, transformer.attend(query, key, value))
 
     return attend
@@ -88,7 +88,7 @@ class MP3(PatchTask):
         super().__init__(require_tokens(encoder, "vision/mp3", class_token=False), crop_scale)
         if not 0.0 <= mask_ratio < 1.0:
             raise UsageError(f"mask_ratio {mask_ratio} is outside [0, 1), so no patch is context; 0.75 is usual")
-        self.context = self.length - int(mask_ratio * self.length)
+        self.context = self.length - int(mask_ratio * self.length)  # |C| = n - int(eta n)
         if only_masked and self.context == self.length:
             raise UsageError(f"only_masked=true, but mask_ratio {mask_ratio} makes all {self.length} patches context")
         self.only_masked, self.finetune_positions = only_masked, finetune_positions
@@ -125,6 +125,7 @@ class MP3(PatchTask):
         counted = torch.ones_like(truth, dtype=torch.float32)
         if self.only_masked:
             counted[:, : self.context] = 0.0
+        # mean of CE(y_i, i), over all tokens as in figure 1 unless asked
         loss = losses.masked_cross_entropy(logits, truth, counted, self.labels)
         right = (logits.detach().argmax(-1) == truth).float()
         scores = {"accuracy": right.mean(), "accuracy_context": right[:, : self.context].mean()}

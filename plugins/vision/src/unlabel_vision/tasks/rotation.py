@@ -63,9 +63,10 @@ class Rotation(ImageTask):
         """``{"loss", "accuracy"}``: cross-entropy over the four turns, mean over 4N images; ln 4 by chance."""
         images, turns = rotated(batch["image"])
 
-        logits = self.head(self.encoder(views.to_float(images)))  # (4N, 4)
+        logits = self.head(self.encoder(views.to_float(images)))  # (4N, 4): F^y of eq. 1, before the softmax
 
         accuracy = (logits.detach().argmax(dim=1) == turns).float().mean()
+        # eq. 2-3: -log F^y(g(X | y)), mean over K = 4 turns and N images, all turns of an image in one batch
         return {"loss": functional.cross_entropy(logits.float(), turns), "accuracy": accuracy}
 
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:

@@ -46,7 +46,7 @@ def random_mask(noise: Tensor, ratio: float) -> Tensor:
     Returns:
         bool, (N, L), True where hidden.
     """
-    return noise.argsort(dim=1, stable=True) < int(ratio * noise.shape[1])
+    return noise.argsort(dim=1, stable=True) < int(ratio * noise.shape[1])  # 176 of 196
 
 
 def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor | None, norm_pix: bool = True) -> Tensor:
@@ -67,7 +67,7 @@ def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor | None, norm_pix
     error = (prediction.float() - target).square().mean(-1)
     if mask is None:
         return error.mean()
-    return losses.masked_mean(error, mask)
+    return losses.masked_mean(error, mask)  # sum(m e) / sum(m) over the batch, MAE's
 
 
 class Encoded(NamedTuple):
@@ -179,7 +179,7 @@ class CroCo(PatchTask):
         target = patches.patchify(first.float(), self.encoder.patch_size)
 
         encoded = self.encode_views(first, second, mask)
-        prediction = self.predict(encoded)
+        prediction = self.predict(encoded)  # (N, L, 3 p^2)
 
         terms = {"loss": masked_mse(prediction, target, mask.mask, self.norm_pix)}
         if self.second_view == "true":

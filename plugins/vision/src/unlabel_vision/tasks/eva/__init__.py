@@ -87,7 +87,7 @@ def _rectangle(
     """A rectangle that hides at least one more patch and at most `left`, or None after ten tries."""
     rows, columns = mask.shape
     for _ in range(_ATTEMPTS):
-        area = draw.uniform(min_block, left)
+        area = draw.uniform(min_block, left)  # of at least 16 patches; reversed bounds where fewer are left
         aspect = math.exp(draw.uniform(*log_aspect))
         height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if height >= rows or width >= columns:
@@ -118,7 +118,7 @@ def negative_cosine(prediction: Tensor, target: Tensor, mask: Tensor, denominato
     kind = torch.promote_types(prediction.dtype, torch.float32)
     cosine = functional.cosine_similarity(prediction.to(kind), target.to(kind), dim=-1, eps=1e-8)
     total = mask.sum() if denominator is None else denominator
-    return losses.masked_mean(-cosine, mask, total.clamp(min=1))
+    return losses.masked_mean(-cosine, mask, total.clamp(min=1))  # L = -mean over masked tokens of cos
 
 
 @torch.no_grad()
@@ -422,6 +422,7 @@ class EVA(PatchTask):
     def _masked(self, images: Tensor, mask: Tensor) -> Tensor:
         embedded = self.encoder.embed(images)
         hidden = self.mask_token.to(embedded.dtype)
+        # x (1 - m) + t m, and positions for all, the masked ones too
         return torch.where(mask[..., None], hidden, embedded) + self.encoder.positions
 
     @torch.no_grad()

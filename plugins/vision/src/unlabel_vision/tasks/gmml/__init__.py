@@ -58,7 +58,7 @@ def masked_l1(prediction: Tensor, clean: Tensor, mask: Tensor, denominator: Tens
     error = (prediction.float() - clean.float()).abs().sum(1)  # (N, H, W)
     counted = mask.float()
     total = counted.sum() * clean.shape[1] if denominator is None else denominator
-    return (error * counted).sum() / total
+    return (error * counted).sum() / total  # L = mean over the mask of |x^ - x|
 
 
 def scheduled_decay(step: int, steps: int, start: float, end: float) -> float:
@@ -195,7 +195,7 @@ class GMML(PatchTask):
         count, size = len(clean), (self.image_size, self.image_size)
         u = seeds.uniform(key, (3,), stream=10 + view)
         alien = u[:, 0] < self.alien
-        least = min(0.5, self.ratio)
+        least = min(0.5, self.ratio)  # their code: n ~ U(min(0.5, rho), rho) H W for noise, rho H W for aliens
         share = torch.where(alien, self.alien_ratio, least + (self.ratio - least) * u[:, 1])
         wanted = share * size[0] * size[1]
 
@@ -230,7 +230,7 @@ class GMML(PatchTask):
         """Predict the clean image from the corrupted one: (N, 3, S, S) -> the same."""
         encoder = self.encoder
         outputs = encoder.outputs(encoder.with_class(encoder.embed(given) + encoder.positions))
-        mean = torch.stack([outputs[number - 1] for number in self.blocks]).mean(0)
+        mean = torch.stack([outputs[number - 1] for number in self.blocks]).mean(0)  # blocks 6, 8, 10, 12: their code
         features = encoder.normalise(mean)[:, encoder.class_tokens :]
         image: Tensor = self.head(features)
         return image

@@ -92,5 +92,5 @@ def scattered(noise: Tensor, wanted: Tensor, patch_size: int) -> Tensor:
     """
     side = math.isqrt(noise.shape[1])
     rank = noise.argsort(dim=1).argsort(dim=1)
-    chosen = rank < (wanted / patch_size**2).ceil()[:, None]
-    return grid.enlarged(chosen.view(-1, side, side), patch_size)
+    hidden = rank < (wanted / patch_size**2).ceil()[:, None]
+    return grid.enlarged(hidden.view(-1, side, side), patch_size)
