@@ -19,18 +19,24 @@ _HOME = {
     "BadSample": "unlabel.errors",
     "Batch": "unlabel.task",
     "Catalog": "unlabel.catalog.plugins",
+    "Clip": "unlabel.show.media",
     "Dataset": "unlabel.data",
     "Frozen": "unlabel.evaluate.features",
+    "Mark": "unlabel.show.media",
     "Moved": "unlabel.catalog.deprecation",
     "Observer": "unlabel.logs",
+    "Picture": "unlabel.show.media",
     "Progress": "unlabel.task",
     "Recipe": "unlabel.recipe",
     "Ref": "unlabel.recipe",
     "Run": "unlabel.run",
     "RunError": "unlabel.errors",
     "Sample": "unlabel.task",
+    "Sound": "unlabel.show.media",
     "Stage": "unlabel.recipe",
+    "Table": "unlabel.show.media",
     "Task": "unlabel.task",
+    "Text": "unlabel.show.media",
     "UsageError": "unlabel.errors",
     "hookimpl": "unlabel.catalog.hookspecs",
     "load_encoder": "unlabel.export",
@@ -55,6 +61,12 @@ if TYPE_CHECKING:
     from unlabel.recipe import Stage as Stage
     from unlabel.run import Run as Run
     from unlabel.run import train as train
+    from unlabel.show.media import Clip as Clip
+    from unlabel.show.media import Mark as Mark
+    from unlabel.show.media import Picture as Picture
+    from unlabel.show.media import Sound as Sound
+    from unlabel.show.media import Table as Table
+    from unlabel.show.media import Text as Text
     from unlabel.task import Batch as Batch
     from unlabel.task import Progress as Progress
     from unlabel.task import Sample as Sample

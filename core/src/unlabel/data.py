@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from unlabel import seeds
 from unlabel.errors import BadSample, RunError, UnlabelError, UsageError
+from unlabel.show.media import Media
 from unlabel.task import Batch, Sample, Transform
 
 if TYPE_CHECKING:
@@ -96,6 +97,14 @@ class Dataset:
         """``"train"``: what pretraining and probes may see. ``"test"``: held out; None if nothing is."""
         return self if name == "train" else None
 
+    def show(self, sample: Sample) -> Media | np.ndarray | None:
+        """What there is to see (or read, or hear) of a sample, for the report; None if nothing is.
+
+        A bare array, uint8 (H, W, 3), is a `Picture`. In the map of a report a picture (or the middle of a clip) is a
+        sample's thumbnail, the first words of a text are its name.
+        """
+        return None
+
     def info(self) -> dict[str, Any]:
         """Facts for ``unlabel inspect`` (JSON-able)."""
         return {"samples": len(self)}
@@ -161,6 +170,9 @@ class Subset(Dataset):
 
     def name_of(self, index: int) -> str:
         return self.dataset.name_of(int(self.indices[index]))
+
+    def show(self, sample: Sample) -> Media | np.ndarray | None:
+        return self.dataset.show(sample)
 
     def for_transform(self, transform: Transform | None) -> Subset:
         suited = copy.copy(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +13,19 @@ from unlabel import seeds
 from unlabel.engine import Engine
 from unlabel.errors import RunError, UsageError
 from unlabel.evaluate.features import Frozen
-from unlabel.show import pictures
+from unlabel.show import drawing, limits, media
+from unlabel.show.media import Clip, Media, Picture, Text
 
 if TYPE_CHECKING:
     from unlabel.data import Dataset
     from unlabel.run import Run
-    from unlabel.task import Sample, Task
+    from unlabel.task import Task
 
 __all__ = ["embed", "keep"]
 
 _KEPT = 400
 _SIDE = 32
+_WORDS = 60  # characters of a text
 
 
 def embed(run: Run, data: str, out: Path, device: str = "auto") -> dict[str, int]:
@@ -75,8 +78,9 @@ def keep(task: Task, dataset: Dataset, engine: Engine, path: Path, seed: int = 0
         task: whose `encode`.
         dataset: all of it.
         engine: where to compute.
-        path: ``.npz`` as `embed` writes it, with ``classes`` (their names) and, where samples hold a picture (a uint8
-            array (H, W, 3)), ``thumbnails``: uint8, (N, 32, 32, 3). Written aside and renamed.
+        path: ``.npz`` as `embed` writes it, with ``classes`` (their names) and, of what the dataset shows of its
+            samples, ``thumbnails`` (uint8, (N, 32, 32, 3)) of pictures and clips, ``words`` of texts: their first ones.
+            Written aside and renamed.
         seed: which samples.
     """
     split: Any = "train" if dataset.split("test") is None else "test"
@@ -89,9 +93,12 @@ def keep(task: Task, dataset: Dataset, engine: Engine, path: Path, seed: int = 0
     else:
         del table["labels"]
     samples = frozen.dataset(split)
-    seen = [_thumbnail(samples[int(index)]) for index in table.pop("index")]
-    if all(thumbnail is not None for thumbnail in seen):
-        table["thumbnails"] = np.stack([thumbnail for thumbnail in seen if thumbnail is not None])
+    shown = [_shown(samples, int(index)) for index in table.pop("index")]
+    thumbnails = [thumbnail for each in shown if (thumbnail := _thumbnail(each)) is not None]
+    if len(thumbnails) == len(shown):
+        table["thumbnails"] = np.stack(thumbnails)
+    if any(isinstance(each, Text) for each in shown):
+        table["words"] = np.array([_words(each) for each in shown], dtype=np.str_)
     aside = path.with_suffix(".writing.npz")
     try:
         _npz(table, aside)
@@ -100,18 +107,28 @@ def keep(task: Task, dataset: Dataset, engine: Engine, path: Path, seed: int = 0
         aside.unlink(missing_ok=True)
 
 
-def _thumbnail(sample: Sample) -> np.ndarray | None:
-    """The middle of the first picture in a sample, small: uint8, (32, 32, 3); None if there is none."""
-    for value in sample.values():
-        if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] == 3:
-            side = min(value.shape[:2])
-            top, left = (value.shape[0] - side) // 2, (value.shape[1] - side) // 2
-            square = value[top : top + side, left : left + side]
-            while len(square) >= 2 * _SIDE:
-                square = pictures.halved(square)
-            places = (np.arange(_SIDE) * len(square)) // _SIDE
-            return square[places][:, places]
+def _shown(samples: Dataset, index: int) -> Media | None:
+    """What the dataset shows of a sample."""
+    shown = samples.show(samples[index])
+    return None if shown is None else media.of(shown)
+
+
+def _thumbnail(shown: Media | None) -> np.ndarray | None:
+    """The middle of a picture, or of the middle one of a clip, small: uint8, (32, 32, 3); None of anything else."""
+    match shown:
+        case Picture(array):
+            return drawing.square(array, _SIDE)
+        case Clip(array):
+            return drawing.square(array[len(array) // 2], _SIDE)
     return None
+
+
+def _words(shown: Media | None) -> str:
+    """The first words of a text; nothing of anything else."""
+    if not isinstance(shown, Text):
+        return ""
+    text = " ".join(limits.clean(shown.plain[: 4 * _WORDS]).split())
+    return textwrap.shorten(text, _WORDS, placeholder="...") if " " in text[:_WORDS] else text[:_WORDS]
 
 
 def _part(frozen: Frozen, split: Any) -> dict[str, np.ndarray]:

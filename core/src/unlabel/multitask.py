@@ -36,6 +36,7 @@ from unlabel.combine import Normalisation
 from unlabel.data import Views
 from unlabel.errors import UsageError, nearest
 from unlabel.recipe import Group, Recipe, Ref
+from unlabel.show.media import Media
 from unlabel.task import Batch, Progress, Sample, Task, Transform
 
 if TYPE_CHECKING:
@@ -229,11 +230,11 @@ class Joint(Task):
             f"{label}.{name}": value for label in self.parts for name, value in self.part(label).provenance().items()
         }
 
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, Media | np.ndarray]:
         return {
             f"{label} {name}": picture
             for label in self.parts
-            for name, picture in self.part(label).pictures(self.view(label, batch)).items()
+            for name, picture in self.part(label).show(self.view(label, batch)).items()
         }
 
 

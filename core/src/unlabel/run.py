@@ -518,7 +518,7 @@ def _execute(
     if engine.main:
         observers = [Metrics(folder, found[1].total_step if found else 0), health]
         observers += [Dispensable(name, kind, folder) for name, kind in further.items()]
-        if type(task).pictures is not Task.pictures and not engine.shard:  # whose parameters one process cannot gather
+        if type(task).show is not Task.show and not engine.shard:  # whose parameters one process cannot gather
             pictures = partial(Pictures, task=task, samples=samples, engine=engine, seed=chosen.seed)
             observers.append(Dispensable("of pictures", pictures, folder))
         if not quiet:

@@ -1,9 +1,9 @@
 """The report of one run or several: one HTML file that needs nothing else, no network either.
 
-`reading` reads the folders, `summary`, `curves` and `nearness` turn them into numbers, and the template beside them
-lays these out; its script draws the curves and the map. Text of users and of data sets (paths, names of classes,
-settings) only ever gets into the page escaped, and the page's own policy lets no other script run and nothing be
-fetched.
+`reading` reads the folders, `summary`, `curves` and `nearness` turn them into numbers, `albums` makes files that a page
+can hold of what tasks showed, and the template beside them lays these out; its script draws the curves and the map.
+Text of users and of data sets (paths, names of classes, settings, samples) only ever gets into the page escaped, and
+the page's own policy lets no other script run and nothing be fetched.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from unlabel import __version__
 from unlabel.errors import RunError, UsageError
-from unlabel.report import curves, encoding, nearness, reading, summary
+from unlabel.report import albums, curves, encoding, nearness, reading, summary
 
 if TYPE_CHECKING:
     from unlabel.catalog.plugins import Catalog
@@ -28,11 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["default_path", "missing", "page", "write"]
 
 _MARK = '<meta name="generator" content="unlabel report">'
-_PICTURES = 2_400_000  # bytes of all pictures together, before base64 makes a third more of them
-_THUMBNAILS = 500_000
+_THUMBNAILS = 500_000  # bytes
 _QUERIES = 6
 _LISTED = 100
-_SHOWN = 3
 
 
 def missing() -> str:
@@ -129,7 +127,7 @@ def page(runs: Sequence[reading.Found], catalog: Catalog) -> str:
         differences=summary.differences(runs),
         settings=summary.differences(runs, every=True),
         environment=summary.environment(runs),
-        albums=_albums(runs),
+        albums=albums.albums(runs),
         listed=_LISTED,
     )
 
@@ -167,10 +165,10 @@ def _title(runs: Sequence[reading.Found]) -> str:
 
 
 def _policy(style: str, script: str) -> str:
-    """What the page may do: show its own pictures, run its own script. Nothing else, wherever it is opened."""
+    """What the page may do: show its own pictures, play its own sounds, run its own script; nothing else, anywhere."""
     digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
     allowed = f"style-src 'sha256-{digests[0]}'; script-src 'sha256-{digests[1]}'"
-    return f"default-src 'none'; img-src data:; {allowed}; base-uri 'none'; form-action 'none'"
+    return f"default-src 'none'; img-src data:; media-src data:; {allowed}; base-uri 'none'; form-action 'none'"
 
 
 def _starts(found: reading.Found) -> list[dict[str, Any]]:
@@ -179,35 +177,7 @@ def _starts(found: reading.Found) -> list[dict[str, Any]]:
     for line in found.lines:
         stage = int(line["stage"])
         starts.setdefault(stage, max(0, int(line["total_step"] - line["step"])))
-    return [{"name": _stage_name(found, stage), "begin": begin} for stage, begin in starts.items()]
-
-
-def _stage_name(found: reading.Found, stage: int) -> str:
-    return found.stages[stage] if 0 <= stage < len(found.stages) else f"{stage + 1}"
-
-
-def _albums(runs: Sequence[reading.Found]) -> list[list[dict[str, Any]]]:
-    """The pictures of each run by stage and name, as files: ``{"stage", "name", "points": [{"step", ...}]}``.
-
-    ``extra`` counts those of a stage beyond the first few, which are folded away, and ``left`` is how many they are.
-    """
-    files = iter(encoding.fitting([picture.array for found in runs for picture in found.pictures], _PICTURES))
-    albums: list[list[dict[str, Any]]] = []
-    for found in runs:
-        rows: dict[tuple[int, str], list[dict[str, Any]]] = {}
-        for picture in found.pictures:
-            text = base64.b64encode(next(files)).decode("ascii")
-            height, width = picture.array.shape[:2]
-            point = {"step": picture.step, "text": text, "width": width, "height": height}
-            rows.setdefault((picture.stage, picture.name), []).append(point)
-        albums.append([])
-        for stage in dict.fromkeys(stage for stage, _ in rows):
-            own = [(name, points) for (of, name), points in rows.items() if of == stage]
-            for place, (name, points) in enumerate(own):
-                extra, left = max(0, place + 1 - _SHOWN), max(0, len(own) - _SHOWN)
-                entry = {"stage": _stage_name(found, stage), "name": name, "points": points}
-                albums[-1].append({**entry, "extra": extra, "left": left})
-    return albums
+    return [{"name": albums.stage_name(found, stage), "begin": begin} for stage, begin in starts.items()]
 
 
 def _map(found: reading.Found, budget: int) -> dict[str, Any] | None:
@@ -227,9 +197,9 @@ def _map(found: reading.Found, budget: int) -> dict[str, Any] | None:
     thumbnails = known.thumbnails
     sheet = None
     if thumbnails is not None:
-        whole = encoding.lossless(thumbnails.reshape(-1, *thumbnails.shape[2:]))
+        whole = encoding.png(thumbnails.reshape(-1, *thumbnails.shape[2:]))
         if len(whole) <= budget:
-            sheet = base64.b64encode(whole).decode("ascii")
+            sheet = encoding.text(whole)
     data = {
         "x": [round(float(value), 4) for value in places[:, 0]],
         "y": [round(float(value), 4) for value in places[:, 1]],
@@ -245,7 +215,7 @@ def _map(found: reading.Found, budget: int) -> dict[str, Any] | None:
         return {
             "name": known.names[place],
             "label": label,
-            "text": None if thumbnails is None else encoding.text(thumbnails[place]),
+            "text": None if thumbnails is None else encoding.text(encoding.png(thumbnails[place])),
         }
 
     queries = _queries(labels, len(known.names))

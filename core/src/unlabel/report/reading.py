@@ -13,21 +13,23 @@ from typing import Any
 import numpy as np
 
 from unlabel.errors import UsageError, nearest
-from unlabel.show import pictures
+from unlabel.show import files, pictures
+from unlabel.show.limits import clean
+from unlabel.show.media import Media
 
-__all__ = ["Embeddings", "Found", "Picture", "flattened", "read"]
+__all__ = ["Embeddings", "Found", "Shown", "flattened", "read"]
 
 _PLACE = ("stage", "step", "epoch", "total_step")
 
 
 @dataclass(frozen=True)
-class Picture:
-    """What the task saw after `step` updates of stage `stage`: `array` uint8, (H, W, 3)."""
+class Shown:
+    """What the task showed after `step` updates of stage `stage`."""
 
     stage: int
     step: int
     name: str
-    array: np.ndarray
+    media: Media
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Embeddings:
 
     Attributes:
         features: float, (N, D).
-        names: of the samples.
+        names: of the samples; of texts their first words, too.
         split: which part of the data they are of, in words.
         labels: int64, (N,), -1 for none; None without any.
         classes: names of the labels; may be shorter than there are labels.
@@ -60,7 +62,7 @@ class Found:
         recipe, environment, evaluations: of the JSON files; empty if there is none.
         lines: of metrics.jsonl: numbers by name, each with ``stage``, ``step`` and ``total_step``.
         quarantine: of quarantine.jsonl: ``path``, ``reason`` and ``split`` as text.
-        pictures: in the order of training.
+        shown: by the task, in the order of training.
         embeddings: of the run's end, if they were kept.
         problems: what is missing or damaged, a sentence each.
     """
@@ -72,7 +74,7 @@ class Found:
     evaluations: dict[str, Any] = field(default_factory=dict)
     lines: list[dict[str, float]] = field(default_factory=list)
     quarantine: list[dict[str, str]] = field(default_factory=list)
-    pictures: list[Picture] = field(default_factory=list)
+    shown: list[Shown] = field(default_factory=list)
     embeddings: Embeddings | None = None
     problems: list[str] = field(default_factory=list)
 
@@ -116,7 +118,7 @@ def read(folder: Path) -> Found:
         {name: str(record.get(name, "")) for name in ("path", "reason", "split")}
         for record in _records(found, "quarantine.jsonl")
     ]
-    found.pictures = _pictures(found)
+    found.shown = _shown(found)
     found.embeddings = _embeddings(found)
     return found
 
@@ -179,15 +181,15 @@ def _metrics(found: Found) -> list[dict[str, float]]:
     return sorted(lines, key=lambda line: line["total_step"])
 
 
-def _pictures(found: Found) -> list[Picture]:
+def _shown(found: Found) -> list[Shown]:
     shown = []
     for point in pictures.taken(found.folder):
         try:
-            arrays = pictures.read(point.path)
+            media = files.read(point.path)
         except ValueError as error:
             found.problems.append(f"pictures/{error}")
             continue
-        shown += [Picture(point.stage, point.step, name, array) for name, array in arrays.items()]
+        shown += [Shown(point.stage, point.step, name, each) for name, each in media.items()]
     return shown
 
 
@@ -198,7 +200,7 @@ def _embeddings(found: Found) -> Embeddings | None:
         if not path.is_file():
             continue
         try:
-            table = pictures.arrays(path)
+            table = files.arrays(path)
             if not {"features", "names"} <= table.keys():
                 continue
             return _embedded(table)
@@ -211,7 +213,7 @@ def _embedded(table: dict[str, np.ndarray], most: int = 400) -> Embeddings:
     """At most so many samples, evenly taken; ValueError if the columns do not belong together."""
     features = np.asarray(table["features"], dtype=np.float64)
     count = len(features)
-    columns = [name for name in ("names", "labels", "thumbnails", "split") if name in table]
+    columns = [name for name in ("names", "labels", "thumbnails", "words", "split") if name in table]
     if features.ndim != 2 or not count or any(len(table[name]) != count for name in columns):
         raise ValueError("its columns are not of one length")
     if not np.isfinite(features).all():
@@ -221,9 +223,11 @@ def _embedded(table: dict[str, np.ndarray], most: int = 400) -> Embeddings:
     if thumbnails is not None and (thumbnails.dtype != np.uint8 or thumbnails.ndim != 4 or thumbnails.shape[3] != 3):
         raise ValueError("its thumbnails are no pictures")
     splits = sorted(set(map(str, table["split"]))) if "split" in table else []
+    words = table["words"] if "words" in table else [""] * count
+    names = [" · ".join(filter(None, map(str, pair))) for pair in zip(words, table["names"], strict=True)]
     return Embeddings(
         features[chosen],
-        [str(name) for name in table["names"][chosen]],
+        [clean(names[index]) for index in chosen],
         " and ".join(splits),
         None if labels is None else labels[chosen].astype(np.int64),
         [str(name) for name in table.get("classes", ())],

@@ -166,9 +166,9 @@ class ParetoGNN(Joint):
                 )
         super().__init__(encoder, made, combine=combine, normalise=normalise, update=update)
 
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """The map of the representations, once: the parts draw the same."""
-        return self.part(self.first).pictures(batch)
+        return self.part(self.first).show(batch)
 
 
 def _chosen(parts: Sequence[str]) -> list[str]:

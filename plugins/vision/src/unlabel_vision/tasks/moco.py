@@ -182,7 +182,7 @@ class MoCo(ImageTask):
         decay = self.decay if self.version == 2 else momentum.cosine(progress.step, progress.steps, self.decay)
         momentum.update(self.teacher, nn.Sequential(self.encoder, self.projector), decay, buffers=False)
 
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight pairs of views, one below the other."""
         return self.photometric.pictures(batch)
 

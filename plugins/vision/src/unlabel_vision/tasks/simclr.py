@@ -70,7 +70,7 @@ class SimCLR(ImageTask):
         rank = dist.get_rank() if dist.is_initialized() else 0
         return losses.nt_xent(z1, z2, self.temperature, engine.gather, rank)
 
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight pairs of views, one below the other."""
         return self.photometric.pictures(batch)
 
