@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,7 @@ from unlabel import seeds
 from unlabel.engine import Engine
 from unlabel.errors import RunError, UsageError
 from unlabel.evaluate.features import Frozen
-from unlabel.show import drawing, limits, media
-from unlabel.show.media import Clip, Media, Picture, Text
+from unlabel.show import thumbnails
 
 if TYPE_CHECKING:
     from unlabel.data import Dataset
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["embed", "keep"]
 
 _KEPT = 400
-_SIDE = 32
-_WORDS = 60  # characters of a text
 
 
 def embed(run: Run, data: str, out: Path, device: str = "auto") -> dict[str, int]:
@@ -93,42 +89,19 @@ def keep(task: Task, dataset: Dataset, engine: Engine, path: Path, seed: int = 0
     else:
         del table["labels"]
     samples = frozen.dataset(split)
-    shown = [_shown(samples, int(index)) for index in table.pop("index")]
-    thumbnails = [thumbnail for each in shown if (thumbnail := _thumbnail(each)) is not None]
-    if len(thumbnails) == len(shown):
-        table["thumbnails"] = np.stack(thumbnails)
-    if any(isinstance(each, Text) for each in shown):
-        table["words"] = np.array([_words(each) for each in shown], dtype=np.str_)
+    shown = [thumbnails.thumbnail(samples, samples[int(index)]) for index in table.pop("index")]
+    pictures = [thumbnail for thumbnail in shown if isinstance(thumbnail, np.ndarray)]
+    if len(pictures) == len(shown):
+        table["thumbnails"] = np.stack(pictures)
+    words = [thumbnail if isinstance(thumbnail, str) else "" for thumbnail in shown]
+    if any(words):
+        table["words"] = np.array(words, dtype=np.str_)
     aside = path.with_suffix(".writing.npz")
     try:
         _npz(table, aside)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
-
-
-def _shown(samples: Dataset, index: int) -> Media | None:
-    """What the dataset shows of a sample."""
-    shown = samples.show(samples[index])
-    return None if shown is None else media.of(shown)
-
-
-def _thumbnail(shown: Media | None) -> np.ndarray | None:
-    """The middle of a picture, or of the middle one of a clip, small: uint8, (32, 32, 3); None of anything else."""
-    match shown:
-        case Picture(array):
-            return drawing.square(array, _SIDE)
-        case Clip(array):
-            return drawing.square(array[len(array) // 2], _SIDE)
-    return None
-
-
-def _words(shown: Media | None) -> str:
-    """The first words of a text; nothing of anything else."""
-    if not isinstance(shown, Text):
-        return ""
-    text = " ".join(limits.clean(shown.plain[: 4 * _WORDS]).split())
-    return textwrap.shorten(text, _WORDS, placeholder="...") if " " in text[:_WORDS] else text[:_WORDS]
 
 
 def _part(frozen: Frozen, split: Any) -> dict[str, np.ndarray]:
