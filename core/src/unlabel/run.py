@@ -383,7 +383,7 @@ def build(chosen: Recipe, catalog: Catalog, engine: Engine) -> tuple[Task, dict[
     make_encoder = recipe.factory(chosen.encoder, "encoders", catalog)
     encoder = make_encoder(**recipe.keywords(chosen.encoder, make_encoder, "encoder"))
     task = multitask.build(chosen.task, encoder, catalog)
-    report = export.initialise(task, chosen.init, catalog) if chosen.init else {}
+    report = export.initialise(encoder, chosen.init, catalog) if chosen.init else {}
     engine.prepare(task)
     return task, report
 

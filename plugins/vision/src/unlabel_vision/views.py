@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -221,6 +221,11 @@ class ResizeCenterCrop:
     size: int
     ratio: float = 256 / 224
     interpolation: Interpolation = "bicubic"
+
+    def preprocessing(self) -> dict[str, Any]:
+        """The same in timm's words, for an export."""
+        share = math.nextafter(self.size / round(self.size * self.ratio), 0)  # timm divides by it and rounds down
+        return {"interpolation": self.interpolation, "crop_pct": share, "crop_mode": "center"}
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         image = sample["image"]
