@@ -21,6 +21,7 @@ import numpy as np
 from unlabel import __version__
 from unlabel.errors import RunError, UsageError
 from unlabel.report import albums, curves, encoding, nearness, reading, summary
+from unlabel.report.reading import RunFiles
 
 if TYPE_CHECKING:
     from unlabel.catalog.plugins import Catalog
@@ -86,7 +87,7 @@ def _beginning(path: Path) -> str:
         return file.read(4000).decode("utf-8", errors="replace")
 
 
-def page(runs: Sequence[reading.Found], catalog: Catalog) -> str:
+def page(runs: Sequence[RunFiles], catalog: Catalog) -> str:
     """The HTML text of a report; the same runs give the same text.
 
     Args:
@@ -101,9 +102,9 @@ def page(runs: Sequence[reading.Found], catalog: Catalog) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": summary.number, "signed": summary.signed, "spread": summary.spread}
     drawn = curves.curves(runs)
-    maps = [_map(found, _THUMBNAILS // len(runs)) for found in runs]
+    maps = [_map(run, _THUMBNAILS // len(runs)) for run in runs]
     data = {
-        "runs": [{"name": found.name, "last": found.last, "stages": _starts(found)} for found in runs],
+        "runs": [{"name": run.name, "last": run.last, "stages": _starts(run)} for run in runs],
         "curves": drawn,
         "maps": [None if entry is None else entry["data"] for entry in maps],
     }
@@ -118,10 +119,10 @@ def page(runs: Sequence[reading.Found], catalog: Catalog) -> str:
         data=data,
         curves=drawn,
         maps=maps,
-        measures=[summary.measures(found) for found in runs],
-        health=[summary.health(found) for found in runs],
+        measures=[summary.measures(run) for run in runs],
+        health=[summary.health(run) for run in runs],
         claims=_claims(runs, catalog),
-        commands=[summary.commands(found) for found in runs],
+        commands=[summary.commands(run) for run in runs],
         spreads=summary.spreads(runs),
         comparison=summary.comparison(runs) if len(runs) > 1 else [],
         differences=summary.differences(runs),
@@ -132,35 +133,33 @@ def page(runs: Sequence[reading.Found], catalog: Catalog) -> str:
     )
 
 
-def _claims(runs: Sequence[reading.Found], catalog: Catalog) -> list[tuple[summary.Claim, list[reading.Found]]]:
+def _claims(runs: Sequence[RunFiles], catalog: Catalog) -> list[tuple[summary.Claim, list[RunFiles]]]:
     """What recipes claim, each once, with the runs that were started from them."""
-    groups: list[tuple[summary.Claim, list[reading.Found]]] = []
-    for found in runs:
-        for claim in summary.claims(found, catalog):
-            same = next(
-                (members for other, members in groups if other == claim and members[0].task == found.task), None
-            )
+    groups: list[tuple[summary.Claim, list[RunFiles]]] = []
+    for run in runs:
+        for claim in summary.claims(run, catalog):
+            same = next((members for other, members in groups if other == claim and members[0].task == run.task), None)
             if same is None:
-                groups.append((claim, [found]))
+                groups.append((claim, [run]))
             else:
-                same.append(found)
+                same.append(run)
     return groups
 
 
-def _name_apart(runs: Sequence[reading.Found]) -> None:
+def _name_apart(runs: Sequence[RunFiles]) -> None:
     """Runs of one name get their folder in front, and a number if that does not help."""
-    names = [found.name for found in runs]
-    for found in runs:
-        if names.count(found.name) > 1:
-            found.name = str(found.folder)
-    names = [found.name for found in runs]
-    for place, found in enumerate(runs):
-        if names.count(found.name) > 1:
-            found.name = f"{found.name} ({place + 1})"
+    names = [run.name for run in runs]
+    for run in runs:
+        if names.count(run.name) > 1:
+            run.name = str(run.folder)
+    names = [run.name for run in runs]
+    for place, run in enumerate(runs):
+        if names.count(run.name) > 1:
+            run.name = f"{run.name} ({place + 1})"
 
 
-def _title(runs: Sequence[reading.Found]) -> str:
-    tasks = list(dict.fromkeys(found.task for found in runs))
+def _title(runs: Sequence[RunFiles]) -> str:
+    tasks = list(dict.fromkeys(run.task for run in runs))
     return f"{tasks[0]}: {runs[0].name}" if len(runs) == 1 else f"{len(runs)} runs: {', '.join(tasks)}"
 
 
@@ -171,20 +170,20 @@ def _policy(style: str, script: str) -> str:
     return f"default-src 'none'; img-src data:; media-src data:; {allowed}; base-uri 'none'; form-action 'none'"
 
 
-def _starts(found: reading.Found) -> list[dict[str, Any]]:
+def _starts(run: RunFiles) -> list[dict[str, Any]]:
     """Where each stage begins, in updates of the whole run, as far as it was logged."""
     starts: dict[int, int] = {}
-    for line in found.lines:
+    for line in run.lines:
         stage = int(line["stage"])
         starts.setdefault(stage, max(0, int(line["total_step"] - line["step"])))
-    return [{"name": albums.stage_name(found, stage), "begin": begin} for stage, begin in starts.items()]
+    return [{"name": albums.stage_name(run, stage), "begin": begin} for stage, begin in starts.items()]
 
 
-def _map(found: reading.Found, budget: int) -> dict[str, Any] | None:
+def _map(run: RunFiles, budget: int) -> dict[str, Any] | None:
     """The map of a run's features, and the neighbours of a few samples: for the script, and as a table."""
-    if found.embeddings is None or len(found.embeddings.features) < 3:
+    if run.embeddings is None or len(run.embeddings.features) < 3:
         return None
-    known = found.embeddings
+    known = run.embeddings
     places, method = nearness.mapped(known.features)
     near = nearness.neighbours(known.features)
     labels = known.labels if known.labels is not None and (known.labels >= 0).any() else None

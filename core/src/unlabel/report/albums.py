@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from unlabel.report import encoding
-from unlabel.report.reading import Found, Shown
+from unlabel.report.reading import RunFiles, Shown
 from unlabel.show import drawing
 from unlabel.show.media import Clip, Mark, Media, Picture, Sound, Table, Text
 
@@ -21,7 +21,7 @@ _SHOWN = 3
 _LEVELS = 4  # of a mark's strength
 
 
-def albums(runs: Sequence[Found]) -> list[list[dict[str, Any]]]:
+def albums(runs: Sequence[RunFiles]) -> list[list[dict[str, Any]]]:
     """What each run showed by stage and name: ``{"stage", "name", "points": [{"step", "kind", "caption", ...}]}``.
 
     ``extra`` counts those of a stage beyond the first few, which are folded away, and ``left`` is how many they are.
@@ -30,12 +30,12 @@ def albums(runs: Sequence[Found]) -> list[list[dict[str, Any]]]:
     return [_album(run, [(shown, next(points)) for shown in run.shown]) for run in runs]
 
 
-def stage_name(run: Found, stage: int) -> str:
+def stage_name(run: RunFiles, stage: int) -> str:
     """What a stage is called; its number if the recipe does not say."""
     return run.stages[stage] if 0 <= stage < len(run.stages) else f"{stage + 1}"
 
 
-def _album(run: Found, shown: list[tuple[Shown, dict[str, Any]]]) -> list[dict[str, Any]]:
+def _album(run: RunFiles, shown: list[tuple[Shown, dict[str, Any]]]) -> list[dict[str, Any]]:
     rows: dict[tuple[int, str], list[dict[str, Any]]] = {}
     for one, point in shown:
         rows.setdefault((one.stage, one.name), []).append({"step": one.step, **point})
@@ -88,10 +88,10 @@ def _shortened(sounds: list[Sound]) -> list[Sound]:
     shorter = []
     for sound in sounds:
         count = sound.samples.shape[1]
-        kept = min(count, max(int(share * count), int(_SHORTEST * sound.rate)))
-        note = f"here the first {kept / sound.rate:.2g} s"
-        caption = "; ".join(filter(None, [sound.caption, note if kept < count else ""]))
-        shorter.append(replace(sound, samples=sound.samples[:, :kept], caption=caption))
+        length = min(count, max(int(share * count), int(_SHORTEST * sound.rate)))
+        note = f"here the first {length / sound.rate:.2g} s"
+        caption = "; ".join(filter(None, [sound.caption, note if length < count else ""]))
+        shorter.append(replace(sound, samples=sound.samples[:, :length], caption=caption))
     return shorter
 
 
