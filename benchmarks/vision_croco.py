@@ -138,7 +138,7 @@ def trained(arm: str, seed: int, steps: int, rooms: int, runs: Path, root: Path)
         for name in ("loss", "error_other", "error_none")
     }
     batch = {"view1": views_of[0][:8], "view2": views_of[1][:8], "key": torch.arange(8)}
-    for name, picture in task.pictures(batch).items():
+    for name, picture in task.show(batch).items():
         Image.fromarray(picture).save(folder / f"{name}.png")
     seconds = Run(folder, catalog).evaluations["seconds"]
     return {"steps": steps, "rooms": rooms, "errors": errors(task, *views_of), "seconds": seconds, "curve": curve}

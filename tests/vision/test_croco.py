@@ -486,7 +486,7 @@ def test_a_compiled_loss_is_the_same():
 
 def test_pictures_show_both_views_and_where_a_hidden_patch_looks():
     made, given = randomised(), batch(10)
-    shown = made.pictures(given)
+    shown = made.show(given)
     assert shown["reconstruction"].shape == (8 * 34 - 2, 4 * 34 - 2, 3)
     assert shown["attention"].shape == (8 * 34 - 2, 2 * 34 - 2, 3)
     first, second = made.colors.pair(given)
@@ -497,7 +497,7 @@ def test_pictures_show_both_views_and_where_a_hidden_patch_looks():
     assert (shown["attention"][:32, :32][frames] == (255, 0, 0)).all()
     row, column = (int(index.min()) // 8 for index in frames.nonzero())
     assert made.mask(seeds.uniform(given["key"], (16,))).mask[0, 4 * row + column] == 1
-    assert set(randomised(second_view="none").pictures(given)) == {"reconstruction"}
+    assert set(randomised(second_view="none").show(given)) == {"reconstruction"}
 
 
 @pytest.mark.parametrize(

@@ -562,11 +562,11 @@ def test_compiled_and_bf16_losses_are_the_plain_one():
 @pytest.mark.parametrize("relative", [False, True])
 def test_pictures_show_six_columns(relative):
     made = task(relative=relative)
-    picture = made.pictures(batch(3))["features"]
+    picture = made.show(batch(3))["features"]
     assert picture.shape == (3 * 34 - 2, 6 * 34 - 2, 3)
     assert picture.std() > 10
     plain = task(vit(image_size=32, patch_size=8, dim=32, depth=1, heads=4))
-    assert plain.pictures(batch(3))["features"].shape == (3 * 34 - 2, 5 * 34 - 2, 3)
+    assert plain.show(batch(3))["features"].shape == (3 * 34 - 2, 5 * 34 - 2, 3)
 
 
 def test_other_tasks_are_not_judged_by_a_teacher(tmp_path):

@@ -208,7 +208,7 @@ def test_evaluation_encodes_whole_images_of_the_encoders_size():
 
 
 def test_pictures_show_nine_tiles_an_image():
-    sheet = _task().pictures(_batch(3))["puzzles"]
+    sheet = _task().show(_batch(3))["puzzles"]
     assert sheet.dtype == np.uint8
     assert sheet.shape == (3 * 6 + 4, 3 * (3 * 6 + 4) + 16, 3)
 

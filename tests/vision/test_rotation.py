@@ -106,7 +106,7 @@ def test_crops_are_square_and_pictures_show_every_turn():
     task, rng = _task(), np.random.default_rng(0)
     sample = task.transform()({"image": rng.integers(0, 256, (30, 50, 3), dtype=np.uint8)}, Draw(rng))
     assert sample["image"].shape == (16, 16, 3)
-    sheet = task.pictures({"image": _images(3)})["rotations"]
+    sheet = task.show({"image": _images(3)})["rotations"]
     assert sheet.shape == (4 * 18 - 2, 3 * 18 - 2, 3)
     assert np.array_equal(sheet[18:34, 18:34], np.rot90(_images(3)[1].numpy()))
 

@@ -113,11 +113,11 @@ def test_the_order_of_samples_does_not_matter_and_their_pairing_does():
 def test_the_two_views_get_colours_of_their_own_from_the_key():
     task, batch = _task(strength=1.0), _batch(8)
     same = {**batch, "view2": batch["view1"]}
-    pictures = task.pictures(same)["views"]
+    pictures = task.show(same)["views"]
     assert pictures.dtype == np.uint8
     assert not np.array_equal(pictures[:16], pictures[-16:])
-    assert np.array_equal(pictures, task.pictures(same)["views"])
-    assert not np.array_equal(pictures, task.pictures({**same, "key": same["key"] + 1})["views"])
+    assert np.array_equal(pictures, task.show(same)["views"])
+    assert not np.array_equal(pictures, task.show({**same, "key": same["key"] + 1})["views"])
 
 
 def test_every_parameter_learns_and_the_batch_stays_as_it_was():

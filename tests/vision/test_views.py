@@ -159,15 +159,6 @@ def test_normalisation_has_its_formula_and_the_layout_convolutions_want():
     assert np.array_equal(views.to_pixels(floats), images.numpy())
 
 
-def test_a_contact_sheet_holds_every_image_at_its_place():
-    images = np.stack([np.full((4, 6, 3), number, np.uint8) for number in range(5)])
-    sheet = views.contact_sheet(images, columns=3, gap=1)
-    assert sheet.shape == (9, 20, 3)
-    assert (sheet[5:9, 7:13] == 4).all()
-    assert (sheet[4] == 255).all()
-    assert (sheet[5:9, 14:] == 255).all()
-
-
 # --- colours
 
 

@@ -34,6 +34,7 @@ from unlabel import seeds
 from unlabel.combine import Normalisation
 from unlabel.data import Draw, Views
 from unlabel.errors import UsageError
+from unlabel.show.media import Media
 from unlabel.task import Batch, Progress, Rows, Sample, Task, Transform
 
 if TYPE_CHECKING:
@@ -262,11 +263,11 @@ class Joint(Task):
             own = {name.removeprefix(prefix): path for name, path in assets.items() if name.startswith(prefix)}
             self.part(label).use_assets(own)
 
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, Media | np.ndarray]:
         return {
             f"{label} {name}": picture
             for label in self.parts
-            for name, picture in self.part(label).pictures(self.view(label, batch)).items()
+            for name, picture in self.part(label).show(self.view(label, batch)).items()
         }
 
 

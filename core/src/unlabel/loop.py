@@ -119,11 +119,11 @@ def run_stage(training: Training, stage: Stage, start: Position, quarantine: Qua
 
     for step in range(start.step, steps):
         progress = Progress(
-            start.stage, step, horizon, data.epoch_of(dataset, stage, step, seed), start.total_step - start.step + step
+            start.stage, step, horizon, stage.epoch_of(step, len(dataset)), start.total_step - start.step + step
         )
         batches = _next(stream, stage.accumulate, quarantine, engine, observers, progress)
         task.progress = progress
-        begun_before = step > 0 and progress.epoch == data.epoch_of(dataset, stage, step - 1, seed)
+        begun_before = step > 0 and progress.epoch == stage.epoch_of(step - 1, len(dataset))
         if not begun_before or step == start.step:
             task.enter_epoch(progress, resumed=begun_before)
 

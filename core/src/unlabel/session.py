@@ -230,7 +230,7 @@ class Session:
         observers: list[Observer] = [Metrics(self.folder, done), health]
         observers += [Dispensable(name, kind, self.folder) for name, kind in further.items()]
         # the parameters of a sharded task cannot be gathered by one process
-        if type(self.task).pictures is not Task.pictures and not self.engine.shard:
+        if type(self.task).show is not Task.show and not self.engine.shard:
             pictures = partial(
                 Pictures, task=self.task, samples=self.samples, engine=self.engine, seed=self.recipe.seed
             )

@@ -5,7 +5,7 @@ from unlabel.data.dataset import Dataset, Subset, Views, collate, collated, hold
 from unlabel.data.draw import Draw, others
 from unlabel.data.order import Buckets, Groups, Mixture, Order, Permutation
 from unlabel.data.quarantine import UNREADABLE, Quarantine, reason
-from unlabel.data.reader import Positions, Reader, Request, batches, check, default_workers, epoch_of, micro_batch
+from unlabel.data.reader import Positions, Reader, Request, batches, check, default_workers, micro_batch
 from unlabel.storage.jsonl import read_jsonl as read_jsonl
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "collate",
     "collated",
     "default_workers",
-    "epoch_of",
     "holdout",
     "micro_batch",
     "others",

@@ -14,6 +14,7 @@ import torch
 from unlabel import seeds
 from unlabel.data.order import Order
 from unlabel.errors import UsageError
+from unlabel.show.media import Media
 from unlabel.task import Batch, Sample, Transform
 
 __all__ = ["Dataset", "Subset", "Views", "collate", "collated", "holdout"]
@@ -68,6 +69,14 @@ class Dataset:
         What is stored at a higher resolution than the transform keeps may be read at a lower one, for less time.
         """
         return self
+
+    def show(self, sample: Sample) -> Media | np.ndarray | None:
+        """What there is to see (or read, or hear) of a sample, for the report; None if nothing is.
+
+        A bare array, uint8 (H, W, 3), is a `Picture`. In the map of a report a picture (or the middle of a clip) is a
+        sample's thumbnail, the first words of a text are its name.
+        """
+        return None
 
     def split(self, name: str) -> Dataset | None:
         """``"train"``: what pretraining and probes may see. ``"test"``: held out; None if nothing is."""
@@ -207,6 +216,9 @@ class Subset(Dataset):
 
     def order(self, number: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
         return None if self._order is None else self._order(number, size, seed)
+
+    def show(self, sample: Sample) -> Media | np.ndarray | None:
+        return self.dataset.show(sample)
 
     def collate(self, samples: list[Sample]) -> Batch:
         return self.dataset.collate(samples)

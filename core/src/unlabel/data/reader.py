@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from unlabel.engine import Engine
     from unlabel.recipe import Stage
 
-__all__ = ["Positions", "Reader", "Request", "batches", "check", "default_workers", "epoch_of", "micro_batch"]
+__all__ = ["Positions", "Reader", "Request", "batches", "check", "default_workers", "micro_batch"]
 
 _CONTEXT = "fork" if sys.platform == "linux" else None
 """How loader processes start. Under a fork server, Python 3.14's default, they would outlive a killed run: their
@@ -177,12 +177,6 @@ def check(dataset: Dataset, stage: Stage, world: int) -> None:
     """UsageError if a stage's batch does not fit the samples, or their own order, before anything is trained."""
     micro_batch(stage, len(dataset), world)
     dataset.order(0, stage.resolved(len(dataset)).size, 0)
-
-
-def epoch_of(dataset: Dataset, stage: Stage, step: int, seed: int) -> int:
-    """The epoch in which a resolved stage's update `step` begins, from 0: as the dataset's own order says, if any."""
-    own = dataset.order(step, stage.size, seed)
-    return stage.epoch_of(step, len(dataset)) if own is None else int(own[0][0])
 
 
 def batches(

@@ -91,7 +91,7 @@ class _Reader:
             raise
         except data.UNREADABLE as error:
             return index, data.reason(error), None
-        thumbnail = thumbnails.thumbnail(sample) if index in self.shown else None
+        thumbnail = thumbnails.thumbnail(self.dataset, sample) if index in self.shown else None
         if self.transform is not None:
             seeds.seed(self.seed, self.epoch, index)  # for transforms of libraries that draw from torch's generator
             part, first = self.dataset.part_of(index)
@@ -376,7 +376,7 @@ class Frozen:
         kept = self._shared.thumbnails.setdefault(split, {})
         part, shown = self.dataset(split), [int(index) for index in self.shown(split)]
         if not self.has_features(split) or part.table() is not None:
-            read = {index: thumbnails.thumbnail(sample) for index, sample in self.samples(split, order=shown)}
+            read = {index: thumbnails.thumbnail(part, sample) for index, sample in self.samples(split, order=shown)}
             kept.update({index: thumbnail for index, thumbnail in read.items() if thumbnail is not None})
         return kept
 

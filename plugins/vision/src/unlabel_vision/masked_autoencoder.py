@@ -15,6 +15,7 @@ from unlabel.nn import losses, masking, patches, positions, transformer
 from unlabel.nn.decoder import Decoder
 from unlabel.nn.masking import Mask
 from unlabel.recipe import Stage
+from unlabel.show import drawing
 from unlabel_vision import views
 from unlabel_vision.encoders.patch_encoder import PatchEncoder
 
@@ -127,7 +128,7 @@ def pictures(
         for values in (target * (1 - hidden), prediction * hidden + target * (1 - hidden))
     ]
     row = torch.stack(shown, dim=1).flatten(0, 1)  # input, masked input, reconstruction of each image in turn
-    return {"reconstruction": views.contact_sheet(views.to_pixels(row), columns=len(shown))}
+    return {"reconstruction": drawing.contact_sheet(views.to_pixels(row), columns=len(shown))}
 
 
 def stage(*, epochs: int, **others: Any) -> Stage:

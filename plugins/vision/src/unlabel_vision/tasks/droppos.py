@@ -21,6 +21,7 @@ from unlabel.errors import UsageError
 from unlabel.nn import losses, masking, positions, transformer
 from unlabel.nn.masking import Mask
 from unlabel.recipe import Execution
+from unlabel.show import drawing
 from unlabel.task import Batch
 from unlabel_vision import attention_pictures, masked_autoencoder, views
 from unlabel_vision.encoders.patch_encoder import PatchEncoder, require_tokens
@@ -261,7 +262,7 @@ class DropPos(PatchTask):
         return probability <= self.labels.diagonal()[truth]
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight images: whole; visible patches, pale where the position is dropped; laid out as predicted.
 
         Besides, where the last block looks, and tokens by their colours; see `attention_pictures`.
@@ -276,7 +277,7 @@ class DropPos(PatchTask):
         seen = rearranged(images, mask.keep, mask.keep, size, 1.0 - 0.6 * slots.mask)
         placed = rearranged(images, mask.keep, torch.where(dropped, logits.argmax(-1), mask.keep), size)
         triples = torch.stack([images, seen, placed], dim=1).flatten(0, 1)
-        shown = views.contact_sheet(views.to_pixels(triples), columns=3)
+        shown = drawing.contact_sheet(views.to_pixels(triples), columns=3)
         return {"positions": shown, **attention_pictures.pictures(self.encoder, images)}
 
 

@@ -18,6 +18,7 @@ from torch.nn import functional
 from unlabel import Recipe, Ref, Stage, UsageError, seeds
 from unlabel.evaluate.features import evaluating
 from unlabel.nn import batchnorm, heads
+from unlabel.show import drawing
 from unlabel.task import Batch, Transform
 from unlabel_vision import views
 from unlabel_vision.image_task import ImageTask
@@ -180,11 +181,11 @@ class Jigsaw(ImageTask):
         features: Tensor = self.encoder(pixels)
         return features
 
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to four images as the encoder sees them: nine tiles each, in the order given to it."""
         tiles, _ = self._puzzle({name: value[:4] for name, value in batch.items()})
-        puzzles = [views.contact_sheet(views.to_pixels(puzzle), columns=_SIDE) for puzzle in tiles]
-        return {"puzzles": views.contact_sheet(np.stack(puzzles), columns=len(puzzles), gap=8)}
+        puzzles = [drawing.contact_sheet(views.to_pixels(puzzle), columns=_SIDE) for puzzle in tiles]
+        return {"puzzles": drawing.contact_sheet(np.stack(puzzles), columns=len(puzzles), gap=8)}
 
 
 def _check_accepts(encoder: nn.Module, image_size: int, tile: int) -> None:

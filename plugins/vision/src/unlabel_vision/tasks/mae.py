@@ -77,7 +77,7 @@ class MAE(PatchTask):
         return {"loss": masked_autoencoder.loss(self.encoder, self.decoder, images, mask, self.norm_pix)}
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight images: input, masked input and reconstruction; attention; tokens by their colours."""
         images = views.to_float(batch["image"][:8])
         mask = masking.from_noise(seeds.uniform(batch["key"][:8], (self.length,)), self.mask_ratio)

@@ -321,7 +321,7 @@ class MixedAE(PatchTask):
         return prediction
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """About eight images, whole groups: input, its mixture, its own patches, reconstruction; attention; tokens."""
         count = min(len(batch["image"]), max(8, self.group)) // self.group * self.group
         if not count:

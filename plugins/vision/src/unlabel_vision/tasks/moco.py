@@ -196,7 +196,7 @@ class MoCo(ImageTask):
         # 1911.05722, eq. 2: theta_k <- m theta_k + (1 - m) theta_q
         momentum.update(self.teacher, nn.Sequential(self.encoder, self.projector), decay, buffers=False)
 
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight pairs of views, one below the other."""
         return self.photometric.pictures(batch)
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from unlabel import Recipe, Ref, Stage, seeds
 from unlabel.errors import UsageError
 from unlabel.nn import losses, masking, positions, transformer
+from unlabel.show import drawing
 from unlabel.task import Batch
 from unlabel_vision import attention_pictures, views
 from unlabel_vision.encoders.patch_encoder import Attend, PatchEncoder, merged, project, require_tokens
@@ -151,7 +152,7 @@ class MP3(PatchTask):
         return self.encoder.run(tokens, attend).mean(1)
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight images: whole; context, the rest pale; every patch where it believes it belongs.
 
         Besides, where the last block looks, and tokens by their colours; see `attention_pictures`.
@@ -165,7 +166,7 @@ class MP3(PatchTask):
         context = rearranged(images, truth, truth, size, pale)
         placed = rearranged(images, truth, logits.argmax(-1), size)
         triples = torch.stack([images, context, placed], dim=1).flatten(0, 1)
-        shown = views.contact_sheet(views.to_pixels(triples), columns=3)
+        shown = drawing.contact_sheet(views.to_pixels(triples), columns=3)
         return {"positions": shown, **attention_pictures.pictures(self.encoder, images)}
 
 

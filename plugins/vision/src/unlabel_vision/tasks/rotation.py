@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from unlabel import Recipe, Ref, Stage
 from unlabel.nn import batchnorm
+from unlabel.show import drawing
 from unlabel.task import Batch, Transform
 from unlabel_vision import views
 from unlabel_vision.image_task import ImageTask
@@ -69,10 +70,10 @@ class Rotation(ImageTask):
         # eq. 2-3: -log F^y(g(X | y)), mean over K = 4 turns and N images, all turns of an image in one batch
         return {"loss": functional.cross_entropy(logits.float(), turns), "accuracy": accuracy}
 
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight images at their four orientations, one orientation a row."""
         images = batch["image"][:8]
-        return {"rotations": views.contact_sheet(rotated(images)[0].cpu().numpy(), columns=len(images))}
+        return {"rotations": drawing.contact_sheet(rotated(images)[0].cpu().numpy(), columns=len(images))}
 
 
 def paper() -> Recipe:

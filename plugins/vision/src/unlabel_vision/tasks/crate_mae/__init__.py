@@ -198,7 +198,7 @@ class CrateMAE(PatchTask):
         return self.decoder(encoder.normalise(layers[-1].code)), layers
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight images: masked and restored; attention of the last layer's heads; tokens by their colours."""
         images = views.to_float(batch["image"][:8])
         mask = masking.from_noise(seeds.uniform(batch["key"][:8], (self.length,)), self.mask_ratio)

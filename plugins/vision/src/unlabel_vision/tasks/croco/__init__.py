@@ -20,6 +20,7 @@ from unlabel import Recipe, Ref, Stage, seeds
 from unlabel.errors import UsageError
 from unlabel.nn import losses, masking, patches
 from unlabel.nn.masking import Mask
+from unlabel.show import drawing
 from unlabel.task import Batch, Transform
 from unlabel_vision import masked_autoencoder, views
 from unlabel_vision.encoders.patch_encoder import PatchEncoder, require_tokens
@@ -236,7 +237,7 @@ class CroCo(PatchTask):
         return [encoded.first, *(found[number] for number in hooks(len(found)))]
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight pairs: first view, second, what is seen of the first, its completion; and where patches look.
 
         ``attention``: for a hidden patch of each first view, framed, what the last block looks at in the second.
@@ -270,7 +271,7 @@ class CroCo(PatchTask):
             inside = picture[top + 1 : top + size - 1, left + 1 : left + size - 1].copy()
             picture[top : top + size, left : left + size] = (255, 0, 0)
             picture[top + 1 : top + size - 1, left + 1 : left + size - 1] = inside
-        return views.contact_sheet(np.stack([framed, lit], axis=1).reshape(-1, *framed.shape[1:]), columns=2)
+        return drawing.contact_sheet(np.stack([framed, lit], axis=1).reshape(-1, *framed.shape[1:]), columns=2)
 
 
 def _stage(**changes: object) -> Stage:

@@ -29,6 +29,7 @@ from unlabel.frozen import features
 from unlabel.frozen.teacher import LazyTeacher
 from unlabel.nn import losses, masking
 from unlabel.recipe import Group
+from unlabel.show import drawing
 from unlabel.task import Batch, Sample, Transform
 from unlabel_vision import masked_autoencoder, views
 from unlabel_vision.encoders.eva import Eva
@@ -426,7 +427,7 @@ class EVA(PatchTask):
         return torch.where(mask[..., None], hidden, embedded) + self.encoder.positions
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight images: input, what is visible, the teacher's features, the student's, their cosine, attention.
 
         Features are shown by their three main directions in the teacher's, as red, green and blue, alike for both; the
@@ -448,7 +449,7 @@ class EVA(PatchTask):
             shown.append(self._attention(images))
         planes = [_planes((255 * values).round().to(torch.uint8), size).cpu() for values in shown]
         rows = torch.stack([pixels.cpu(), visible.cpu(), *planes], dim=1).flatten(0, 1)
-        return {"features": views.contact_sheet(rows.permute(0, 2, 3, 1).numpy(), columns=2 + len(planes))}
+        return {"features": drawing.contact_sheet(rows.permute(0, 2, 3, 1).numpy(), columns=2 + len(planes))}
 
     def _attention(self, images: Tensor) -> Tensor:
         """Where the class token looks in the last block, from least to most: (N, L, 3) in [0, 1]."""

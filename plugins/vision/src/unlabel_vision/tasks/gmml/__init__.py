@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from unlabel import Recipe, Ref, Stage, engine, seeds
 from unlabel.engine import Engine
 from unlabel.errors import UsageError
+from unlabel.show import drawing
 from unlabel.task import Batch, Transform
 from unlabel_vision import attention_pictures, views
 from unlabel_vision.encoders.patch_encoder import PatchEncoder, require_tokens
@@ -248,12 +249,12 @@ class GMML(PatchTask):
         return super().training_step(batches, optimizers, engine, stage)
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight images: clean crop, what is shown instead, reconstruction; attention; tokens by their colours."""
         clean, _ = self.photometric.pair({name: batch[name][:8] for name in ("view1", "view2", "key")})
         _, given, _ = self.corrupt(clean, batch["key"][:8], 0)
         triples = torch.stack([clean, given, self.reconstruct(given).to(clean.dtype)], dim=1).flatten(0, 1)
-        shown = views.contact_sheet(views.to_pixels(triples), columns=3)
+        shown = drawing.contact_sheet(views.to_pixels(triples), columns=3)
         return {"reconstruction": shown, **attention_pictures.pictures(self.encoder, clean)}
 
 
