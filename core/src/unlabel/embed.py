@@ -82,8 +82,8 @@ def keep(task: Task, dataset: Dataset, engine: Engine, path: Path, seed: int = 0
     split: Any = "train" if dataset.split("test") is None else "test"
     frozen = Frozen(task, dataset, engine, seed=seed, limit={split: _KEPT})
     table = _part(frozen, split)
-    chosen = np.sort(seeds.permutation(len(table["names"]), seed)[:_KEPT])  # samples that belong together are all there
-    table = {name: column[chosen] for name, column in table.items()}
+    few = np.sort(seeds.permutation(len(table["names"]), seed)[:_KEPT])  # samples that belong together are all there
+    table = {name: column[few] for name, column in table.items()}
     if (table["labels"] >= 0).any():
         table["classes"] = np.array(frozen.classes, dtype=np.str_)
     else:
