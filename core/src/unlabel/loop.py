@@ -128,7 +128,8 @@ def run_stage(
 
         seeds.seed(recipe.seed, start.stage, step, engine.rank)  # all randomness of this update
         optim.set_lr(optimizers, stage, step)
-        metrics = task.training_step(batches, optimizers, engine, stage)
+        with engine.iteration():
+            metrics = task.training_step(batches, optimizers, engine, stage)
         progress = Progress(start.stage, step + 1, horizon, epoch, progress.total_step + 1)
         task.after_update(progress)
         if step == 0:

@@ -516,7 +516,7 @@ class Recording(Engine):
 
     Attributes:
         names: parameter -> its name in the task.
-        gradients: of each update: name -> averaged gradient, or None, for the parameters its optimizer holds.
+        gradients: of each update: name -> averaged gradient, or None, for the parameters its optimizers hold.
         learning: names of the parameters that an update found trainable.
         reached: names of frozen parameters that had a gradient nevertheless.
     """
@@ -532,8 +532,9 @@ class Recording(Engine):
         super().prepare(task)
         self.names = {parameter: name for name, parameter in task.named_parameters()}
 
-    def update(self, task: Task, optimizer: Optimizer, stage: Stage) -> Tensor:
-        members = _members(optimizer)
+    def update(self, task: Task, optimizers: Optimizer | Mapping[str, Optimizer], stage: Stage) -> Tensor:
+        given = optimizers.values() if isinstance(optimizers, Mapping) else [optimizers]
+        members = [parameter for optimizer in given for parameter in _members(optimizer)]
         # averaging twice changes nothing: what all processes have is their average
         average([p.grad for p in members if p.grad is not None], self.world)
         self.gradients.append(
@@ -541,7 +542,7 @@ class Recording(Engine):
         )
         self.learning |= {name for parameter, name in self.names.items() if parameter.requires_grad}
         self.reached |= {name for p, name in self.names.items() if not p.requires_grad and p.grad is not None}
-        return super().update(task, optimizer, stage)
+        return super().update(task, optimizers, stage)
 
 
 def _state(path: Path) -> dict[str, Tensor]:
