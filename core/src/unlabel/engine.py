@@ -102,7 +102,7 @@ class Engine:
         task.to(self.device)
         if not self.shard and any(isinstance(module, nn.Conv2d) for module in task.modules()):
             for tensor in (*task.parameters(), *task.buffers()):
-                if tensor.ndim == 4:  # 10-25 % of a convolution's time; a volume's weights, 5-D, have no such layout
+                if tensor.ndim == 4:  # 10-25 % of a convolution's time; weights of 5 dimensions have no such layout
                     tensor.data = tensor.data.to(memory_format=torch.channels_last)
         if self.world > 1:
             for tensor in [*task.parameters(), *task.buffers()]:

@@ -101,6 +101,7 @@ def run_stage(
     task.zero_grad(set_to_none=True)  # of parameters that an earlier stage froze but still reached
     task.enter_stage(stage)
     optimizers = task.optimizers(stage)
+    optim.check_names(stage, optimizers)
     if start.step:
         checkpoint.load_optimizers(_path(checkpoints, start), task, optimizers, engine)
     workers = data.default_workers(engine) if recipe.execution.workers is None else recipe.execution.workers
@@ -127,7 +128,7 @@ def run_stage(
             task.enter_epoch(epoch)
 
         seeds.seed(recipe.seed, start.stage, step, engine.rank)  # all randomness of this update
-        optim.set_lr(optimizers, stage, step)
+        optim.set_schedules(optimizers, stage, step)
         with engine.iteration():
             metrics = task.training_step(batches, optimizers, engine, stage)
         progress = Progress(start.stage, step + 1, horizon, epoch, progress.total_step + 1)

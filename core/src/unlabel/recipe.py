@@ -12,13 +12,24 @@ import inspect
 import json
 import math
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from unlabel import flat_fields
 from unlabel.errors import UsageError, nearest
 
 if TYPE_CHECKING:
@@ -75,6 +86,16 @@ class Ref(BaseModel):
         return self.model_copy(update={"options": {**self.options, **options}})
 
 
+def _whole(ref: Ref) -> Ref:
+    """A Ref of its own, with lists as tuples and the options that its optimizer gets where nothing is said."""
+    options = {name: _tuples(value) for name, value in ref.options.items()}
+    return Ref(ref.name, **{**flat_fields.defaults_of(ref.name), **options})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(entry) for entry in value) if isinstance(value, list | tuple) else value
+
+
 class Group(_Strict):
     """Parameters whose name matches `pattern` (shell style) differ from the rest of their stage."""
 
@@ -104,30 +125,31 @@ class Stage(_Strict):
         description="samples per update, over all processes and micro-batches; 'all': every training sample",
     )
     accumulate: int = Field(default=1, ge=1, description="micro-batches per update")
-    optimizer: str = Field(default="adamw", description="adamw, adam, sgd, lars or any class of torch.optim")
+    optimizer: Ref = Field(
+        default_factory=lambda: Ref("adamw"),
+        description="a class of torch.optim in any case, lars, a plugin's, or package.module:Class, with options",
+    )
+    optimizers: dict[str, Ref] = Field(
+        default_factory=dict, description="for tasks with several: those that differ from `optimizer`, by name"
+    )
     lr: float = Field(default=1.5e-4, ge=0, description="peak learning rate")
     lr_batch_size: int | None = Field(
         default=None, ge=1, description="`lr` is stated for this batch size and scaled linearly"
     )
-    min_lr: float = Field(default=0.0, ge=0, description="learning rate at the end of the schedule")
     warmup_steps: int | None = Field(default=None, ge=0, description="updates of linear warm-up")
     warmup_epochs: float | None = Field(default=None, ge=0, description="the same in epochs")
     warmup_start_lr: float = Field(default=0.0, ge=0, description="learning rate at the first update")
     warmup_inclusive: bool = Field(
         default=False, description="the last update of the warm-up has the peak rate already, not the first one after"
     )
-    schedule: Literal["cosine", "constant", "linear", "step", "polynomial"] = "cosine"
-    milestones: tuple[float, ...] = Field(
-        default=(), description="schedule 'step': fractions of the horizon, in (0, 1)"
+    schedule: Ref = Field(
+        default_factory=lambda: Ref("cosine"),
+        description="of the learning rate after the warm-up: cosine, constant, linear, step, polynomial or "
+        "package.module:function, with options such as `end`, the rate at its end",
     )
-    gamma: float = Field(default=0.1, gt=0, description="schedule 'step': factor at each milestone")
-    power: float = Field(default=1.0, gt=0, description="schedule 'polynomial': exponent")
-    weight_decay: float = Field(default=0.05, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    nesterov: bool = False
-    trust_coefficient: float = Field(default=0.001, gt=0, description="lars: trust coefficient")
+    weight_decay: Annotated[float, Field(ge=0)] | Ref = Field(
+        default=0.05, description="a number, or a schedule with options: {name: cosine, start: 0.04, end: 0.4}"
+    )
     clip_norm: float | None = Field(default=None, gt=0, description="largest norm of the gradient, over all parameters")
     clip_tensor_norm: float | None = Field(
         default=None, gt=0, description="largest norm of the gradient of each tensor"
@@ -136,9 +158,39 @@ class Stage(_Strict):
         default=None, gt=0, le=1, description="learning-rate factor per layer below the top"
     )
     decay_vectors: bool = Field(default=False, description="apply weight decay to biases and 1-D parameters too")
-    groups: list[Group] = Field(default_factory=list)
+    groups: list[Group] = Field(default_factory=list, description="parameters that differ from the rest")
     weights: dict[str, float] = Field(default_factory=dict, description="weights of the task's named losses")
     options: dict[str, Any] = Field(default_factory=dict, description="what the task's enter_stage reads")
+    _third_party: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Any) -> None:
+            """Fields, in any form that they are read in: a name for a Ref, and flat ones, see `flat_fields`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fold(cls, value: Any) -> Any:
+        return flat_fields.folded(value) if isinstance(value, Mapping) else value
+
+    @field_validator("weight_decay", mode="before")
+    @classmethod
+    def _number_or_schedule(cls, value: Any) -> Any:
+        """A number may stand as text: YAML takes 1e-4 for one."""
+        try:
+            return float(value) if isinstance(value, str) else value
+        except ValueError:
+            return value
+
+    @field_validator("optimizer", "schedule", "weight_decay", mode="after")
+    @classmethod
+    def _of_its_own(cls, value: float | Ref) -> float | Ref:
+        return _whole(value) if isinstance(value, Ref) else value
+
+    @field_validator("optimizers", mode="after")
+    @classmethod
+    def _each_of_its_own(cls, value: dict[str, Ref]) -> dict[str, Ref]:
+        return {name: _whole(ref) for name, ref in value.items()}
 
     @model_validator(mode="after")
     def _one_length(self) -> Stage:
@@ -179,6 +231,21 @@ class Stage(_Strict):
     def peak_lr(self) -> float:
         """`lr`, scaled to this batch size if `lr_batch_size` says what it was stated for."""
         return self.lr * self.size / self.lr_batch_size if self.lr_batch_size else self.lr
+
+    @property
+    def first_weight_decay(self) -> float:
+        """The weight decay, or what its schedule starts with."""
+        decay = self.weight_decay
+        return float(decay.options["start"]) if isinstance(decay, Ref) else decay
+
+    @property
+    def third_party(self) -> dict[str, Any]:
+        """Classes and functions of optimizers and schedules that are not the core's, by name: as they were checked."""
+        return self._third_party
+
+    def optimizer_ref(self, name: str) -> Ref:
+        """What a task's optimizer of that name is to be."""
+        return self.optimizers.get(name, self.optimizer)
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
         """The scalar to differentiate, out of a task's named terms; see `unlabel.combine.total`."""
@@ -260,7 +327,7 @@ class Recipe(_Strict):
         data["task"] = {**({name: {} for name in joined} if len(joined) > 1 else {}), **data["task"]}
         for assignment in assignments:
             path, value = assigned(assignment)
-            _assign(data, path, value)
+            _assign(data, path, _renamed(data, path, value, catalog))
         recipe = parse(data, "")
         if recipe.task.name != self.task.name:
             raise UsageError(
@@ -280,8 +347,16 @@ class Recipe(_Strict):
         self.task.options = multitask.check(self.task, catalog)
         self.encoder.options = keywords(self.encoder, factory(self.encoder, "encoders", catalog), "encoder")
         self.dataset.options = keywords(self.dataset, factory(self.dataset, "datasets", catalog), "dataset")
+        self.check_stages(catalog)
         for ref in self.evaluations or ():
             keywords(ref, catalog.load("evaluations", ref.name), "evaluation", skip=1)
+
+    def check_stages(self, catalog: Catalog) -> None:
+        """Check the optimizers and schedules of every stage, as `check` does, and find those that plugins offer."""
+        from unlabel.optim import offers
+
+        for number, stage in enumerate(self.stages):
+            offers.check(stage, f"stages.{number}", catalog)
 
 
 def with_data(chosen: Recipe, implied: Mapping[str, Any], catalog: Catalog) -> Recipe:
@@ -410,18 +485,21 @@ def _hints(target: Any) -> dict[str, Any]:
         return {}
 
 
-def keywords(ref: Ref, target: Callable[..., Any], role: str, skip: int = 0) -> dict[str, Any]:
+def keywords(
+    ref: Ref, target: Callable[..., Any], role: str, skip: int = 0, given: Collection[str] = ()
+) -> dict[str, Any]:
     """The options of a Ref, checked and converted against the signature of what they are given to.
 
     Args:
         ref: name and options.
         target: class or function; its first `skip` parameters are not options.
         role: how the user addresses it (``task``, ``encoder``, ...).
+        given: keywords that somebody else gives; they are no options.
 
     Raises:
         UsageError: unknown keyword, missing one, or a value of the wrong type.
     """
-    known = parameters(target, skip)
+    known = {name: parameter for name, parameter in parameters(target, skip).items() if name not in given}
     checked = {}
     for name, value in ref.options.items():
         if name not in known:
@@ -432,9 +510,21 @@ def keywords(ref: Ref, target: Callable[..., Any], role: str, skip: int = 0) -> 
         except ValidationError as error:
             raise UsageError(f"{role}.{_explain(error, name)}") from error
     for name in required(target, skip):
-        if name not in ref.options:
+        if name not in ref.options and name not in given:
             raise UsageError(f"{ref.name} needs {role}.{name}: {_way(ref, role, name)}")
     return checked
+
+
+def takes(target: Callable[..., Any], name: str, value: Any) -> bool:
+    """Whether a class or function has a keyword of that name, and for such a value."""
+    parameter = parameters(target).get(name)
+    if parameter is None:
+        return False
+    try:
+        _adapter(parameter.annotation).validate_python(value)
+    except ValidationError:
+        return False
+    return True
 
 
 def _way(ref: Ref, role: str, name: str) -> str:
@@ -471,6 +561,28 @@ def parameters(target: Callable[..., Any], skip: int = 0) -> dict[str, inspect.P
         raise UsageError(f"{target!r} does not say which keywords it takes: wrap it in a function that does") from error
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return {p.name: p.replace(annotation=hints.get(p.name, Any)) for p in found if p.kind in kinds}
+
+
+def _renamed(data: Any, path: str, value: Any, catalog: Catalog) -> Any:
+    """A bare name for a stage's optimizer or schedule, with the options of the one before that it takes too."""
+    kind: Literal["optimizer", "schedule"]
+    match path.split("."):
+        case ["stages", number, "optimizer" as field]:
+            kind, fields = "optimizer", _step(data["stages"], number, path)
+        case ["stages", number, "optimizers", field]:
+            kind, fields = "optimizer", _step(data["stages"], number, path)["optimizers"]
+        case ["stages", number, "schedule" | "weight_decay" as field]:
+            kind, fields = "schedule", _step(data["stages"], number, path)
+        case _:
+            return value
+    before = fields.get(field)
+    if not isinstance(value, str):
+        return value
+    if not isinstance(before, Mapping):
+        return value if field == "weight_decay" else {"name": value}
+    from unlabel.optim import offers
+
+    return {"name": value, "options": offers.kept_options(kind, Ref.model_validate(before), value, catalog)}
 
 
 def _assign(data: Any, path: str, value: Any) -> None:
@@ -518,9 +630,12 @@ def _explain(error: ValidationError, within: str = "") -> str:
 
 def _nearest_field(name: str, owner: type[BaseModel]) -> str:
     """The nearest field of `owner`, or the same field where it really lives."""
+    if owner is Recipe and name in flat_fields.FIELDS:
+        return f"; did you mean stages.0.{flat_fields.FIELDS[name]}?"
     others: list[tuple[str, type[BaseModel]]] = [("stages.0.", Stage), ("execution.", Execution)]
     elsewhere = others if owner is Recipe else []
     found = [prefix + name for prefix, model in elsewhere if name in model.model_fields]
     if found:
         return f"; did you mean {found[0]}?"
-    return nearest(name, owner.model_fields) or f"; the fields are {', '.join(owner.model_fields)}"
+    known = [*owner.model_fields, *(flat_fields.FIELDS if owner is Stage else ())]
+    return nearest(name, known) or f"; the fields are {', '.join(owner.model_fields)}"

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import BaseModel
 
-from unlabel import __version__, checkpoint, embed, export, loop, monitors, multitask, recipe, seeds
+from unlabel import __version__, checkpoint, embed, export, loop, monitors, multitask, optim, recipe, seeds
 from unlabel.catalog.plugins import Catalog, Offer
 from unlabel.data import Dataset, micro_batch, read_jsonl
 from unlabel.engine import Engine
@@ -445,6 +445,7 @@ def execute(
         samples = dataset.split("train")
         if samples is None or not len(samples):
             raise UsageError(f"{chosen.dataset.name} has no training samples")
+        chosen.check_stages(catalog)
         for stage in chosen.stages:
             micro_batch(stage, len(samples), engine.world)
         started = resuming and checkpoint.newest(folder / "checkpoints", chosen.task.name) is not None
@@ -484,7 +485,7 @@ def _check_optimizers(chosen: Recipe, task: Task, samples: int) -> None:
     for stage in chosen.stages:
         task.enter_stage(stage)
         try:
-            task.optimizers(stage.resolved(samples))
+            optim.check_names(stage, task.optimizers(stage.resolved(samples)))
         except UsageError:
             raise
         except ValueError as error:  # torch's optimizers check their numbers

@@ -83,7 +83,7 @@ def component(offer: Offer, catalog: Catalog) -> dict[str, Any]:
     from unlabel import recipe
 
     target = offer.load()
-    skip = {"tasks": 1, "evaluations": 1, "observers": 1}.get(offer.kind, 0)
+    skip = {"tasks": 1, "evaluations": 1, "optimizers": 1, "observers": 1}.get(offer.kind, 0)
     meanings = _meanings(target)
     keywords = [
         {
