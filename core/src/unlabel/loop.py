@@ -67,7 +67,7 @@ def train(
         Interrupted: a signal arrived; the run was saved first.
         RunError: loss not finite, too many bad samples, checkpoint not writable.
     """
-    stages = [stage.resolved(len(dataset)) for stage in recipe.stages]
+    stages = [task.configure_stage(stage.resolved(len(dataset))) for stage in recipe.stages]
     start = resume(recipe, task, engine, folder)
     quarantine = Quarantine(folder / "quarantine.jsonl", len(dataset), recipe.max_bad)
     with _Signals() as signals:
