@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unlabel.testing.component import Component
     from unlabel.testing.dataset_trial import DatasetTrial
+    from unlabel.testing.optimizer_trial import OptimizerTrial
     from unlabel.testing.task_trial import TaskTrial
     from unlabel.testing.trials import CommandTrial, EncoderTrial, EvaluationTrial, ObserverTrial, Whole
 
@@ -55,7 +56,7 @@ class Check:
 
 _FOUND: list[Check] = []
 
-EVERYTHING = ("tasks", "encoders", "datasets", "evaluations", "commands", "observers")
+EVERYTHING = ("tasks", "encoders", "datasets", "evaluations", "optimizers", "commands", "observers")
 
 
 def _of(*kinds: str) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
@@ -576,6 +577,19 @@ def changes_nothing(observer: ObserverTrial) -> None:
     made.close()
     if found:
         raise Violation(f"an observed run ends elsewhere ({found}): an observer only listens")
+
+
+# Optimizers
+
+
+@_of("optimizers")
+def descends_and_resumes_exactly(optimizer: OptimizerTrial) -> None:
+    """It lowers a loss, and one that goes on from its saved state takes the same steps to the bit."""
+    first, last = optimizer.losses()
+    if not last < first:
+        raise Violation(f"a loss of {first:.4g} became {last:.4g} in {optimizer.UPDATES} updates: does it descend?")
+    if found := optimizer.resumed():
+        raise Violation(f"a resumed run ends elsewhere ({found}): keep all it needs as tensors or numbers in `state`")
 
 
 # Commands

@@ -19,13 +19,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from unlabel import build, checkpoint, compose, data, export, loop, optim, recipe, seeds, signature
+from unlabel import build, checkpoint, compose, data, export, loop, optim, recipe, seeds, signature, verify
 from unlabel.catalog.plugins import Catalog
 from unlabel.data import Dataset, Reader
 from unlabel.engine import Engine, average
 from unlabel.errors import UsageError
 from unlabel.evaluate.features import Frozen, evaluating
-from unlabel.recipe import Execution, Recipe, Stage
+from unlabel.recipe import Execution, Recipe, Ref, Stage
 from unlabel.run import Run
 from unlabel.session import Session
 from unlabel.task import Batch, Progress, Task, Transform, one_row_each
@@ -76,10 +76,10 @@ class TaskTrial(Component):
             chosen = chosen.model_copy(
                 update={"dataset": chosen.dataset.with_options(path="data")}
             )  # the user's to give
-        signature.check(chosen, self.catalog)
+        verify.verify(chosen, self.catalog)
         for kind, text in (("JSON", chosen.to_json()), ("YAML", yaml.safe_dump(chosen.model_dump(mode="json")))):
             again = recipe.parse(yaml.safe_load(text), f"{name}() as {kind}")
-            signature.check(again, self.catalog)
+            verify.verify(again, self.catalog)
             if again != chosen:
                 problems.append(f"is another recipe after {kind}: keywords must be numbers, texts, lists or mappings")
         if name != "paper" and not problems:  # which may not fit into this machine
@@ -161,7 +161,7 @@ class TaskTrial(Component):
             return task.loss(batch)
         stage = self.short.stages[number].model_copy(update={"accumulate": 1})
         optimizers = task.optimizers(stage)
-        optim.set_lr(optimizers, stage, 0)
+        optim.set_schedules(optimizers, stage, 0)
         return task.training_step([batch], optimizers, self.engine, stage)
 
     def value(self, terms: Mapping[str, Tensor], number: int = 0) -> float:
@@ -357,8 +357,9 @@ class TaskTrial(Component):
             "steps": self.attempts,
             "horizon": self.attempts,
             "warmup_steps": 0,
-            "schedule": "constant",
-            "optimizer": "adam",
+            "schedule": Ref("constant"),
+            "optimizer": Ref("adam"),
+            "optimizers": {},
             "lr": 3e-3,
             "lr_batch_size": None,
             "weight_decay": 0.0,
@@ -374,7 +375,7 @@ class TaskTrial(Component):
         losses = []
         for step in range(self.attempts):
             seeds.seed(1)
-            optim.set_lr(optimizers, stage, step)
+            optim.set_schedules(optimizers, stage, step)
             metrics = task.training_step([dict(batch)], optimizers, self.engine, stage)
             losses.append(self.value(metrics, number))
             if losses[0] - losses[-1] > self.fall * max(abs(losses[0]), abs(losses[-1])):
@@ -467,8 +468,11 @@ class TaskTrial(Component):
         stages = []
         for stage in self.short.stages:
             parts = 2 * stage.accumulate
+            falling = Ref(
+                stage.schedule.name, **{name: value for name, value in stage.schedule.options.items() if name != "end"}
+            )
             # the weights hardly move, so that rounding in one stage does not grow in the next
-            still = {"lr": stage.lr * 1e-3, "min_lr": 0.0, "warmup_start_lr": stage.warmup_start_lr * 1e-3}
+            still = {"lr": stage.lr * 1e-3, "schedule": falling, "warmup_start_lr": stage.warmup_start_lr * 1e-3}
             size = max(parts, stage.size // parts * parts)
             stages.append(stage.model_copy(update={**still, "steps": 1, "batch_size": size}))
         chosen = self.short.model_copy(update={"stages": stages})
@@ -523,7 +527,7 @@ class Recording(Engine):
 
     Attributes:
         names: parameter -> its name in the task.
-        gradients: of each update: name -> averaged gradient, or None, for the parameters its optimizer holds.
+        gradients: of each update: name -> averaged gradient, or None, for the parameters its optimizers hold.
         learning: names of the parameters that an update found trainable.
         reached: names of frozen parameters that had a gradient nevertheless.
     """
@@ -539,8 +543,9 @@ class Recording(Engine):
         super().prepare(task)
         self.names = {parameter: name for name, parameter in task.named_parameters()}
 
-    def update(self, task: Task, optimizer: Optimizer, stage: Stage) -> Tensor:
-        members = _members(optimizer)
+    def update(self, task: Task, optimizers: Optimizer | Mapping[str, Optimizer], stage: Stage) -> Tensor:
+        given = optimizers.values() if isinstance(optimizers, Mapping) else [optimizers]
+        members = [parameter for optimizer in given for parameter in _members(optimizer)]
         # averaging twice changes nothing: what all processes have is their average
         average([p.grad for p in members if p.grad is not None], self.world)
         self.gradients.append(
@@ -548,7 +553,7 @@ class Recording(Engine):
         )
         self.learning |= {name for parameter, name in self.names.items() if parameter.requires_grad}
         self.reached |= {name for p, name in self.names.items() if not p.requires_grad and p.grad is not None}
-        return super().update(task, optimizer, stage)
+        return super().update(task, optimizers, stage)
 
 
 def _state(path: Path) -> dict[str, Tensor]:
