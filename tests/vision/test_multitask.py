@@ -121,8 +121,8 @@ def test_the_command_trains_evaluates_and_exports(tmp_path: Path, monkeypatch: p
     answer = unlabel("train", BOTH, *words, *settings, "--no-evaluate")
     assert answer.code == 0, answer.err
     stored = json.loads((tmp_path / "new/recipe.json").read_text())
-    assert stored["task"]["name"] == BOTH
-    assert stored["task"]["vision/mae"]["mask_ratio"] == 0.5
+    assert "+".join(task["name"] for task in stored["tasks"]) == BOTH
+    assert stored["tasks"][0]["mask_ratio"] == 0.5
     lines = [json.loads(line) for line in (tmp_path / "new/metrics.jsonl").read_text().splitlines()]
     line = next(line for line in lines if "loss" in line)
     assert {"loss", "loss_mae", "loss_rotation", "alpha_mae", "cosine_mae_rotation", "rotation.accuracy"} <= set(line)

@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from unlabel import flat_fields
 from unlabel.errors import UsageError, nearest
 from unlabel.stage import Group, Ref, Stage, Strict
 
@@ -349,6 +350,8 @@ def explain(error: ValidationError, within: str = "") -> str:
 
 def _nearest_field(name: str, owner: type[BaseModel]) -> str:
     """The nearest field of `owner`, or the same field where it really lives."""
+    if owner is Recipe and name in flat_fields.FIELDS:
+        return f"; did you mean stages.0.{flat_fields.FIELDS[name]}?"
     others: list[tuple[str, type[BaseModel]]] = [
         ("stages.0.", Stage),
         ("execution.", Execution),
@@ -361,4 +364,7 @@ def _nearest_field(name: str, owner: type[BaseModel]) -> str:
         return f"; did you mean {places[0]}?"
     written = {"tasks": "task", "encoders": "encoder"} if owner is Recipe else {}
     fields = [written.get(field, field) for field in owner.model_fields]
-    return nearest(name, [*fields, *written]) or f"; the fields are {', '.join(fields)}"
+    return (
+        nearest(name, [*fields, *written, *(flat_fields.FIELDS if owner is Stage else ())])
+        or f"; the fields are {', '.join(fields)}"
+    )
