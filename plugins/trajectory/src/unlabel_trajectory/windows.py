@@ -48,9 +48,9 @@ class Windows:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def take(self, chosen: np.ndarray) -> Windows:
+    def take(self, which: np.ndarray) -> Windows:
         """Some of the windows, by index or mask."""
-        parts = {name: getattr(self, name)[chosen] for name in ("positions", "scene", "agent", "frame")}
+        parts = {name: getattr(self, name)[which] for name in ("positions", "scene", "agent", "frame")}
         return replace(self, **parts)
 
     def name_of(self, index: int) -> str:
@@ -93,10 +93,10 @@ def cut(
         The windows, possibly none, in the order of their first frames; and warnings, each with file and line.
     """
     step = step_of(rows) if step is None else step
-    found = [message for message in (reading.suspicious_jumps(rows, step, 1.0),) if message and unit == "m"]
+    warnings = [message for message in (reading.suspicious_jumps(rows, step, 1.0),) if message and unit == "m"]
     back = reading.backward(rows)
     if back:
-        found.append(
+        warnings.append(
             f"{rows.place(back[0])}: frame {rows.frame[back[0]]:g} stands after a later one of the same agent "
             f"({len(back)} such rows); they were sorted by frame"
         )
@@ -113,7 +113,7 @@ def cut(
     windows = Windows(
         positions, np.zeros(len(begins), np.int64), agent[begins], frame[begins], (scene,), rows.names, unit
     )
-    return windows, found
+    return windows, warnings
 
 
 def longest(rows: Rows, step: float | None = None) -> str:
@@ -155,6 +155,6 @@ def by_agent(windows: Windows, share: float, *numbers: int) -> tuple[np.ndarray,
     Windows of one agent overlap, so splitting window by window would put nearly the same track on both sides.
     """
     agents = np.unique(windows.agent)
-    chosen = agents[seeds.permutation(len(agents), *numbers)][: round(share * len(agents))]
-    out = np.isin(windows.agent, chosen)
+    selected = agents[seeds.permutation(len(agents), *numbers)][: round(share * len(agents))]
+    out = np.isin(windows.agent, selected)
     return ~out, out

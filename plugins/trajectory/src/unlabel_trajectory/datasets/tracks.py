@@ -74,8 +74,8 @@ class TrackDataset(Dataset):
             keep = np.ones_like(keep)
         selection = test if select == "test" else train.take(out)
         assert selection is not None
-        chosen = np.sort(seeds.permutation(len(selection), 0xE2)[:_SELECTION])
-        self._selection = self._relative(selection.take(chosen))[0]
+        which = np.sort(seeds.permutation(len(selection), 0xE2)[:_SELECTION])
+        self._selection = self._relative(selection.take(which))[0]
         self._test = test
         self._test_labels = None if labels is None else labels[1]
         self.classes = classes
@@ -188,10 +188,10 @@ def cut_file(
         state = path.stat()
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
-    found, messages = _cut(path, state.st_mtime_ns, state.st_size, length, scene, unit, stride, step, columns)
+    cut, messages = _cut(path, state.st_mtime_ns, state.st_size, length, scene, unit, stride, step, columns)
     for message in messages:
         reading.warn(message)
-    return found
+    return cut
 
 
 @functools.lru_cache(maxsize=128)
@@ -207,10 +207,10 @@ def _cut(
     columns: tuple[str | None, ...],
 ) -> tuple[Windows, list[str]]:
     rows = reading.read(path, dict(zip(reading.COLUMNS, columns, strict=True)))
-    found, messages = windows.cut(rows, length, scene=scene, unit=unit, stride=stride, step=step)
-    if not len(found):
+    cut, messages = windows.cut(rows, length, scene=scene, unit=unit, stride=stride, step=step)
+    if not len(cut):
         raise UsageError(
             f"{windows.longest(rows, step)}; a window needs {length}: shorten it (--set dataset.observed=... "
             "--set dataset.future=...) or give the frames between positions (--set dataset.step=...)"
         )
-    return found, messages
+    return cut, messages
