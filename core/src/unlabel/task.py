@@ -118,9 +118,9 @@ class Task(nn.Module):
     progress: Progress = Progress(stage=0, step=0, steps=1, epoch=0, total_step=0)
     """Where the run stands: read it in `training_step` or `loss`; nothing of it belongs into the state.
 
-    The loop sets it before each update, which it does not count yet, and again once the update is done; a loaded
-    checkpoint sets it to where it was saved. A task outside of any run stands at the beginning. What is compiled
-    (``--compile``) should not read its numbers: they change with each update."""
+    The loop sets it when a stage is entered, before each update, which it does not count yet, and again once the update
+    is done; a loaded checkpoint sets it to where it was saved. A task outside of any run stands at the beginning. What
+    is compiled (``--compile``) should not read its numbers: they change with each update."""
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return named scalars. ``"loss"`` drives the update; several losses are named ``"loss_..."`` and
