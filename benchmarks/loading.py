@@ -60,7 +60,7 @@ def from_folder(folder: Path, precision: str, size: int, steps: int, workers: in
     engine, clock, task = Engine("cpu", precision), Clock(), make()
     engine.prepare(task)
     with tempfile.TemporaryDirectory() as run:
-        loop.train(recipe, task, Folder(path=folder), engine, Path(run), [clock])
+        loop.train(loop.Training(recipe, task, Folder(path=folder), engine, Path(run), [clock]))
     return size / clock.seconds_per_step()
 
 

@@ -24,10 +24,11 @@ from PIL import Image
 from torch import Tensor
 
 import machine
-from unlabel import Catalog, Run, data, run, seeds
+from unlabel import Catalog, Run, build, compose, data, launch, seeds
 from unlabel.engine import Engine
 from unlabel.evaluate.features import Frozen
 from unlabel.nn import patches
+from unlabel.session import Session
 from unlabel.task import Sample
 from unlabel_vision import views
 from unlabel_vision.datasets.pairs import Pairs
@@ -123,9 +124,9 @@ def trained(arm: str, seed: int, steps: int, rooms: int, runs: Path, root: Path)
     sets = [f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in ARMS[arm].items()]
     sets += [f"seed={seed}", f"dataset.count={rooms}"]
     sets += ["monitor_every=1000000", "save_every=1000000", "execution.precision=fp32"]
-    chosen = run.compose("vision/croco", catalog, steps=steps, settings=sets)
+    chosen = compose.compose("vision/croco", catalog, steps=steps, settings=sets)
     if not (folder / "evaluations.json").exists():  # the last that a run writes
-        run.execute(chosen, run.new_folder(folder, chosen, overwrite=True), catalog, evaluate=False, quiet=True)
+        Session(chosen, launch.new_folder(folder, chosen, overwrite=True), catalog, evaluate=False, quiet=True).run()
     task = Run(folder, catalog).task()
     assert isinstance(task, CroCo)
     views_of = crops(task, root, runs)
@@ -145,8 +146,8 @@ def downstream(when: str, seed: int, runs: Path) -> dict[str, Any]:
     """Flow, depth and pose read off a trained or an untrained network."""
     catalog, engine = Catalog.installed(), Engine("cpu", "fp32")
     done = Run(runs / f"CroCo-{seed}", catalog)
-    task = done.task(engine) if when == "trained" else run.build(done.recipe, catalog, engine)[0]
-    rooms = run.build_dataset(done.recipe.dataset, catalog)
+    task = done.task(engine) if when == "trained" else build.build(done.recipe, catalog, engine)
+    rooms = build.build_dataset(done.recipe.dataset, catalog)
     frozen = Frozen(task, rooms, engine, seed=seed, limit={"test": 200})
     return {"scores": {name: catalog.load("evaluations", name)(frozen, **PROTOCOL) for name in EVALUATIONS}}
 

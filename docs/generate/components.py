@@ -11,8 +11,9 @@ import yaml
 from docstrings import link_papers, prose, sections, table
 
 from unlabel import Catalog, Recipe, Stage
-from unlabel.catalog.describe import component, summary
 from unlabel.catalog.plugins import Offer
+from unlabel.catalog.summary import summary
+from unlabel.describe import component
 
 __all__ = ["Page", "others", "tasks"]
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from unlabel.engine import Engine
 from unlabel.errors import UsageError
-from unlabel.multitask import Joint
+from unlabel.joint import Joint
 from unlabel.recipe import Stage
 from unlabel.task import Batch, Sample, Task, Transform
 
@@ -137,7 +137,9 @@ def shaped(combine: str, samples: list[list[float]]) -> tuple[list[float], list[
     encoder, engine = Vector(), Engine("cpu", "fp32")
     directions = {"a": (1.0, 0.2, 0.1), "b": (-0.3, 1.0, 0.5)}
     parts = {label: Shaped(encoder, direction=direction) for label, direction in directions.items()}
-    task = Joint(encoder, parts, combine=combine, normalise="none")  # two of equal length always share equally
+    task = Joint(
+        {"encoder": encoder}, parts, combine=combine, normalise="none"
+    )  # two of equal length always share equally
     stage = Stage(steps=1, optimizer="sgd", lr=1.0, momentum=0.0, weight_decay=0.0).resolved(100)
     own = torch.tensor(samples).chunk(engine.world)[engine.rank]
     metrics = task.training_step([{"x": own, "key": torch.arange(len(own))}], task.optimizers(stage), engine, stage)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unlabel import data, loop, run, seeds
+from unlabel import claims, data, loop, seeds
 from unlabel.catalog.plugins import Catalog, Offer, Plugin
 from unlabel.data import Dataset, Positions, Subset
 from unlabel.engine import Engine
@@ -108,7 +108,9 @@ def test_a_run_from_a_table_resumes_exactly(tmp_path: Path) -> None:
             task = Still(Linear())
             shorter = [chosen.stages[0].model_copy(update={"steps": step, "horizon": 10})]
             (tmp_path / folder).mkdir(exist_ok=True)
-            loop.train(chosen.model_copy(update={"stages": shorter}), task, Table(), CPU, tmp_path / folder, [])
+            loop.train(
+                loop.Training(chosen.model_copy(update={"stages": shorter}), task, Table(), CPU, tmp_path / folder, [])
+            )
         ends.append(task.state_dict())
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
@@ -177,10 +179,10 @@ def test_a_path_is_offered_to_the_plugin_whose_data_the_recipe_borrows(tmp_path:
     borrowed = recipe(task=Ref("borrower/thing"), dataset=Ref("lender/thing", width=3))
     place = tmp_path / "recordings.wave"
     place.touch()
-    chosen = run.choose_dataset(str(place), borrowed, Catalog(plugins))
+    chosen = claims.dataset_ref(str(place), borrowed, Catalog(plugins))
     assert chosen == Ref("lender/thing", width=3, path=str(place))
     with pytest.raises(UsageError, match="is none of any dataset"):
-        run.choose_dataset(str(place), recipe(task=Ref("borrower/thing")), Catalog(plugins))
+        claims.dataset_ref(str(place), recipe(task=Ref("borrower/thing")), Catalog(plugins))
 
 
 class Claiming(Noises):
@@ -207,6 +209,6 @@ def test_a_general_kind_gets_a_path_only_if_no_particular_one_claims_it(tmp_path
     offers = [Offer("datasets", name, f"test_data:{target}", "any") for name, target in names.items()]
     for name, owner in (("recordings.wave", "any/b"), ("notes.txt", "any/a")):
         (tmp_path / name).touch()
-        assert run.claimant(tmp_path / name, offers).name == owner
+        assert claims.claimant(tmp_path / name, offers).name == owner
     with pytest.raises(UsageError, match="is none of any dataset"):
-        run.claimant(tmp_path / "absent.txt", offers)
+        claims.claimant(tmp_path / "absent.txt", offers)

@@ -31,7 +31,7 @@ def run(
     task = kind(Linear())
     engine.prepare(task)
     folder.mkdir(exist_ok=True)
-    loop.train(chosen, task, dataset or Noises(), engine, folder, observers or [])
+    loop.train(loop.Training(chosen, task, dataset or Noises(), engine, folder, observers or []))
     return task
 
 

@@ -16,7 +16,7 @@ from commandline import unlabel
 from PIL import Image
 from reports import HOSTILE, written
 
-from unlabel import report
+from unlabel import compose, report
 from unlabel.catalog.plugins import Catalog
 from unlabel.errors import UsageError
 from unlabel.report import curves, encoding, nearness, reading, summary
@@ -118,9 +118,8 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
 def test_a_recipes_claim_is_shown_with_what_was_changed(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     catalog = Catalog.installed()
-    from unlabel import run
 
-    chosen = run.compose("vision/mae", catalog, name="quick", settings=["stages.0.lr=0.5", "task.mask_ratio=0.6"])
+    chosen = compose.compose("vision/mae", catalog, name="quick", settings=["stages.0.lr=0.5", "task.mask_ratio=0.6"])
     written(folder)
     (folder / "recipe.json").write_text(chosen.to_json())
 
@@ -142,10 +141,9 @@ def test_a_recipes_claim_is_shown_with_what_was_changed(tmp_path: Path) -> None:
 def test_of_tasks_trained_together_each_ones_claim_is_shown_as_its_own(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     catalog = Catalog.installed()
-    from unlabel import run
 
     changes = ["stages.0.lr=0.5", "stages.0.weights={loss_rotation: 3}"]
-    chosen = run.compose("vision/mae+vision/rotation", catalog, name="tiny", encoder="vision/vit", settings=changes)
+    chosen = compose.compose("vision/mae+vision/rotation", catalog, name="tiny", encoder="vision/vit", settings=changes)
     written(folder)
     (folder / "recipe.json").write_text(chosen.to_json())
 

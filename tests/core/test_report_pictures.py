@@ -48,7 +48,7 @@ def run(folder: Path, chosen: Recipe, wrong: object = None, watch: bool = True, 
     observers: list[Observer] = [Dispensable("of pictures", kind, folder)] if watch else []
     for observer in observers:
         observer.start(chosen)
-    loop.train(chosen, task, samples, engine, folder, [*observers, *more])
+    loop.train(loop.Training(chosen, task, samples, engine, folder, [*observers, *more]))
     return task
 
 

@@ -17,7 +17,7 @@ from commandline import unlabel
 from scipy.optimize import minimize
 from torch import Tensor
 
-from unlabel import Catalog, combine, recipe, run, seeds
+from unlabel import Catalog, combine, compose, seeds
 from unlabel.engine import Engine
 from unlabel.errors import UsageError
 from unlabel.recipe import Stage
@@ -707,7 +707,7 @@ TABLE = {
 
 @pytest.mark.parametrize("graph", TABLE)
 def test_each_graphs_recipe_is_the_papers_row(graph: str) -> None:
-    chosen = recipe.named(paretognn)[f"paper_{graph}"]()
+    chosen = compose.named(paretognn)[f"paper_{graph}"]()
     lr, seeds_, times, hops, sample, activation, drop = TABLE[graph]
     stage, task = chosen.stages[0], chosen.task.options
     assert (stage.lr, stage.steps, stage.weight_decay, stage.optimizer) == (lr, 10_000, 1e-5, "adamw")
@@ -729,5 +729,5 @@ def test_each_graphs_recipe_is_the_papers_row(graph: str) -> None:
 def test_paper_is_the_recipe_for_chameleon_and_joint_recipes_agree() -> None:
     assert paretognn.paper() == paretognn.paper_chameleon()
     catalog = Catalog.installed()
-    both = run.compose("graph/feature_reconstruction+graph/decorrelation", catalog, name="tiny")
+    both = compose.compose("graph/feature_reconstruction+graph/decorrelation", catalog, name="tiny")
     assert both.encoder == paretognn.tiny().encoder

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unlabel import Catalog, Recipe, data, run, seeds
+from unlabel import Catalog, Recipe, build, compose, data, seeds
 from unlabel.engine import Engine
 from unlabel.errors import UsageError
 from unlabel.task import Progress
@@ -232,7 +232,7 @@ def test_scaled_pixels_are_what_metres_are(part: str, task: PPT) -> None:
 
 
 def tiny(*settings: str) -> Recipe:
-    return run.compose("trajectory/ppt", Catalog.installed(), name="tiny", settings=settings)
+    return compose.compose("trajectory/ppt", Catalog.installed(), name="tiny", settings=settings)
 
 
 class Steps:
@@ -241,9 +241,9 @@ class Steps:
     def __init__(self, *settings: str):
         catalog = Catalog.installed()
         self.recipe = tiny(*settings)
-        self.task, _ = run.build(self.recipe, catalog, CPU)
+        self.task = build.build(self.recipe, catalog, CPU)
         assert isinstance(self.task, PPT)
-        self.samples = run.build_dataset(self.recipe.dataset, catalog)
+        self.samples = build.build_dataset(self.recipe.dataset, catalog)
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
 
     def stage(self, name: str, updates: int = 3) -> PPT:

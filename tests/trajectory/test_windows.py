@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from unlabel import Catalog, run
+from unlabel import Catalog, claims
 from unlabel.errors import UsageError
 from unlabel_trajectory import forecasting, windows
 from unlabel_trajectory.datasets.eth_ucy import EthUcy
@@ -113,7 +113,7 @@ def test_a_missing_file_is_named(shared: Path, tmp_path: Path) -> None:
 )
 def test_a_path_finds_its_data_set(shared: Path, place: str, name: str) -> None:
     offers = [offer for offer in Catalog.installed().offers("datasets") if offer.plugin == "trajectory"]
-    assert run.claimant(shared / "data" / place, offers).name == f"trajectory/{name}"
+    assert claims.claimant(shared / "data" / place, offers).name == f"trajectory/{name}"
 
 
 def reference(table: np.ndarray, length: int, step: float) -> list[tuple[float, float]]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from unlabel import Catalog, Run, UsageError, optim, run
+from unlabel import Catalog, Run, UsageError, compose, launch, optim
 from unlabel.recipe import Stage
 from unlabel_vision import views
 from unlabel_vision.datasets.digits import Digits
@@ -493,8 +493,8 @@ def teacher_run(tmp_run, tmp_path_factory):
     catalog = Catalog.installed()
     shutil.copytree(tmp_run("vision/mae", steps=2).folder, place / "teacher")
     teacher = Run(place / "teacher", catalog)
-    chosen = run.compose("vision/eva", catalog, name="tiny", steps=3, settings=[f"task.teacher={teacher.folder}"])
-    student = run.train(chosen, out=place / "student", catalog=catalog, evaluate=True)
+    chosen = compose.compose("vision/eva", catalog, name="tiny", steps=3, settings=[f"task.teacher={teacher.folder}"])
+    student = launch.train(chosen, out=place / "student", catalog=catalog, evaluate=True)
     return teacher, student
 
 
@@ -510,7 +510,7 @@ def test_a_run_says_what_its_teacher_was(teacher_run):
     found = student.evaluations["after"]["vision/teacher_cosine"]
     assert -1 <= found["cosine"] <= 1
     assert found["constant"] > 0
-    again = run.train(student.recipe, out=student.folder.parent / "again", evaluate=False)
+    again = launch.train(student.recipe, out=student.folder.parent / "again", evaluate=False)
     assert again.recipe == student.recipe
     assert [line["loss"] for line in again.metrics if "loss" in line] == [
         line["loss"] for line in student.metrics if "loss" in line
@@ -519,9 +519,9 @@ def test_a_run_says_what_its_teacher_was(teacher_run):
 
 def test_another_teacher_is_noticed_and_a_finished_student_needs_none(teacher_run, tmp_path):
     teacher, student = teacher_run
-    wrong = student.recipe.with_overrides([f"task.teacher={student.folder}"], Catalog.installed())
+    wrong = compose.with_overrides(student.recipe, [f"task.teacher={student.folder}"], Catalog.installed())
     with pytest.raises(UsageError, match=r"is not the one of this recipe.*teacher_hash=null"):
-        run.train(wrong, out=tmp_path / "wrong", evaluate=False)
+        launch.train(wrong, out=tmp_path / "wrong", evaluate=False)
     assert not (tmp_path / "wrong").exists()
 
     hidden = teacher.folder.rename(teacher.folder.with_name("gone"))
@@ -538,8 +538,10 @@ def test_another_teacher_is_noticed_and_a_finished_student_needs_none(teacher_ru
 def test_two_tasks_settle_what_each_found(tmp_path):
     catalog = Catalog.installed()
     words = ["task.vision/eva.teacher=hog", "task.vision/eva.min_block=1"]
-    chosen = run.compose("vision/mae+vision/eva", catalog, name="tiny", encoder="vision/vit", steps=2, settings=words)
-    made = run.train(chosen, out=tmp_path / "both", catalog=catalog, evaluate=False)
+    chosen = compose.compose(
+        "vision/mae+vision/eva", catalog, name="tiny", encoder="vision/vit", steps=2, settings=words
+    )
+    made = launch.train(chosen, out=tmp_path / "both", catalog=catalog, evaluate=False)
     assert made.recipe.task.options["vision/eva"]["teacher_dim"] == 48
     assert "teacher_dim" not in made.recipe.task.options["vision/mae"]
     assert set(made.evaluations["settled"]) == {"eva.teacher", "eva.teacher_hash", "eva.teacher_dim"}

@@ -14,7 +14,7 @@ from commandline import Answer, unlabel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unlabel import Catalog, Recipe, RunError, UsageError, export, load_encoder, run
+from unlabel import Catalog, Recipe, RunError, UsageError, compose, export, load_encoder
 from unlabel.recipe import Ref, Stage
 from unlabel_vision.encoders.resnet import resnet
 from unlabel_vision.encoders.vit import vit
@@ -327,7 +327,7 @@ def test_a_recipe_with_a_library_model_survives_its_file(tmp_path: Path) -> None
     )
     (tmp_path / "mine.json").write_text(chosen.to_json())
 
-    found = run.compose(
+    found = compose.compose(
         "vision/simclr", Catalog.installed(), name=str(tmp_path / "mine.json"), settings=["encoder.image_size=64"]
     )
 

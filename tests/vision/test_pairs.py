@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unlabel import Catalog, run
+from unlabel import Catalog, claims, compose
 from unlabel.errors import BadSample, UsageError
+from unlabel.session import Session
 from unlabel_vision.datasets import pairs
 from unlabel_vision.datasets.folder import Folder
 from unlabel_vision.datasets.pairs import Pairs
@@ -116,9 +117,9 @@ def test_only_what_is_plainly_pairs_is_claimed(tmp_path):
     (tmp_path / "notes.txt").write_text("see a.png b.png\n")
     assert not Pairs.claims(tmp_path / "notes.txt")
     catalog = Catalog.installed()
-    recipe = run.compose("vision/croco", catalog, name="tiny")
-    assert run.choose_dataset(str(plain), recipe, catalog).name == "vision/pairs"
-    assert run.choose_dataset(str(classes), recipe, catalog).name == "vision/folder"
+    recipe = compose.compose("vision/croco", catalog, name="tiny")
+    assert claims.dataset_ref(str(plain), recipe, catalog).name == "vision/pairs"
+    assert claims.dataset_ref(str(classes), recipe, catalog).name == "vision/folder"
     assert len(Folder(classes)) == 4
 
 
@@ -141,9 +142,9 @@ def test_a_run_sets_a_bad_pair_aside_as_one(tmp_path):
     (tmp_path / "data/left/07.png").write_bytes(b"")
     (tmp_path / "data/right/07.png").write_bytes(b"")
     catalog = Catalog.installed()
-    recipe = run.compose("vision/croco", catalog, name="tiny", data=str(tmp_path / "data"), steps=4, batch_size=20)
-    recipe = recipe.with_overrides(["max_bad=0.1", "execution.device=cpu", "monitor_every=1000"], catalog)
-    run.execute(recipe, tmp_path / "run", catalog, evaluate=False, quiet=True)
+    recipe = compose.compose("vision/croco", catalog, name="tiny", data=str(tmp_path / "data"), steps=4, batch_size=20)
+    recipe = compose.with_overrides(recipe, ["max_bad=0.1", "execution.device=cpu", "monitor_every=1000"], catalog)
+    Session(recipe, tmp_path / "run", catalog, evaluate=False, quiet=True).run()
     [line] = (tmp_path / "run/quarantine.jsonl").read_text().splitlines()
     record = json.loads(line)
     assert record["path"].endswith("left/07.png + " + str(tmp_path / "data/right/07.png"))

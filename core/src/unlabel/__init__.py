@@ -22,11 +22,13 @@ _HOME = {
     "Dataset": "unlabel.data",
     "Frozen": "unlabel.evaluate.features",
     "Moved": "unlabel.catalog.deprecation",
+    "Judging": "unlabel.recipe",
     "Observer": "unlabel.logs",
     "Progress": "unlabel.task",
     "Recipe": "unlabel.recipe",
     "Ref": "unlabel.recipe",
     "Run": "unlabel.run",
+    "Rows": "unlabel.task",
     "RunError": "unlabel.errors",
     "Sample": "unlabel.task",
     "Stage": "unlabel.recipe",
@@ -34,7 +36,7 @@ _HOME = {
     "UsageError": "unlabel.errors",
     "hookimpl": "unlabel.catalog.hookspecs",
     "load_encoder": "unlabel.export",
-    "train": "unlabel.run",
+    "train": "unlabel.launch",
 }
 
 __all__ = sorted([*_HOME, "__version__"])
@@ -49,14 +51,16 @@ if TYPE_CHECKING:
     from unlabel.errors import UsageError as UsageError
     from unlabel.evaluate.features import Frozen as Frozen
     from unlabel.export import load_encoder as load_encoder
+    from unlabel.launch import train as train
     from unlabel.logs import Observer as Observer
+    from unlabel.recipe import Judging as Judging
     from unlabel.recipe import Recipe as Recipe
     from unlabel.recipe import Ref as Ref
     from unlabel.recipe import Stage as Stage
     from unlabel.run import Run as Run
-    from unlabel.run import train as train
     from unlabel.task import Batch as Batch
     from unlabel.task import Progress as Progress
+    from unlabel.task import Rows as Rows
     from unlabel.task import Sample as Sample
     from unlabel.task import Task as Task
 

@@ -23,16 +23,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unlabel import recipe
+from unlabel import build
+from unlabel.catalog.plugins import Catalog
 from unlabel.errors import RunError, UsageError, nearest
-from unlabel.recipe import Ref
+from unlabel.recipe import Recipe, Ref
+from unlabel.run import Run
 
 if TYPE_CHECKING:
-    from unlabel.catalog.plugins import Catalog
-    from unlabel.run import Run
     from unlabel.task import Task
 
-__all__ = ["FORMATS", "Exportable", "Published", "export", "initialise", "load_encoder"]
+__all__ = ["FORMATS", "Exportable", "Published", "export", "initialise", "load_encoder", "load_first_weights"]
 
 
 @runtime_checkable
@@ -89,7 +89,7 @@ def export(run: Run, out: Path, kind: str = "safetensors", check: bool = True) -
         code = FORMATS[kind](encoder, out)
         config = {
             "encoder": run.recipe.encoder.model_dump(mode="json"),
-            "task": run.recipe.task.name,
+            "task": run.recipe.name,
             "run": run.folder.name,
         }
         (out / "encoder.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -111,9 +111,6 @@ def load_encoder(path: Path | str, catalog: Catalog | None = None) -> nn.Module:
         UsageError: the path is neither, or is damaged.
         RunError: the weights do not fit the encoder; a run has no whole checkpoint.
     """
-    from unlabel.catalog.plugins import Catalog
-    from unlabel.run import Run
-
     path, catalog = Path(path), catalog or Catalog.installed()
     if (path / "recipe.json").is_file():
         return Run(path, catalog).encoder
@@ -124,19 +121,31 @@ def load_encoder(path: Path | str, catalog: Catalog | None = None) -> nn.Module:
         weights = load_file(path / "encoder.safetensors")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UsageError(f"{path} is a damaged export: {type(error).__name__}: {error}") from error
-    make = recipe.factory(ref, "encoders", catalog)
-    encoder: nn.Module = make(**recipe.keywords(ref, make, "encoder"))
+    encoder = build.build_encoder(ref, catalog)
     report = _copy(weights, _named(encoder))
     if report["missing"] or report["misshapen"]:
         raise RunError(f"{path}/encoder.safetensors does not fit {ref.name}: {report['summary']}")
     return encoder.eval()
 
 
-def initialise(task: Task, source: str, catalog: Catalog) -> dict[str, Any]:
-    """Give a task's encoder its first weights.
+def load_first_weights(task: Task, recipe: Recipe, catalog: Catalog) -> list[str]:
+    """Give a task's encoders the first weights that the recipe's `init` names; what was loaded, in a line each.
+
+    Raises:
+        UsageError: unknown source, or no name matches.
+    """
+    encoders, summaries = task.encoders(), []
+    for name, source in recipe.first_weights.items():
+        summary = initialise(encoders[name], source, catalog)["summary"]
+        summaries.append(summary if len(recipe.encoders) == 1 else f"{name}: {summary}")
+    return summaries
+
+
+def initialise(encoder: nn.Module, source: str, catalog: Catalog) -> dict[str, Any]:
+    """Give an encoder its first weights.
 
     Args:
-        task: its `encoder` is changed in place.
+        encoder: changed in place.
         source: a run's folder, a .safetensors (or weights-only torch) file, or ``LIBRARY:NAME``.
         catalog: what is installed.
 
@@ -146,8 +155,6 @@ def initialise(task: Task, source: str, catalog: Catalog) -> dict[str, Any]:
     Raises:
         UsageError: unknown source, or no name matches.
     """
-    encoder = task.encoder
-    assert isinstance(encoder, nn.Module)
     weights = _weights(encoder, source, catalog)
     target = _named(encoder)
     prefix = _prefix(weights, target)
@@ -294,12 +301,12 @@ FORMATS: dict[str, Callable[[nn.Module, Path], str]] = {
 
 
 def _readme(run: Run, encoder: nn.Module, code: str) -> str:
-    usage = encoder.usage() if isinstance(encoder, Exportable) else f"Input as in task {run.recipe.task.name}."
+    usage = encoder.usage() if isinstance(encoder, Exportable) else f"Input as in task {run.recipe.name}."
     results = run.evaluations.get("after", {})
     measured = "".join(f"- {name}: {json.dumps(numbers)}\n" for name, numbers in results.items()) or "- not evaluated\n"
     return (
         f"# Encoder of run {run.folder.name}\n\n"
-        f"Trained with `{run.recipe.task.name}` on `{run.recipe.dataset.name}`.\n\n"
+        f"Trained with `{run.recipe.name}` on `{run.recipe.dataset.name}`.\n\n"
         f"## Load\n\nIn this folder:\n\n```python\n{code}```\n\n{usage}\n\n## Measured\n\n{measured}"
     )
 

@@ -11,17 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from unlabel import optim, signature
+from unlabel.errors import UsageError, nearest
+
 if TYPE_CHECKING:
     from unlabel.engine import Engine
     from unlabel.recipe import Stage
 
-__all__ = ["Batch", "Progress", "Sample", "Task", "Transform"]
+__all__ = ["Batch", "Progress", "Rows", "Sample", "Task", "Transform", "one_row_each"]
 
 Sample = dict[str, Any]
 """One item of a dataset: field name -> array, tensor or number (uint8 where possible)."""
@@ -58,15 +62,44 @@ class Progress:
         return min(1.0, self.step / max(1, self.steps))
 
 
+class Rows(NamedTuple):
+    """What `Task.encode` returns if a sample may have several representations: those of its texts, clips or views.
+
+    Attributes:
+        features: float, (M, D).
+        sample: int64, (M,): which sample of the batch each is of, its place in the batch.
+        labels: int64, (M,), the class of each, -1 for none; None: that of its sample.
+    """
+
+    features: Tensor
+    sample: Tensor
+    labels: Tensor | None = None
+
+
+def one_row_each(rows: Tensor | Rows, what: str) -> Tensor:
+    """The features, for a caller (`what`) that needs one row a sample.
+
+    Raises:
+        UsageError: samples have several rows.
+    """
+    if isinstance(rows, Rows):
+        raise UsageError(f"{what} needs one representation a sample, and this task gives several")
+    return rows
+
+
 class Task(nn.Module):
     """A pretext task: networks, loss, and what happens after an update.
 
-    Constructor keywords are the task's configuration: typed, keyword-only after the encoder, with the
-    paper's values as defaults and a line each under ``Args:`` in the docstring.
+    The constructor's parameters before ``*`` are the encoders, each kept as the attribute of that name: ``def
+    __init__(self, encoder, *, ...)``, or ``(self, image, text, *, ...)``. Its keywords are the task's configuration:
+    typed, with the paper's values as defaults and a line each under ``Args:`` in the docstring.
     """
 
     evaluations: ClassVar[tuple[str, ...]] = ("knn", "linear_probe")
     """Names of the downstream evaluations that `unlabel evaluate` runs by default."""
+
+    outputs: ClassVar[tuple[str, ...]] = ()
+    """What `encode` can give, if it takes ``of``: ``("image", "text")``; the first is meant if none is named."""
 
     gathers: ClassVar[bool] = True
     """Whether two processes give the same update as one on the same global batch; say False if they do not."""
@@ -90,9 +123,41 @@ class Task(nn.Module):
         combined by the recipe's weights; everything else is logged (detached)."""
         raise NotImplementedError(f"{type(self).__name__} must define loss(batch)")
 
-    def encode(self, batch: Batch) -> Tensor:
-        """Return the frozen representation used downstream: float, (N, D)."""
+    def encode(self, batch: Batch) -> Tensor | Rows:
+        """Return the frozen representation used downstream: float, (N, D), or `Rows`.
+
+        A task with several `outputs` takes ``of``, one of them, besides.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define encode(batch)")
+
+    def representation(self, batch: Batch, of: str = "") -> Tensor | Rows:
+        """`encode` as its callers use it: of the output `of`; by default of the first.
+
+        Raises:
+            UsageError: no such output.
+        """
+        if not self.outputs and not of:
+            return self.encode(batch)
+        if of and of not in self.outputs:
+            names = ", ".join(self.outputs) or "one output without a name"
+            raise UsageError(f"{type(self).__name__} has no output {of!r}: it has {names}{nearest(of, self.outputs)}")
+        return self.encode(batch, of=of or self.outputs[0])  # type: ignore[call-arg]  # such a task takes it
+
+    def encoders(self) -> dict[str, nn.Module]:
+        """The encoders by name: what is initialised, exported and judged.
+
+        Raises:
+            UsageError: the constructor takes an encoder that is not kept under its name.
+        """
+        modules = {}
+        for name in signature.encoder_parts(type(self)):
+            if not hasattr(self, name):
+                raise UsageError(
+                    f"{type(self).__name__} keeps its encoder {name!r} under another name: write self.{name} = {name}"
+                )
+            if (encoder := getattr(self, name)) is not None:
+                modules[name] = cast(nn.Module, encoder)
+        return modules
 
     def transform(self) -> Transform | None:
         """How one raw sample becomes a training sample (random crops and the like), or None to leave it."""
@@ -108,8 +173,6 @@ class Task(nn.Module):
 
     def optimizers(self, stage: Stage) -> dict[str, Optimizer]:
         """The optimizers of a stage by name; by default one over every trainable parameter, as the stage says."""
-        from unlabel import optim
-
         return {"main": optim.build(self, stage)}
 
     def training_step(
@@ -146,6 +209,22 @@ class Task(nn.Module):
             progress: updates done before this one.
             resumed: whether the epoch began before, in the run that is resumed.
         """
+
+    def prepare(self) -> None:
+        """Offline precomputation, called by every run before it trains: idempotent, cached by content.
+
+        The main process calls it first, then the others; see `unlabel.storage.cache`.
+        """
+
+    def assets(self) -> Mapping[str, Path]:
+        """Files besides the weights that the task depends on (a vocabulary, a graph, statistics): name -> file.
+
+        A run keeps copies with their hashes, gives them back when the task is built again, and exports them.
+        """
+        return {}
+
+    def use_assets(self, assets: Mapping[str, Path]) -> None:
+        """Take the files that `assets` named when the run began; called before `prepare`."""
 
     def provenance(self) -> dict[str, Any]:
         """Keywords that became known only when the task was built, such as the hash of a teacher's weights.

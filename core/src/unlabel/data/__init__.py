@@ -11,7 +11,7 @@ import copy
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from unlabel import seeds
 from unlabel.errors import BadSample, RunError, UnlabelError, UsageError
+from unlabel.storage.jsonl import read_jsonl
 from unlabel.task import Batch, Sample, Transform
 
 if TYPE_CHECKING:
@@ -107,7 +108,20 @@ class Dataset:
         return {**self.info(), **(read_through(self) if verify else {})}
 
     def prepare(self) -> None:
-        """Offline precomputation: idempotent, cached by content."""
+        """Offline precomputation, called by every run before it trains: idempotent, cached by content.
+
+        The main process calls it first, then the others; see `unlabel.storage.cache`.
+        """
+
+    def assets(self) -> Mapping[str, Path]:
+        """Files besides the samples that these data depend on (a vocabulary, statistics): name -> file.
+
+        A run keeps copies with their hashes, gives them back when it is opened again, and exports them.
+        """
+        return {}
+
+    def use_assets(self, assets: Mapping[str, Path]) -> None:
+        """Take the files that `assets` named when the run began; called before `prepare`."""
 
     def collate(self, samples: list[Sample]) -> Batch:
         """Make a batch of read (and transformed) samples; by default every field is stacked, see `collate`."""
@@ -420,14 +434,3 @@ class Quarantine:
                 f"{len(self.seen)} of {self.samples} samples cannot be used, more than --max-bad {self.limit:g} "
                 f"allows; the last: {new[-1]['path']}: {new[-1]['reason']}; all are listed in {self.path}"
             )
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file; a last line cut short by a kill is left out."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return records

@@ -21,7 +21,7 @@ from unlabel.errors import UsageError
 from unlabel.evaluate import metrics
 from unlabel.evaluate.features import Frozen
 from unlabel.recipe import Stage
-from unlabel.task import Batch, Task, Transform
+from unlabel.task import Batch, Task, Transform, one_row_each
 
 __all__ = ["Classifier", "finetune"]
 
@@ -52,7 +52,7 @@ class Classifier(Task):
 
     def encode(self, batch: Batch) -> Tensor:
         """Class scores: float, (N, classes)."""
-        scores: Tensor = self.head(self.task.encode(batch).flatten(1))
+        scores: Tensor = self.head(one_row_each(self.task.representation(batch), "fine-tuning").flatten(1))
         return scores
 
     def eval_transform(self) -> Transform | None:

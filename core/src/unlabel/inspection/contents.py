@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from unlabel import data, run
+from unlabel import build, claims, data
 from unlabel.catalog.plugins import Catalog
 from unlabel.data import Dataset
 from unlabel.errors import UsageError, nearest
@@ -41,15 +41,15 @@ def open_dataset(path: str, catalog: Catalog) -> tuple[str, Dataset]:
     """
     path = catalog.current("datasets", path)
     if path in catalog.names("datasets"):
-        return path, run.build_dataset(Ref(path), catalog)
+        return path, build.build_dataset(Ref(path), catalog)
     place = Path(path).expanduser()
     if not place.exists() and "{" not in path:
         beside = [str(entry) for entry in place.parent.iterdir()] if place.parent.is_dir() else []
         raise UsageError(
             f"there is no path and no dataset called {path!r}{nearest(path, [*beside, *catalog.names('datasets')])}"
         )
-    offer = run.claimant(place, catalog.offers("datasets"))
-    return offer.name, run.build_dataset(Ref(offer.name, path=str(place)), catalog)
+    offer = claims.claimant(place, catalog.offers("datasets"))
+    return offer.name, build.build_dataset(Ref(offer.name, path=str(place)), catalog)
 
 
 def read_through(dataset: Dataset) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 
-from unlabel.show.pictures import halved
+from unlabel.show.drawing import halved
 
 __all__ = ["fitting", "lossless", "text"]
 

@@ -79,8 +79,9 @@ class Found:
     @property
     def task(self) -> str:
         """Name of the task."""
-        task = self.recipe.get("task")
-        return str(task.get("name", "unknown task")) if isinstance(task, Mapping) else "unknown task"
+        tasks = self.recipe.get("tasks", [self.recipe.get("task")])
+        names = [str(task["name"]) for task in tasks if isinstance(task, Mapping) and "name" in task]
+        return "+".join(names) or "unknown task"
 
     @property
     def last(self) -> int:

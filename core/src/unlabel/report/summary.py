@@ -12,11 +12,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
+from unlabel import compose, joining
+from unlabel.recipe import Recipe
 from unlabel.report.reading import Found, flattened
 
 if TYPE_CHECKING:
     from unlabel.catalog.plugins import Catalog
-    from unlabel.recipe import Recipe
 
 __all__ = [
     "Claim", "Comparison", "Measure", "Row", "Spread", "claims", "commands", "comparison", "differences", "environment",
@@ -224,10 +225,8 @@ def claims(found: Found, catalog: Catalog) -> list[Claim]:
     Of several tasks together, the claim of each, which is about that task alone. A task that is not installed or has
     no recipes claims nothing.
     """
-    from unlabel import multitask, recipe
-
     try:
-        parts = multitask.apart(recipe.Recipe.model_validate(found.recipe))
+        parts = joining.part(Recipe.model_validate(found.recipe))
     except Exception:  # a recipe that is damaged, or older than what is installed
         return []
     told = [_claim(name, part, _option(found, "--recipe") or "", catalog) for name, part in parts.items()]
@@ -236,10 +235,9 @@ def claims(found: Found, catalog: Catalog) -> list[Claim]:
 
 def _claim(task: str, chosen: Recipe, told: str, catalog: Catalog) -> Claim | None:
     """The claim of the recipe called `told`, if the task has one of that name, or of the one most like `chosen`."""
-    from unlabel import recipe
 
     try:
-        functions = recipe.named(catalog.find("tasks", task).module())
+        functions = compose.named(catalog.find("tasks", task).module())
         tables = {name: flattened(make().model_dump(mode="json")) for name, make in functions.items()}
     except Exception:  # whatever a plugin raises that cannot be used here
         return None
@@ -260,9 +258,8 @@ def _changes(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[tuple[s
         other = ours.get(place)
         if other != value and not place.startswith("execution.") and place != "seed":
             found.append((place, json.dumps(value), json.dumps(other) if place in ours else _ABSENT))
-    added = [
-        place for place in ours.keys() - theirs.keys() if place.partition(".")[0] in ("task", "encoder", "dataset")
-    ]
+    owners = ("task", "tasks", "encoder", "encoders", "dataset")
+    added = [place for place in ours.keys() - theirs.keys() if place.partition(".")[0] in owners]
     return found + [(place, "default", json.dumps(ours[place])) for place in sorted(added)]
 
 

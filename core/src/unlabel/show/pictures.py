@@ -25,10 +25,11 @@ from unlabel.errors import UnlabelError
 from unlabel.evaluate.features import evaluating
 from unlabel.logs import Observer
 from unlabel.recipe import Recipe, Stage
+from unlabel.show.drawing import halved
 from unlabel.storage import files
 from unlabel.task import Batch, Progress, Task
 
-__all__ = ["Pictures", "Taken", "arrays", "halved", "read", "taken"]
+__all__ = ["Pictures", "Taken", "arrays", "read", "taken"]
 
 _FRACTIONS = (0.05, 0.25, 0.5, 1.0)  # of a stage's updates, besides its first: what changes, changes early
 _SEVERAL = (0.5, 1.0)  # the same of one of several stages
@@ -115,18 +116,6 @@ class Pictures(Observer):
                 raise answer
             batch, _ = answer
         return self.engine.to_device({**batch, **self.samples.context()})
-
-
-def halved(picture: np.ndarray) -> np.ndarray:
-    """Half as many rows and columns, each the mean of two by two; an odd last one is left out.
-
-    Args:
-        picture: uint8, (H, W, 3), H and W at least 2.
-    """
-    rows, columns = picture.shape[0] // 2, picture.shape[1] // 2
-    sums = picture[: 2 * rows : 2, : 2 * columns].astype(np.uint16) + picture[1 : 2 * rows : 2, : 2 * columns]
-    means: np.ndarray = ((sums[:, ::2] + sums[:, 1::2] + 2) // 4).astype(np.uint8)
-    return means
 
 
 def _write(path: Path, found: Mapping[str, np.ndarray]) -> None:

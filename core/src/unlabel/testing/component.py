@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from unlabel import recipe
-from unlabel.catalog import describe
+from unlabel import describe, signature
 from unlabel.catalog.plugins import Catalog, Offer
 from unlabel.data import Dataset
 from unlabel.errors import UsageError
@@ -76,7 +75,7 @@ class Component:
             return f"{self.offer.target} is no subclass of unlabel.{expected.__name__}, which {self.kind} are"
         if not callable(self.target):
             return f"{self.offer.target} is a {type(self.target).__name__}: a class or function is expected"
-        made = recipe.made_by(self.target)
+        made = signature.made_by(self.target)
         if self.kind == "encoders" and made is not None and not issubclass(made, nn.Module):
             return f"{self.offer.target} makes a {made.__name__}: encoders are torch modules"
         return ""
@@ -112,10 +111,11 @@ class Component:
     def chosen_ref(self, role: str) -> Ref:
         """The component with the keywords of a `tiny` recipe that uses it, or with its defaults."""
         for trial in self.tasks():
-            ref: Ref = getattr(trial.fitted, role)
-            if ref.name == self.name:
-                return ref
-        needed = recipe.required(self.target)
+            recipe = trial.fitted
+            for ref in recipe.encoders.values() if role == "encoder" else [recipe.dataset]:
+                if ref.name == self.name:
+                    return ref
+        needed = signature.required(self.target)
         if needed:
             raise NotApplicable(f"no tiny recipe uses it, and its {', '.join(needed)} only a user knows")
         return Ref(self.name)

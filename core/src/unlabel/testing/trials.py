@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unlabel import export, loop, recipe, seeds
+from unlabel import export, loop, seeds, signature
 from unlabel.catalog.plugins import Catalog, Plugin
 from unlabel.data import Dataset
 from unlabel.engine import Engine
@@ -90,7 +90,7 @@ class EncoderTrial(Component):
     def encoder(self) -> nn.Module:
         """A new one, in evaluation mode."""
         seeds.seed(0)
-        made: nn.Module = self.target(**recipe.keywords(self.ref, self.target, "encoder"))
+        made: nn.Module = self.target(**signature.keywords(self.ref, self.target, "encoder"))
         return made.eval() if isinstance(made, nn.Module) else made  # what it makes is yet to be checked
 
     def other_than_module(self) -> str:
@@ -100,7 +100,9 @@ class EncoderTrial(Component):
 
     def user(self) -> TaskTrial | None:
         """A task whose `tiny` recipe uses it."""
-        return next((trial for trial in self.tasks() if trial.recipe.encoder.name == self.name), None)
+        return next(
+            (trial for trial in self.tasks() if self.name in {ref.name for ref in trial.recipe.encoders.values()}), None
+        )
 
     @torch.no_grad()
     def output(self) -> Tensor | None:
@@ -113,7 +115,8 @@ class EncoderTrial(Component):
             return None
         seen: list[Tensor] = []
         task = user.task()
-        task.encoder.register_forward_hook(lambda module, given, made: seen.append(made))  # type: ignore[union-attr]
+        part = next(name for name, ref in user.recipe.encoders.items() if ref.name == self.name)
+        task.encoders()[part].register_forward_hook(lambda module, given, made: seen.append(made))
         user.features(task)
         return next((made for made in seen if isinstance(made, Tensor)), None)
 
@@ -177,7 +180,9 @@ class ObserverTrial(Component):
         if observer is not None:
             observer.start(chosen)
         folder, observers = (self.room(), []) if observer is None else (observer.folder, [observer])
-        loop.train(chosen, task, _Numbers(), engine, folder, observers, lambda: {"score": 0.5, "knn": 0.5})
+        loop.train(
+            loop.Training(chosen, task, _Numbers(), engine, folder, observers, lambda: {"score": 0.5, "knn": 0.5})
+        )
         return task.state_dict()
 
     def influence(self, observer: Observer) -> str:
