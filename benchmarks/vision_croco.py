@@ -25,10 +25,12 @@ from torch import Tensor
 
 import machine
 from unlabel import Catalog, Run, build, compose, data, launch, seeds
+from unlabel.data import Draw
 from unlabel.engine import Engine
 from unlabel.evaluate.features import Frozen
 from unlabel.nn import patches
 from unlabel.session import Session
+from unlabel.storage.jsonl import read_jsonl
 from unlabel.task import Sample
 from unlabel_vision import views
 from unlabel_vision.datasets.pairs import Pairs
@@ -76,13 +78,13 @@ def crops(task: CroCo, root: Path, runs: Path) -> tuple[Tensor, Tensor, list[str
         repeats = CROPS["monstree" if name == "monstree" else "pair"]
         for index in range(len(pairs)):
             read = pairs[index]
-            samples += [(name, cut(read, seeds.generator(7, index, crop))) for crop in range(repeats)]
+            samples += [(name, cut(read, Draw(seeds.generator(7, index, crop)))) for crop in range(repeats)]
     rooms = Rooms(size=round(task.image_size * 256 / 224), count=4 * ROOMS, noise=0.5, baseline=(0.05, 0.5)).split(
         "test"
     )
     assert rooms is not None
     plain = pair_views.PairCrop(task.image_size)
-    samples += [("rooms", plain(rooms[index], seeds.generator(7, index))) for index in range(ROOMS)]
+    samples += [("rooms", plain(rooms[index], Draw(seeds.generator(7, index)))) for index in range(ROOMS)]
     order = seeds.permutation(len(samples), 7)
     samples = [samples[number] for number in order]
     batch = data.collate([sample for _, sample in samples])
@@ -136,7 +138,7 @@ def trained(arm: str, seed: int, steps: int, rooms: int, runs: Path, root: Path)
         for name in ("loss", "error_other", "error_none")
     }
     batch = {"view1": views_of[0][:8], "view2": views_of[1][:8], "key": torch.arange(8)}
-    for name, picture in task.pictures(batch).items():
+    for name, picture in task.show(batch).items():
         Image.fromarray(picture).save(folder / f"{name}.png")
     seconds = Run(folder, catalog).evaluations["seconds"]
     return {"steps": steps, "rooms": rooms, "errors": errors(task, *views_of), "seconds": seconds, "curve": curve}
@@ -261,7 +263,7 @@ def main() -> None:
     root = Path(os.environ.get("UNLABEL_SHARED", "../shared")).resolve() / "data/multiview"
     options.runs.mkdir(parents=True, exist_ok=True)
     path = options.runs / "cells.jsonl"
-    cells = machine.cells(path, "vision_croco") if options.table else data.read_jsonl(path) if path.exists() else []
+    cells = machine.cells(path, "vision_croco") if options.table else read_jsonl(path) if path.exists() else []
     wanted = [(name, seed) for seed in range(options.seeds) for name in PARTS]
     left = 0 if options.table else options.cells
     for name, seed in wanted:

@@ -177,7 +177,7 @@ def build(method: Method, encoder: dict[str, Any], options: dict[str, Any], seed
 def batch_of(task: Task, dataset: Dataset, count: int) -> dict[str, Any]:
     """A batch as the loader would make it."""
     reader = data.Reader(dataset, task.transform(), seed=0)
-    batch, _ = reader.__getitems__([(0, index % len(dataset)) for index in range(count)])
+    batch, _ = reader.read([(0, index % len(dataset)) for index in range(count)])
     return batch
 
 

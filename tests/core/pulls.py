@@ -7,6 +7,7 @@ import torch
 from echo import WIDTH, Echo, Linear
 from torch import Tensor, nn
 
+from unlabel.data import Draw
 from unlabel.engine import Engine
 from unlabel.errors import UsageError
 from unlabel.joint import Joint
@@ -105,8 +106,8 @@ class Louder:
     def __init__(self, scale: float) -> None:
         self.scale = scale
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        sample["x"] = sample["x"] + np.float32(self.scale) * rng.normal(size=WIDTH).astype(np.float32)
+    def __call__(self, sample: Sample, draw: Draw) -> Sample:
+        sample["x"] = sample["x"] + np.float32(self.scale) * draw.rng.normal(size=WIDTH).astype(np.float32)
         return sample
 
 

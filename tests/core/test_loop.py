@@ -16,6 +16,7 @@ from unlabel.engine import Engine
 from unlabel.errors import RunError, UsageError
 from unlabel.logs import Metrics, Observer
 from unlabel.recipe import Execution, Recipe, Stage
+from unlabel.storage.jsonl import read_jsonl
 from unlabel.task import Batch, Progress
 
 
@@ -185,7 +186,7 @@ def test_bad_samples_are_listed_once_and_replaced_the_same_way_each_time(tmp_pat
     first = run(tmp_path / "a", chosen, Noises(bad=[3, 30]))
     again = run(tmp_path / "b", recipe(max_bad=0.2, execution=Execution(workers=2)), Noises(bad=[3, 30]))
     assert equal(first, again)
-    records = data.read_jsonl(tmp_path / "a/quarantine.jsonl")
+    records = read_jsonl(tmp_path / "a/quarantine.jsonl")
     assert sorted((r["index"], r["path"], r["reason"]) for r in records) == [
         (3, "noise/3", "torn"),
         (30, "noise/30", "torn"),
@@ -203,7 +204,7 @@ def test_no_bad_sample_is_ever_trained_on_and_each_good_one_is(tmp_path: Path) -
     seen: set[int] = set()
     stage = recipe().stages[1].resolved(50)
     stream = data.batches(Noises(bad=[3]), stage, Engine("cpu", "fp32"), seed=1)
-    for _ in range(9):  # 9 micro-batches of 6: one epoch of 50 and a bit
+    for _ in range(24):  # micro-batches of 6: three epochs of 48, each without two others of the 50
         batch, _ = next(stream)
         seen |= set(batch["index"].tolist())
     assert seen == set(range(50))
@@ -230,7 +231,7 @@ def test_resumed_metrics_have_each_update_once(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path / "cut", resume_at=11)
     run(tmp_path / "cut", chosen, observers=[metrics])
     metrics.close()
-    assert [record["total_step"] for record in data.read_jsonl(tmp_path / "cut/metrics.jsonl")] == list(range(1, 21))
+    assert [record["total_step"] for record in read_jsonl(tmp_path / "cut/metrics.jsonl")] == list(range(1, 21))
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
@@ -246,14 +247,14 @@ def test_a_full_disk_ends_the_run_with_the_file_that_could_not_be_written(tmp_pa
 def test_epochs_are_entered_once_and_again_after_a_resume_which_says_so(tmp_path: Path) -> None:
     chosen = recipe()
     whole = run(tmp_path / "whole", chosen)
-    # stage 1 begins its 7 updates at samples 0 to 48 of 50; stage 2: 13 x 12
-    assert whole.entered == [(0, False), (0, False), (1, False), (2, False)]
+    # of 50 samples: 7 updates of 8, six an epoch; 13 of 12, four an epoch
+    assert whole.entered == [(epoch, False) for epoch in (0, 1, 0, 1, 2, 3)]
     with pytest.raises(loop.Interrupted):
         run(tmp_path / "within", chosen, observers=[StopAt(13)])
-    assert run(tmp_path / "within", chosen).entered == [(1, True), (2, False)]
+    assert run(tmp_path / "within", chosen).entered == [(1, True), (2, False), (3, False)]
     with pytest.raises(loop.Interrupted):
-        run(tmp_path / "between", chosen, observers=[StopAt(12)])
-    assert run(tmp_path / "between", chosen).entered == [(1, False), (2, False)]
+        run(tmp_path / "between", chosen, observers=[StopAt(11)])
+    assert run(tmp_path / "between", chosen).entered == [(1, False), (2, False), (3, False)]
 
 
 class Anchored(Echo):
@@ -278,7 +279,7 @@ def test_what_is_computed_from_the_weights_at_an_epochs_start_survives_a_resume_
 ) -> None:
     chosen = recipe(save_every=1, keep=100)
     whole = run(tmp_path / "whole", chosen, kind=Anchored)
-    assert sum(not resumed for _, resumed in whole.entered) == 4
+    assert sum(not resumed for _, resumed in whole.entered) == 6
     for path in checkpoint.available(tmp_path / "whole/checkpoints")[:-1]:
         other = tmp_path / path.name / "checkpoints"
         other.mkdir(parents=True)
@@ -312,7 +313,7 @@ def test_a_task_knows_where_the_run_stands_during_and_after_an_update(tmp_path: 
     loaded = Watching(Linear())
     assert loaded.progress == Progress(0, 0, 1, 0, 0)
     loop.resume(chosen, loaded, Engine("cpu", "fp32"), tmp_path)
-    assert loaded.progress == Progress(stage=1, step=5, steps=13, epoch=0, total_step=12)
+    assert loaded.progress == Progress(stage=1, step=5, steps=13, epoch=1, total_step=12)
 
     task = run(tmp_path, chosen, kind=Watching)
     assert [progress.step for progress in task.before] == list(range(5, 13))

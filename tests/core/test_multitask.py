@@ -17,7 +17,7 @@ from torch import Tensor
 
 from unlabel import build, checkpoint, compose, joining, loop, seeds
 from unlabel.catalog.plugins import Catalog, Offer, Plugin
-from unlabel.data import Reader, Views
+from unlabel.data import Draw, Reader, Views
 from unlabel.engine import Engine
 from unlabel.errors import RunError, UsageError
 from unlabel.joint import Joint
@@ -209,8 +209,8 @@ def test_every_part_sees_its_own_view_of_a_sample_that_is_read_once():
 
     task = joint()
     positions = [(0, 3), (0, 8)]
-    batch, _ = Reader(Counting(), task.transform(), 5).__getitems__(positions)
-    alone, _ = Reader(Noises(), task.part("echo").transform(), 5).__getitems__(positions)
+    batch, _ = Reader(Counting(), task.transform(), 5).read(positions)
+    alone, _ = Reader(Noises(), task.part("echo").transform(), 5).read(positions)
     assert reads == [3, 8]
     assert set(batch) == {"echo:x", "drift:x", "index", "key"}
     echo, drift = task.view("echo", batch), task.view("drift", batch)
@@ -230,14 +230,14 @@ def test_parts_without_transforms_need_no_views_and_share_what_is_nobodys():
     assert task.view("b", batch)["x"] is x
     assert task.view("b", batch)["offset"] is offset
     mixed = Joint({"encoder": encoder}, {"a": Raw(encoder), "b": Echo(encoder)}).transform()
-    seen = mixed({"x": x[0].numpy()}, seeds.generator(1))
+    seen = mixed({"x": x[0].numpy()}, Draw(seeds.generator(1)))
     assert isinstance(seen, Views)
     assert (seen["a"]["x"] == 1).all()
 
 
 def test_losses_are_those_of_the_parts_alone():
     task = joint().eval()  # no dropout
-    batch, _ = Reader(Noises(), task.transform(), 5).__getitems__([(0, index) for index in range(8)])
+    batch, _ = Reader(Noises(), task.transform(), 5).read([(0, index) for index in range(8)])
     seeds.seed(1)
     terms = task.loss(batch)
     seeds.seed(1)
@@ -316,7 +316,7 @@ def test_a_resumed_run_ends_bit_identical_with_the_same_weights_in_its_log(tmp_p
 
 def test_stages_and_epochs_reach_every_part(tmp_path):
     task = train(tmp_path, chosen())
-    assert task.part("echo").entered == task.part("drift").entered == [(0, False), (0, False), (1, False)]
+    assert task.part("echo").entered == task.part("drift").entered == [(0, False), (0, False), (1, False), (2, False)]
     assert task.progress == task.part("echo").progress == task.part("drift").progress
     assert task.progress.total_step == 12
     before = build.build(chosen(), catalog(), CPU)

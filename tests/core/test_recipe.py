@@ -351,27 +351,35 @@ def test_an_encoder_is_chosen_with_its_model(tiny: Recipe, catalog: Catalog) -> 
     epochs=st.floats(0.01, 100),
     warmup=st.none() | st.floats(0, 200),
     horizon=st.none() | st.floats(1, 3),
+    last_batch=st.sampled_from(["drop", "straddle"]),
 )
 def test_resolved_lengths_cover_the_epochs_and_are_consistent(
-    samples: int, batch: int, epochs: float, warmup: float | None, horizon: float | None
+    samples: int,
+    batch: int,
+    epochs: float,
+    warmup: float | None,
+    horizon: float | None,
+    last_batch: Literal["drop", "straddle"],
 ) -> None:
     stage = Stage(
         epochs=epochs,
         batch_size=batch,
         warmup_epochs=warmup,
+        last_batch=last_batch,
         horizon_epochs=None if horizon is None else horizon * epochs,
     ).resolved(samples)
 
     assert stage.steps is not None
     assert stage.horizon is not None
     assert stage.epochs is stage.horizon_epochs is stage.warmup_epochs is None
-    wanted = epochs * samples / batch
+    updates = samples / batch if last_batch == "straddle" else max(1, samples // batch)  # of an epoch
+    wanted = epochs * updates
     assert stage.steps == max(1, math.ceil(wanted))
     assert stage.horizon >= stage.steps
     if horizon is not None:
         assert stage.horizon == pytest.approx(horizon * wanted, abs=1) or stage.horizon == stage.steps
     assert 0 <= stage.warmup <= stage.horizon
-    assert stage.warmup == min(round((warmup or 0) * samples / batch), stage.horizon)
+    assert stage.warmup == min(round((warmup or 0) * updates), stage.horizon)
     assert stage.resolved(samples) == stage, "resolving twice changes nothing"
 
 

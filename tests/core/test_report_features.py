@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,12 @@ from torch import Tensor
 
 from unlabel import Ref, embed, judge
 from unlabel.catalog.plugins import Catalog
-from unlabel.data import Dataset
+from unlabel.data import Dataset, Subset
 from unlabel.engine import Engine
 from unlabel.evaluate.features import Frozen
 from unlabel.evaluate.knn import knn
 from unlabel.report import reading
-from unlabel.show.thumbnails import thumbnail
+from unlabel.show.media import Clip, Media, Picture, Text
 from unlabel.task import Batch, Sample
 
 CPU = Engine("cpu", "fp32")
@@ -50,19 +51,62 @@ def test_without_held_out_samples_and_labels_there_is_a_map_all_the_same(tmp_pat
     assert found.split == "train"
 
 
-@pytest.mark.parametrize("shape", [(20, 31, 3), (64, 64, 3), (500, 200, 3)])
-def test_a_thumbnail_is_the_middle_of_a_samples_picture(shape: tuple[int, int, int]) -> None:
-    value = np.zeros(shape, np.uint8)
-    side = min(shape[:2])
-    top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
-    value[top : top + side, left : left + side] = 200
-    value[top : top + side // 2, left : left + side // 2] = 100
-    found = thumbnail({"other": np.zeros(3), "view": value})
-    assert found is not None
-    assert found.shape == (32, 32, 3)
-    assert found[1, 1].tolist() == [100] * 3
-    assert found[30, 30].tolist() == [200] * 3
-    assert thumbnail({"x": np.zeros((4, 4, 3), np.float32), "n": 3}) is None
+class Showing(Blobs):
+    """Shows a sample as it is told."""
+
+    def show(self, sample: Sample) -> Media | np.ndarray | None:
+        return self.shown(sample)
+
+
+def kept(folder: Path, shown: Callable[[Sample], object]) -> reading.Embeddings:
+    dataset = Showing()
+    dataset.shown = shown  # type: ignore[attr-defined]
+    embed.keep(Frozen(Points(), dataset, CPU, shown=400), folder / "embeddings.npz")
+    (folder / "recipe.json").write_text("{}")
+    embeddings = reading.read(folder).embeddings
+    assert embeddings is not None
+    return embeddings
+
+
+@pytest.mark.parametrize("kind", ["array", "picture", "clip"])
+def test_the_maps_thumbnails_are_what_the_dataset_shows(tmp_path: Path, kind: str) -> None:
+    def shown(sample: Sample) -> Media | np.ndarray:
+        picture = np.full((40, 50, 3), 100 + int(np.sign(sample["x"][0])), np.uint8)
+        clip = Clip(np.stack([0 * picture, picture, 0 * picture]), 5.0)
+        return {"array": picture, "picture": Picture(picture), "clip": clip}[kind]
+
+    embeddings = kept(tmp_path, shown)
+    assert embeddings.thumbnails is not None
+    assert embeddings.thumbnails.shape == (80, 32, 32, 3)
+    first = [int(np.sign(Blobs()[index]["x"][0])) for index in range(160, 240)]
+    assert (embeddings.thumbnails[:, 0, 0, 0].astype(int) - 100).tolist() == first
+    assert embeddings.names[0] == "point 160"
+
+
+def test_a_texts_first_words_are_its_name_in_the_map(tmp_path: Path) -> None:
+    embeddings = kept(tmp_path, lambda sample: Text("once upon\na time " + 30 * "and again "))
+    assert embeddings.thumbnails is None
+    assert embeddings.names[0] == "once upon a time" + 3 * " and again" + " and again... · point 160"
+
+
+def test_arrays_that_a_dataset_does_not_show_are_no_thumbnails(tmp_path: Path) -> None:
+    """Shape alone says nothing: an elevation map in three bands is no picture."""
+
+    class Bands(Blobs):
+        def __getitem__(self, index: int) -> Sample:
+            return {**super().__getitem__(index), "bands": np.zeros((8, 8, 3), np.uint8)}
+
+    embed.keep(Frozen(Points(), Bands(), CPU, shown=400), tmp_path / "embeddings.npz")
+    with np.load(tmp_path / "embeddings.npz") as table:
+        assert "thumbnails" not in table.files
+        assert "words" not in table.files
+
+
+def test_a_part_of_a_dataset_shows_what_all_of_it_does() -> None:
+    dataset = Showing()
+    dataset.shown = lambda sample: Text(str(sample["x"][0]))  # type: ignore[attr-defined]
+    part = Subset(dataset, [7])
+    assert part.show(part[0]) == Text(str(dataset[7]["x"][0]))
 
 
 def test_raw_inputs_are_evaluated_like_features() -> None:

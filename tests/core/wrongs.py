@@ -274,7 +274,7 @@ TASKS = [
         "def transform(self):\n    return Loud()",
         """
         class Loud:
-            def __call__(self, sample, rng):
+            def __call__(self, sample, draw):
                 return {"wave": sample["wave"] * np.float32(np.random.rand())}
         """,
     ),
@@ -336,14 +336,14 @@ TASKS = [
         "gathers = False\ndef transform(self):\n    return Loud()",
         """
         class Loud:
-            def __call__(self, sample, rng):
+            def __call__(self, sample, draw):
                 return {"wave": sample["wave"] * np.float32(hash("loud") % 97)}
         """,
     ),
     _task(
         "transform_is_repeatable.closure",
         r"it cannot be handed to another process \(.*lambda.*keep functions, open files and the like out of its",
-        "def transform(self):\n    return lambda sample, rng: sample",
+        "def transform(self):\n    return lambda sample, draw: sample",
     ),
     _task(
         "two_processes_are_one",

@@ -287,7 +287,7 @@ def test_features_are_those_of_the_asked_nodes_and_the_picture_shows_them() -> N
     whole = task.encode(batch_of(dataset))
     part = {**dataset.context(), **dataset.split("test").table()}
     assert torch.equal(task.encode(part), whole[part["node"]])
-    picture = task.pictures(batch_of(dataset))["representations"]
+    picture = task.show(batch_of(dataset))["representations"]
     assert picture.dtype == np.uint8
     assert picture.shape == (480, 480, 3)
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) == CLASSES + 2, "white, grey, a colour a class"

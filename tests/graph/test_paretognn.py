@@ -682,7 +682,7 @@ def test_any_parts_train_together_from_the_command_line(tmp_path: Path) -> None:
 
 def test_the_map_of_the_representations_is_drawn_once() -> None:
     dataset = small()
-    pictures = pareto(dataset).eval().pictures(batch_of(dataset))
+    pictures = pareto(dataset).eval().show(batch_of(dataset))
     assert list(pictures) == ["representations"]
     assert pictures["representations"].dtype == np.uint8
 

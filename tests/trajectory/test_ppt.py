@@ -444,7 +444,7 @@ def test_bfloat16_computes_positions_in_float32(part: str, task: PPT) -> None:
 
 def test_pictures_show_scenes_in_turn(task: PPT) -> None:
     scenes = torch.tensor([0, 0, 0, 4, 4, 9])
-    found = task.pictures({**batch(tracks()), "scene": scenes})
+    found = task.show({**batch(tracks()), "scene": scenes})
     assert list(found) == [
         "forecast, scene 0, track 0",
         "forecast, scene 4, track 0",

@@ -355,7 +355,7 @@ def test_the_representation_is_the_class_token_of_the_whole_image():
 
 def test_pictures_show_masks_reconstructions_attention_and_tokens():
     made, given = randomised(), batch(10)
-    found = made.pictures(given)
+    found = made.show(given)
     assert {name: picture.shape[1] // 34 for name, picture in found.items()} == {
         "reconstruction": 2,
         "attention": 4,

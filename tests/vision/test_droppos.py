@@ -378,7 +378,7 @@ def test_noise_comes_from_the_key_alone():
 
 def test_pictures_show_where_patches_are_believed_to_belong():
     made, given = randomised(), batch(10)
-    picture = made.pictures(given)["positions"]
+    picture = made.show(given)["positions"]
     assert picture.shape == (8 * 34 - 2, 3 * 34 - 2, 3)
     assert np.array_equal(picture[:32, :32], given["image"][0].numpy())
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unlabel import Catalog, Run, UsageError, compose, launch, optim
+from unlabel.data import Draw
 from unlabel.recipe import Stage
 from unlabel_vision import views
 from unlabel_vision.datasets.digits import Digits
@@ -432,7 +433,7 @@ def test_student_and_teacher_see_the_same_crop_and_flip(crops):
     crop = PairedCrop(32, 48, (0.2, 1.0), 4, 7, 1, crops)
     flips = set()
     for seed in range(20):
-        found = crop({"image": ramp()}, np.random.default_rng(seed))
+        found = crop({"image": ramp()}, Draw(np.random.default_rng(seed)))
         small = found["image"].astype(float)
         large = found["teacher_image"].astype(float)
         assert (small.shape, large.shape) == ((32, 32, 3), (48, 48, 3))
@@ -447,17 +448,17 @@ def test_student_and_teacher_see_the_same_crop_and_flip(crops):
 def test_without_a_number_crops_never_come_again_and_with_one_they_do():
     for crops, expected in ((0, 60), (3, 3)):
         crop = PairedCrop(32, 32, (0.2, 1.0), 4, 7, 1, crops)
-        found = [crop({"image": ramp()}, np.random.default_rng(seed)) for seed in range(60)]
+        found = [crop({"image": ramp()}, Draw(np.random.default_rng(seed))) for seed in range(60)]
         assert len({one["image"].tobytes() for one in found}) == expected
         assert len({one["mask"].tobytes() for one in found}) > 30  # the same crop is hidden in other ways
         assert "teacher_image" not in found[0]
     assert len({one["digest"].tobytes() for one in found}) == 3
-    other = crop({"image": 255 - ramp()}, np.random.default_rng(0))
+    other = crop({"image": 255 - ramp()}, Draw(np.random.default_rng(0)))
     assert other["digest"].tobytes() not in {one["digest"].tobytes() for one in found}
 
 
 def test_the_evaluations_view_is_the_same_part_for_both():
-    found = PairedView(32, 64)({"image": ramp()}, np.random.default_rng(0))
+    found = PairedView(32, 64)({"image": ramp()}, Draw(np.random.default_rng(0)))
     assert found["teacher_image"].shape == (64, 64, 3)
     assert np.abs(found["image"].mean((0, 1)) - found["teacher_image"].mean((0, 1))).max() < 1.5
 
@@ -475,7 +476,7 @@ def test_with_a_decoder_the_encoder_sees_what_is_left_alone():
     assert seen == [(6, 1 + 4, 32)]
     assert terms["hidden"].item() == 0.75
     terms["loss"].backward()
-    assert made.transform()({"image": ramp()}, np.random.default_rng(0)).keys() == {"image"}
+    assert made.transform()({"image": ramp()}, Draw(np.random.default_rng(0))).keys() == {"image"}
 
     pixels, mask = images().requires_grad_(), made.masks(batch(2))
     made.predict(pixels, mask).square().sum().backward()
@@ -561,11 +562,11 @@ def test_compiled_and_bf16_losses_are_the_plain_one():
 @pytest.mark.parametrize("relative", [False, True])
 def test_pictures_show_six_columns(relative):
     made = task(relative=relative)
-    picture = made.pictures(batch(3))["features"]
+    picture = made.show(batch(3))["features"]
     assert picture.shape == (3 * 34 - 2, 6 * 34 - 2, 3)
     assert picture.std() > 10
     plain = task(vit(image_size=32, patch_size=8, dim=32, depth=1, heads=4))
-    assert plain.pictures(batch(3))["features"].shape == (3 * 34 - 2, 5 * 34 - 2, 3)
+    assert plain.show(batch(3))["features"].shape == (3 * 34 - 2, 5 * 34 - 2, 3)
 
 
 def test_other_tasks_are_not_judged_by_a_teacher(tmp_path):

@@ -382,7 +382,7 @@ def test_a_block_that_is_not_listed_counts_through_later_ones_alone():
 def test_pictures_show_clean_corrupted_and_restored():
     made, given = randomised(), batch(10)
     torch.manual_seed(0)
-    picture = made.pictures(given)["reconstruction"]
+    picture = made.show(given)["reconstruction"]
     assert picture.shape == (8 * 34 - 2, 3 * 34 - 2, 3)
     assert np.array_equal(picture[:32, :32], given["view1"][0].numpy())
     changed = (picture[:32, :32] != picture[:32, 34:66]).any(-1).mean()

@@ -151,7 +151,7 @@ def test_pictures_show_the_task_and_where_the_encoder_looks(name: str) -> None:
     task = made(name, engine)
     given = batch(name, task, engine)
     with torch.no_grad():
-        first, again = task.pictures(given), task.pictures(given)
+        first, again = task.show(given), task.show(given)
     assert set(first) == SHOWN[name]
     for key, picture in first.items():
         assert picture.dtype == np.uint8

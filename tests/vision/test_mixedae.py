@@ -342,14 +342,14 @@ def test_downstream_attention_is_ordinary_and_knows_no_segments():
 
 def test_pictures_show_whole_groups():
     made, given = randomised(), batch(12)
-    picture = made.pictures(given)["reconstruction"]
+    picture = made.show(given)["reconstruction"]
     assert picture.shape == (8 * 34 - 2, 4 * 34 - 2, 3)
     mixtures = [picture[34 * row : 34 * row + 32, 34:66] for row in range(8)]
     assert all(np.array_equal(mixtures[row], mixtures[row // 4 * 4]) for row in range(8))
     shown = [picture[34 * row : 34 * row + 32, :32] for row in range(8)]
     same = [(shown[row] == mixtures[row]).reshape(8, 4, 8, 4, 3).all(axis=(1, 3, 4)).sum() for row in range(8)]
     assert same == [16] * 8
-    assert made.pictures(batch(3)) == {}
+    assert made.show(batch(3)) == {}
 
 
 @pytest.mark.parametrize("count", [3, 6])

@@ -284,7 +284,7 @@ def test_contexts_come_from_the_key_alone():
 
 def test_pictures_show_context_and_where_patches_are_believed_to_belong():
     made, given = randomised(), batch(10)
-    picture = made.pictures(given)["positions"]
+    picture = made.show(given)["positions"]
     assert picture.shape == (8 * 34 - 2, 3 * 34 - 2, 3)
     for row in range(8):
         whole, context = (picture[34 * row : 34 * row + 32, 34 * k : 34 * k + 32] for k in range(2))

@@ -45,7 +45,7 @@ def test_gradients_are_those_of_the_two_tasks_apart(catalog: Catalog) -> None:
     dataset = build.build_dataset(chosen.dataset, catalog).split("train")
     task = build.build(chosen, catalog, CPU)
     assert isinstance(task, Joint)
-    batch, _ = Reader(dataset, task.transform(), 5).__getitems__([(0, index) for index in range(8)])
+    batch, _ = Reader(dataset, task.transform(), 5).read([(0, index) for index in range(8)])
     stage = chosen.stages[0].model_copy(update={"optimizer": "sgd", "lr": 1.0, "momentum": 0.0, "weight_decay": 0.0})
     stage = stage.resolved(len(dataset))
     before = {name: value.detach().clone() for name, value in task.named_parameters()}

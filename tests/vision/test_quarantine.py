@@ -8,8 +8,9 @@ from pathlib import Path
 import corrupt
 import pytest
 
-from unlabel import Catalog, compose, data
+from unlabel import Catalog, compose
 from unlabel.session import Session
+from unlabel.storage.jsonl import read_jsonl
 
 
 @pytest.mark.slow
@@ -25,7 +26,7 @@ def test_training_lists_every_broken_file_and_no_other(tmp_path: Path, workers: 
 
     Session(recipe, tmp_path / "run", catalog, quiet=True).run()
 
-    records = data.read_jsonl(tmp_path / "run/quarantine.jsonl")
+    records = read_jsonl(tmp_path / "run/quarantine.jsonl")
     assert {record["path"] for record in records} == broken
     assert len(records) == len(broken)
     assert all(record["reason"] for record in records)

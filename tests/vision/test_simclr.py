@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from unlabel import Stage, optim
+from unlabel.data import Draw
 from unlabel.engine import Engine
 from unlabel.errors import UsageError
 from unlabel.nn.batchnorm import BatchNorm
@@ -112,11 +113,11 @@ def test_the_order_of_samples_does_not_matter_and_their_pairing_does():
 def test_the_two_views_get_colours_of_their_own_from_the_key():
     task, batch = _task(strength=1.0), _batch(8)
     same = {**batch, "view2": batch["view1"]}
-    pictures = task.pictures(same)["views"]
+    pictures = task.show(same)["views"]
     assert pictures.dtype == np.uint8
     assert not np.array_equal(pictures[:16], pictures[-16:])
-    assert np.array_equal(pictures, task.pictures(same)["views"])
-    assert not np.array_equal(pictures, task.pictures({**same, "key": same["key"] + 1})["views"])
+    assert np.array_equal(pictures, task.show(same)["views"])
+    assert not np.array_equal(pictures, task.show({**same, "key": same["key"] + 1})["views"])
 
 
 def test_every_parameter_learns_and_the_batch_stays_as_it_was():
@@ -144,10 +145,10 @@ def test_training_tells_eight_images_apart():
 def test_samples_become_two_crops_and_evaluation_sees_the_plain_image():
     task, rng = _task(), np.random.default_rng(0)
     image = rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)
-    views = task.transform()({"image": image, "label": 1}, rng)
+    views = task.transform()({"image": image, "label": 1}, Draw(rng))
     assert views["view1"].shape == views["view2"].shape == (16, 16, 3)
     assert not np.array_equal(views["view1"], views["view2"])
-    plain = torch.from_numpy(task.eval_transform()({"image": image}, rng)["image"])[None]
+    plain = torch.from_numpy(task.eval_transform()({"image": image}, Draw(rng))["image"])[None]
     task.eval()
     features = task.encode({"image": plain})
     assert features.shape == (1, 8)

@@ -67,8 +67,9 @@ def keep(judged: Frozen, path: Path) -> None:
 
     Args:
         judged: whose features; those it has computed already are taken, and its `shown` samples.
-        path: ``.npz`` as `embed` writes it, with ``classes`` (their names) and, where samples hold a picture (a uint8
-            array (H, W, 3)), ``thumbnails``: uint8, (N, 32, 32, 3). Written aside and renamed.
+        path: ``.npz`` as `embed` writes it, with ``classes`` (their names) and, of what the dataset shows of its
+            samples, ``thumbnails`` (uint8, (N, 32, 32, 3)) of pictures and clips, ``words`` of texts: their first ones.
+            Written aside and renamed.
     """
     split: Any = "test" if judged.has_split("test") else "train"
     shown = judged.shown(split)
@@ -81,9 +82,13 @@ def keep(judged: Frozen, path: Path) -> None:
     else:
         del table["labels"]
     thumbnails = source.thumbnails(split)
-    seen = [thumbnails[index] for index in table.pop("index").tolist() if index in thumbnails]
-    if seen and len(seen) == len(table["names"]):
-        table["thumbnails"] = np.stack(seen)
+    seen = [thumbnails.get(index) for index in table.pop("index").tolist()]
+    pictures = [thumbnail for thumbnail in seen if isinstance(thumbnail, np.ndarray)]
+    if seen and len(pictures) == len(seen):
+        table["thumbnails"] = np.stack(pictures)
+    words = [thumbnail if isinstance(thumbnail, str) else "" for thumbnail in seen]
+    if any(words):
+        table["words"] = np.array(words, dtype=np.str_)
     with files.writing(path) as aside:
         _npz(table, aside)
 

@@ -32,8 +32,9 @@ from unlabel import combine as combining
 from unlabel import engine as engines
 from unlabel import seeds
 from unlabel.combine import Normalisation
-from unlabel.data import Views
+from unlabel.data import Draw, Views
 from unlabel.errors import UsageError
+from unlabel.show.media import Media
 from unlabel.task import Batch, Progress, Rows, Sample, Task, Transform
 
 if TYPE_CHECKING:
@@ -262,11 +263,11 @@ class Joint(Task):
             own = {name.removeprefix(prefix): path for name, path in assets.items() if name.startswith(prefix)}
             self.part(label).use_assets(own)
 
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, Media | np.ndarray]:
         return {
             f"{label} {name}": picture
             for label in self.parts
-            for name, picture in self.part(label).pictures(self.view(label, batch)).items()
+            for name, picture in self.part(label).show(self.view(label, batch)).items()
         }
 
 
@@ -276,10 +277,10 @@ class _EachItsOwn:
     def __init__(self, transforms: Mapping[str, Transform | None]):
         self.transforms = dict(transforms)
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Views:
+    def __call__(self, sample: Sample, draw: Draw) -> Views:
         return Views(
             {
-                label: dict(sample) if transform is None else transform(dict(sample), rng)
+                label: dict(sample) if transform is None else transform(dict(sample), draw)
                 for label, transform in self.transforms.items()
             }
         )

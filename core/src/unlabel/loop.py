@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -102,26 +102,28 @@ def run_stage(training: Training, stage: Stage, start: Position, quarantine: Qua
     if start.step:
         checkpoint.load_optimizers(_path(checkpoints, start), task, optimizers, engine)
     workers = data.default_workers(engine) if recipe.execution.workers is None else recipe.execution.workers
+    seed = seeds.mix(recipe.seed, start.stage)
     stream = data.batches(
         dataset,
         stage,
         engine,
-        seed=seeds.mix(recipe.seed, start.stage),
+        seed=seed,
         transform=task.transform(),
         start=start.step * stage.accumulate,
         workers=workers,
     )
+    parts = 1 if len(dataset) < engine.world else engine.world  # processes that share an update
     interval, guard = Interval(), _Guard(training, stage, start.stage)
     for observer in observers:
         observer.stage(start.stage, stage, start.step)
 
     for step in range(start.step, steps):
         progress = Progress(
-            start.stage, step, horizon, _epoch(step, stage, dataset), start.total_step - start.step + step
+            start.stage, step, horizon, stage.epoch_of(step, len(dataset)), start.total_step - start.step + step
         )
         batches = _next(stream, stage.accumulate, quarantine, engine, observers, progress)
         task.progress = progress
-        begun_before = step > 0 and progress.epoch == _epoch(step - 1, stage, dataset)
+        begun_before = step > 0 and progress.epoch == stage.epoch_of(step - 1, len(dataset))
         if not begun_before or step == start.step:
             task.enter_epoch(progress, resumed=begun_before)
 
@@ -136,7 +138,7 @@ def run_stage(training: Training, stage: Stage, start: Position, quarantine: Qua
                 observer.event(progress, "begun", {})
 
         guard.add(step, metrics)
-        interval.add(metrics, stage.size)
+        interval.add(metrics, sum(len(batch["index"]) for batch in batches) * parts)
         last = step + 1 == steps
         if last or (step + 1) % recipe.log_every == 0:
             guard.look()
@@ -206,11 +208,6 @@ def _lr(optimizers: dict[str, Any]) -> float:
     return max(float(group["lr"]) for optimizer in optimizers.values() for group in optimizer.param_groups)
 
 
-def _epoch(step: int, stage: Stage, dataset: Dataset) -> int:
-    """The epoch in which an update begins."""
-    return step * stage.size // len(dataset)
-
-
 def _before(stages: list[Stage], number: int) -> int:
     return sum(stage.steps or 0 for stage in stages[:number])
 
@@ -269,8 +266,8 @@ class _Guard:
         samples = [dataset.name_of(index) for index in batch["index"].tolist()]
         path = folder / f"nonfinite-stage{self.number}-update{step}.safetensors"
         if self.engine.main:
-            own = [key for key in batch if isinstance(batch[key], Tensor) and key not in dataset.context()]
-            save_file({key: batch[key].contiguous() for key in own}, path)
+            own = {name: value for name, value in batch.items() if name not in dataset.context()}
+            save_file(dict(_tensors(own)), path)
             path.with_suffix(".json").write_text(
                 json.dumps({"term": name, "update": step, "samples": samples}, indent=2)
             )
@@ -279,6 +276,15 @@ class _Guard:
             f"and the batch ({samples[0]}, ... {len(samples)} samples) is in {path}; a lower learning rate "
             f"(--set stages.{self.number}.lr=...), --precision fp32 or stages.{self.number}.clip_norm=1 usually helps"
         )
+
+
+def _tensors(values: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a batch, of its parts as ``field.part``; what else there is, such as texts, is passed over."""
+    if isinstance(values, Tensor):
+        yield name, values.contiguous().clone()  # a file has no two names for one memory
+    elif isinstance(values, Mapping | list | tuple):
+        for part, value in values.items() if isinstance(values, Mapping) else enumerate(values):
+            yield from _tensors(value, f"{name}.{part}" if name else str(part))
 
 
 class _Signals:

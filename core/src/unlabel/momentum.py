@@ -42,7 +42,7 @@ def update(teacher: nn.Module, student: nn.Module, momentum: float, *, buffers: 
             f"the teacher has {len(slow)} parameters and the student {len(fast)}: is one a copy of the other?"
         )
     if slow:
-        torch._foreach_lerp_(slow, fast, 1.0 - momentum)
+        torch._foreach_lerp_(slow, fast, 1.0 - momentum)  # He et al. (1911.05722), eq. 2
     if buffers:
         pairs = list(zip(teacher.buffers(), student.buffers(), strict=True))
         for dtype in {mine.dtype for mine, _ in pairs}:  # one kernel a dtype, instead of one a buffer

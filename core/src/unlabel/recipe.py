@@ -47,6 +47,10 @@ __all__ = [
 ]
 
 
+_VERSION = 2
+_WRITTEN = {"execution", "keep", "max_bad"}  # fields that a recipe has if a run wrote it, and hardly otherwise
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
@@ -122,6 +126,11 @@ class Stage(_Strict):
         description="samples per update, over all processes and micro-batches; 'all': every training sample",
     )
     accumulate: int = Field(default=1, ge=1, description="micro-batches per update")
+    last_batch: Literal["drop", "straddle"] = Field(
+        default="drop",
+        description="samples that do not fill a batch at the end of an epoch: left out of it, others each epoch; or "
+        "followed by the first of the next epoch, among which they may be again (version 0.1)",
+    )
     optimizer: str = Field(default="adamw", description="adamw, adam, sgd, lars or any class of torch.optim")
     lr: float = Field(default=1.5e-4, ge=0, description="peak learning rate")
     lr_batch_size: int | None = Field(
@@ -173,13 +182,19 @@ class Stage(_Strict):
     def resolved(self, samples: int) -> Stage:
         """The same stage with every length in updates, for a training set of `samples` samples."""
         size = samples if self.batch_size == "all" else self.batch_size
-        each = samples / size  # updates of an epoch
+        each = max(1, samples // size) if self.last_batch == "drop" else samples / size  # updates of an epoch
         steps = self.steps if self.steps is not None else math.ceil((self.epochs or 0) * each)
         horizon = self.horizon or (math.ceil(self.horizon_epochs * each) if self.horizon_epochs else steps)
         warmup = self.warmup_steps if self.warmup_steps is not None else round((self.warmup_epochs or 0) * each)
         horizon = max(horizon, steps)  # one may be stated in updates and the other in epochs
         changes = {"steps": steps, "epochs": None, "horizon": horizon, "horizon_epochs": None, "batch_size": size}
         return self.model_copy(update={**changes, "warmup_steps": min(warmup, horizon), "warmup_epochs": None})
+
+    def epoch_of(self, step: int, samples: int) -> int:
+        """The epoch in which a resolved stage's update `step` begins, from 0, for `samples` training samples."""
+        if self.last_batch == "drop":
+            return step // max(1, samples // self.size)
+        return step * self.size // samples
 
     @property
     def size(self) -> int:
@@ -280,6 +295,7 @@ class Recipe(_Strict):
         default=None, description="where the first weights come from: of the encoder, or of several by name"
     )
     execution: Execution = Field(default_factory=Execution)
+    version: int = Field(default=_VERSION, ge=_VERSION, le=_VERSION, description="of the form, not of the package")
 
     if TYPE_CHECKING:
 
@@ -296,7 +312,7 @@ class Recipe(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _canonical(cls, value: Any) -> Any:
-        return canonical(value)
+        return canonical(_continued(value))
 
     @model_validator(mode="after")
     def _some_stage(self) -> Recipe:
@@ -403,6 +419,16 @@ def canonical(value: Any) -> Any:
         judging = judging.model_dump() if isinstance(judging, BaseModel) else judging
         data["judging"] = {"monitor_every": every, **judging} if isinstance(judging, Mapping) else judging
     return data
+
+
+def _continued(value: Any) -> Any:
+    """Go on as version 0.1 did with what it wrote: its files are complete, and do not say their version."""
+    if not isinstance(value, Mapping) or "version" in value or not value.keys() >= _WRITTEN:
+        return value
+    stages = value.get("stages")
+    if not isinstance(stages, list) or not all(isinstance(stage, Mapping) for stage in stages):
+        return value
+    return {**value, "stages": [{"last_batch": "straddle", **stage} for stage in stages]}
 
 
 def task_names(text: str) -> list[str]:

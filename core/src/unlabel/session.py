@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unlabel import build, checkpoint, embed, export, judge, loop
+from unlabel import build, checkpoint, data, embed, export, judge, loop
 from unlabel.catalog.plugins import Catalog
-from unlabel.data import Dataset, micro_batch
+from unlabel.data import Dataset
 from unlabel.engine import Engine
 from unlabel.environment import environment
 from unlabel.errors import UsageError, one_line
@@ -127,7 +127,7 @@ class Session:
             raise UsageError(f"{self.recipe.dataset.name} has no training samples")
         self.samples = samples
         for stage in self.recipe.stages:
-            micro_batch(stage, len(samples), self.engine.world)
+            data.check(samples, stage, self.engine.world)
         started = resuming and checkpoint.newest(self.checkpoints, self.recipe.name) is not None
         self.task = build.build_task(self.recipe, self.catalog)
         if resuming:
@@ -230,7 +230,7 @@ class Session:
         observers: list[Observer] = [Metrics(self.folder, done), health]
         observers += [Dispensable(name, kind, self.folder) for name, kind in further.items()]
         # the parameters of a sharded task cannot be gathered by one process
-        if type(self.task).pictures is not Task.pictures and not self.engine.shard:
+        if type(self.task).show is not Task.show and not self.engine.shard:
             pictures = partial(
                 Pictures, task=self.task, samples=self.samples, engine=self.engine, seed=self.recipe.seed
             )

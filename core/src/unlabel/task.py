@@ -3,7 +3,7 @@
 A task owns its networks, its loss and whatever happens after an update. Everything else (order of the
 data, devices, precision, saving) belongs to the loop, which knows no task. Write a task by subclassing
 `Task` and giving it `loss` and `encode`; override `training_step`, `optimizers`, `after_update`,
-`enter_stage`, `enter_epoch`, `transform` or `pictures` where the method differs. Those are meant to be
+`enter_stage`, `enter_epoch`, `transform` or `show` where the method differs. Those are meant to be
 overridden; nothing else is.
 """
 
@@ -19,9 +19,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from unlabel import optim, signature
+from unlabel.catalog import deprecation
 from unlabel.errors import UsageError, nearest
+from unlabel.show.media import Media
 
 if TYPE_CHECKING:
+    from unlabel.data.draw import Draw
     from unlabel.engine import Engine
     from unlabel.recipe import Stage
 
@@ -34,8 +37,9 @@ Batch = dict[str, Any]
 """What `Dataset.collate` makes: field name -> tensor with the batch first, on the device. The loader adds
 ``"key"`` (int64, (N,): randomness of each sample, see `unlabel.seeds`) and ``"index"`` (int64, (N,))."""
 
-Transform = Callable[[Sample, np.random.Generator], Sample]
-"""Turns a raw sample into what the task's batch needs, in the worker; picklable; draws only from the generator."""
+Transform = Callable[[Sample, "Draw"], Sample]
+"""Turns a raw sample into what the task's batch needs, in the worker; picklable; draws only from the `Draw` it is
+given."""
 
 
 @dataclass(frozen=True)
@@ -234,6 +238,17 @@ class Task(nn.Module):
         """
         return {}
 
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
-        """What the task sees and does, for the report: name -> uint8 (H, W, 3), red, green, blue."""
+    def show(self, batch: Batch) -> Mapping[str, Media | np.ndarray]:
+        """What the task sees and does, for the report: name -> Picture, Text, Sound, Clip or Table.
+
+        A bare array, uint8 (H, W, 3), is a `Picture`.
+        """
         return {}
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """A class that overrides `pictures`, as `show` was called in version 0.1, shows the same and is told so."""
+        super().__init_subclass__(**keywords)
+        overriding = next(kind for kind in cls.__mro__ if {"show", "pictures"} & vars(kind).keys())
+        if "show" not in vars(overriding):
+            deprecation.warn(f"{cls.__module__}.{cls.__qualname__}.pictures", "show", "unlabel 0.3", stacklevel=2)
+            cls.show = cls.pictures  # type: ignore[attr-defined, method-assign]

@@ -91,10 +91,13 @@ class _Reader:
             raise
         except data.UNREADABLE as error:
             return index, data.reason(error), None
-        thumbnail = thumbnails.thumbnail(sample) if index in self.shown else None
+        thumbnail = thumbnails.thumbnail(self.dataset, sample) if index in self.shown else None
         if self.transform is not None:
             seeds.seed(self.seed, self.epoch, index)  # for transforms of libraries that draw from torch's generator
-            sample = self.transform(sample, seeds.generator(self.seed, self.epoch, index))
+            part, first = self.dataset.part_of(index)
+            beside = data.others(part, self.seed, self.epoch, index - first)
+            rng = seeds.generator(self.seed, self.epoch, index)
+            sample = self.transform(sample, data.Draw(rng, self.epoch, others=beside))
         return index, {name: value for name, value in sample.items() if name != "label"}, thumbnail
 
     def collate(
@@ -106,7 +109,7 @@ class _Reader:
         thumbnails = {index: thumbnail for index, _, thumbnail in items if thumbnail is not None}
         if not good:
             return {}, bad, {}
-        batch = self.dataset.collate([sample for _, sample in good])
+        batch = data.collated(self.dataset, [sample for _, sample in good], [index for index, _ in good])
         batch["index"] = torch.tensor([index for index, _ in good])
         batch["key"] = torch.tensor([seeds.key(self.seed, self.epoch, index) for index, _ in good])
         return batch, bad, thumbnails
@@ -373,7 +376,7 @@ class Frozen:
         kept = self._shared.thumbnails.setdefault(split, {})
         part, shown = self.dataset(split), [int(index) for index in self.shown(split)]
         if not self.has_features(split) or part.table() is not None:
-            read = {index: thumbnails.thumbnail(sample) for index, sample in self.samples(split, order=shown)}
+            read = {index: thumbnails.thumbnail(part, sample) for index, sample in self.samples(split, order=shown)}
             kept.update({index: thumbnail for index, thumbnail in read.items() if thumbnail is not None})
         return kept
 

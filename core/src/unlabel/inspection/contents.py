@@ -27,10 +27,15 @@ def inspect(path: str, catalog: Catalog, verify: bool = True) -> dict[str, Any]:
         UsageError: no such path, or no dataset knows what to do with it.
     """
     name, dataset = open_dataset(path, catalog)
-    found = {"dataset": name, **dataset.inspect(verify)}
-    if "samples_per_second" in found:
-        found["seconds_per_epoch_reading"] = round(found["samples"] / max(1e-9, found["samples_per_second"]), 2)
-    return found
+    facts = {"dataset": name, **(dataset.inspect(verify) or _facts(dataset, verify))}
+    if "samples_per_second" in facts:
+        facts["seconds_per_epoch_reading"] = round(facts["samples"] / max(1e-9, facts["samples_per_second"]), 2)
+    return facts
+
+
+def _facts(dataset: Dataset, verify: bool) -> dict[str, Any]:
+    """What a dataset says of itself, and with `verify` what reading it shows."""
+    return {**dataset.info(), **(read_through(dataset) if verify else {})}
 
 
 def open_dataset(path: str, catalog: Catalog) -> tuple[str, Dataset]:

@@ -98,7 +98,8 @@ def _stages(samples: Dataset, task: Task, engine: Engine, seed: int, size: int, 
     if transform is not None:
 
         def transformed(number: int) -> list[Sample]:
-            return [transform(dict(sample), seeds.generator(seed, number, k)) for k, sample in enumerate(read)]
+            draws = [_draw(samples, seed, number, k) for k in range(len(read))]
+            return [transform(dict(sample), draw) for sample, draw in zip(read, draws, strict=True)]
 
         found["augment"] = size / _timed(transformed, limit)
         read = transformed(0)
@@ -107,6 +108,12 @@ def _stages(samples: Dataset, task: Task, engine: Engine, seed: int, size: int, 
     if engine.device.type != "cpu":
         found["copy"] = size / _timed(lambda _: _copied(engine, batch), limit)
     return found
+
+
+def _draw(samples: Dataset, seed: int, epoch: int, index: int) -> data.Draw:
+    """What a transform draws from, as if training had just begun."""
+    others = data.others(samples, seed, epoch, index)
+    return data.Draw(seeds.generator(seed, epoch, index), epoch, 0.0, others)
 
 
 def _readable(samples: Dataset, indices: list[int]) -> list[Sample]:

@@ -94,7 +94,7 @@ def nt_xent(
     row = torch.arange(len(logits), device=logits.device)
     itself = row + rank * len(row)
     partner = itself ^ 1  # the neighbour: 0 <-> 1, 2 <-> 3, ...
-    logits[row, itself] = -torch.inf
+    logits[row, itself] = -torch.inf  # 1[k != i] of eq. 1
     if index is not None:
         samples = index if gather is None else gather(index)
         logits = _without_twins(logits, partner, index.repeat_interleave(2), samples.repeat_interleave(2))
@@ -132,7 +132,7 @@ def info_nce(
     if gather is not None:
         keys = gather(keys)
         samples = None if index is None else gather(index)
-    logits = _products(_unit(query), keys) / temperature  # (N, N * world)
+    logits = _products(_unit(query), keys) / temperature  # (N, N * world): eq. 1 of 2104.02057
     label = torch.arange(len(logits), device=logits.device) + rank * len(logits)
     logits = _without_twins(logits, label, index, samples)
     return functional.cross_entropy(logits, label) * (2.0 * temperature if scale is None else scale)
@@ -176,7 +176,7 @@ def info_nce_queue(query: Tensor, key: Tensor, queue: Tensor, temperature: float
     others = _products(queries, _full(queue))
     if twin is not None:
         others = others.masked_fill(twin, -torch.inf)
-    logits = torch.cat([positive, others], dim=1) / temperature  # (N, 1 + K)
+    logits = torch.cat([positive, others], dim=1) / temperature  # (N, 1 + K): eq. 1
     return functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
 
 

@@ -1,26 +1,43 @@
-"""Small pictures of samples, for the map in a run's report."""
+"""What stands for a sample in a report's map: a small picture, or first words."""
 
 from __future__ import annotations
 
+import textwrap
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from unlabel.show.drawing import halved
-from unlabel.task import Sample
+from unlabel.show import drawing, limits, media
+from unlabel.show.media import Clip, Picture, Text
+
+if TYPE_CHECKING:
+    from unlabel.data import Dataset
+    from unlabel.task import Sample
 
 __all__ = ["SIDE", "thumbnail"]
 
 SIDE = 32
+_WORDS = 60  # characters
 
 
-def thumbnail(sample: Sample) -> np.ndarray | None:
-    """The middle of the first picture in a sample, small: uint8, (32, 32, 3); None if there is none."""
-    for value in sample.values():
-        if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] == 3:
-            side = min(value.shape[:2])
-            top, left = (value.shape[0] - side) // 2, (value.shape[1] - side) // 2
-            square = value[top : top + side, left : left + side]
-            while len(square) >= 2 * SIDE:
-                square = halved(square)
-            places = (np.arange(SIDE) * len(square)) // SIDE
-            return square[places][:, places]
+def thumbnail(dataset: Dataset, sample: Sample) -> np.ndarray | str | None:
+    """A sample of a dataset, small, if the dataset shows it.
+
+    Returns:
+        Of a picture or the middle one of a clip its middle, uint8, (32, 32, 3); of a text its first words; None if
+        there is nothing that a map could show.
+    """
+    shown = dataset.show(sample)
+    match None if shown is None else media.of(shown):
+        case Picture(array):
+            return drawing.square(array, SIDE)
+        case Clip(array):
+            return drawing.square(array[len(array) // 2], SIDE)
+        case Text() as text:
+            return _words(text.plain)
     return None
+
+
+def _words(text: str) -> str:
+    text = " ".join(limits.clean(text[: 4 * _WORDS]).split())
+    return textwrap.shorten(text, _WORDS, placeholder="...") if " " in text[:_WORDS] else text[:_WORDS]

@@ -1,4 +1,4 @@
-"""JSON lines: a record a line, appended."""
+"""Files of one JSON record a line, which only ever grow."""
 
 from __future__ import annotations
 

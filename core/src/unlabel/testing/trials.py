@@ -27,6 +27,7 @@ from unlabel.catalog.plugins import Catalog, Plugin
 from unlabel.data import Dataset
 from unlabel.engine import Engine
 from unlabel.errors import BadSample, UsageError
+from unlabel.export import examples
 from unlabel.logs import Observer
 from unlabel.recipe import Execution, Recipe, Ref, Stage
 from unlabel.task import Batch, Sample, Task
@@ -109,7 +110,7 @@ class EncoderTrial(Component):
     def output(self) -> Tensor | None:
         """What it makes of its own example, or what a task's `encode` gets from it; None if neither is to be had."""
         if isinstance(self.encoder, export.Exportable):
-            made: Tensor = self.encoder(self.encoder.example(3))
+            made: Tensor = examples.call(self.encoder, self.encoder.example(3))
             return made
         user = self.user()
         if user is None:

@@ -212,7 +212,7 @@ class NodeTask(Task):
         return hidden[batch["node"]]
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """The representations' first two principal components, coloured by class where it is known."""
         hidden = self.encoder(self.encoder.inputs(batch), batch["edge_index"])
         labels = torch.maximum(batch["train_label"], batch["validation_label"])

@@ -86,7 +86,7 @@ class GraphTask(Task):
         return hidden[batch["node"]]
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """The representations' first two principal components, coloured by class where it is known."""
         labels = torch.maximum(batch["train_label"], batch["validation_label"])
         return {"representations": pictures.scatter(self.encoder(*self.graph(batch)), labels)}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unlabel import seeds
+from unlabel.data import Draw
 from unlabel.errors import UsageError
 from unlabel.nn.constants import constant
 from unlabel.task import Sample
@@ -59,7 +60,7 @@ class Observed:
     def __init__(self, count: int):
         self.count = count
 
-    def __call__(self, sample: Sample, rng: object) -> Sample:
+    def __call__(self, sample: Sample, draw: Draw) -> Sample:
         return {"track": sample["track"][: self.count]}
 
 

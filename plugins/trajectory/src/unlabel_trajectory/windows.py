@@ -17,13 +17,10 @@ from unlabel.errors import UsageError
 from unlabel_trajectory import reading
 from unlabel_trajectory.reading import Rows
 
-__all__ = ["MOTIONS", "Unit", "Windows", "by_agent", "cut", "join", "longest", "motions", "step_of"]
+__all__ = ["Unit", "Windows", "by_agent", "cut", "join", "longest", "step_of"]
 
 Unit = Literal["m", "px"]
 """What positions are measured in: metres, or pixels of the original frame. Metrics carry it in their names."""
-
-MOTIONS = ("stands", "sets off", "goes straight", "turns one way", "turns the other way")
-"""What an agent does after the observed steps; see `motions`."""
 
 
 @dataclass(frozen=True)
@@ -161,26 +158,3 @@ def by_agent(windows: Windows, share: float, *numbers: int) -> tuple[np.ndarray,
     held_out = agents[seeds.permutation(len(agents), *numbers)][: round(share * len(agents))]
     out = np.isin(windows.agent, held_out)
     return ~out, out
-
-
-def motions(positions: np.ndarray, observed: int, metre: float) -> np.ndarray:
-    """What each agent does after the observed steps, seen from what it did in them; a label that costs nothing.
-
-    An agent that ends within half a metre of its last observed position stands; one that moved less than 0.4 m while
-    observed sets off; otherwise the direction it ends up in, more than 20 degrees off the observed one, is a turn.
-
-    Args:
-        positions: float64, (N, T, 2).
-        observed: how many of the T are observed.
-        metre: units to the metre.
-
-    Returns:
-        int64, (N,), index into `MOTIONS`. In pixels y points down, which swaps the two turns.
-    """
-    here = positions[:, observed - 1]
-    before, after = here - positions[:, 0], positions[:, -1] - here
-    moved, ended = np.linalg.norm(before, axis=1) / metre, np.linalg.norm(after, axis=1) / metre
-    cross = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]
-    angle = np.degrees(np.arctan2(cross, (before * after).sum(1)))
-    turns = np.where(angle > 20, 3, np.where(angle < -20, 4, 2))
-    return np.where(ended < 0.5, 0, np.where(moved < 0.4, 1, turns)).astype(np.int64)

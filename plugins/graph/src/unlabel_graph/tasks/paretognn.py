@@ -168,9 +168,9 @@ class ParetoGNN(Joint):
         # 1810.04650, eq. 3, there of g_k. The step is that of sum_k alpha_k L_k, losses as they are: the authors' code
         super().__init__({"encoder": encoder}, made, combine=combine, normalise=normalise, update=update)
 
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """The map of the representations, once: the parts draw the same."""
-        return self.part(self.first).pictures(batch)
+        return self.part(self.first).show(batch)
 
 
 def _chosen(parts: Sequence[str]) -> list[str]:

@@ -103,7 +103,7 @@ class Destination(Task):
         share = torch.linspace(0, 1, self.future + 1, device=past.device)[1:, None]
         return past[:, None, -1:] + ends[:, :, None] * share
 
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Observed steps, 20 candidates for the destination and the truth of one track of each scene, at most eight."""
         return drawing.forecasts(self, batch, called="destinations")
 

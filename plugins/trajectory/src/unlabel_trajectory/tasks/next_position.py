@@ -89,7 +89,7 @@ class NextPosition(Task):
         return (track[:, past.shape[1] :] + past[:, -1:])[:, None]
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Of one track of each scene, at most four: every step and where it was expected, and the future rolled out."""
         track = forecasting.relative(batch["track"], self.observed)
         predicted, _ = predict(self.encoder, self.head, track[:, :-1])

@@ -411,7 +411,7 @@ class PPT(Task):
         return self.scale * torch.cat(parts).view(*ends.shape[:2], self.future, 2) + past[:, None, -1:]
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Observed steps, 20 futures and the truth of one track of each scene, at most eight."""
         return drawing.forecasts(self, batch)
 

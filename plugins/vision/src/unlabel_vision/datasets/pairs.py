@@ -28,6 +28,7 @@ from unlabel.task import Batch, Sample
 from unlabel_vision import images
 from unlabel_vision.datasets import sources, stored
 from unlabel_vision.datasets.folder import missing, scan
+from unlabel_vision.datasets.image_dataset import ImageDataset
 
 __all__ = ["WORDS", "Pairs", "by_ending", "by_folder", "by_order", "from_list"]
 
@@ -148,7 +149,7 @@ def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in images.SUFFIXES
 
 
-class Pairs(Dataset):
+class Pairs(ImageDataset):
     """Pairs of photographs; no labels, and nothing is known of their geometry.
 
     Samples are ``{"image": uint8 (H, W, 3), "second": uint8 (H2, W2, 3)}``. A pair of which one file cannot be read is

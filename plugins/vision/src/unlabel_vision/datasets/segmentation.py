@@ -15,7 +15,6 @@ number in any mask.
 
 from __future__ import annotations
 
-import copy
 import functools
 import json
 import posixpath
@@ -27,7 +26,7 @@ from typing import Any, Literal
 import numpy as np
 
 from unlabel import data
-from unlabel.data import Dataset
+from unlabel.data import Dataset, Subset
 from unlabel.errors import BadSample, UsageError
 from unlabel_vision import images
 from unlabel_vision.datasets import folder, layout, sources
@@ -72,6 +71,9 @@ class Segmentation(Stored):
     Raises:
         UsageError: no images with masks there, or images without a mask; names the first.
     """
+
+    per_sample = ("label_map",)
+    per_dataset = ("map_classes",)
 
     def __init__(
         self,
@@ -123,7 +125,6 @@ class Segmentation(Stored):
         self.pictures = [found.pictures[index] for index in kept]
         self.source = files.source(self.pictures)
         self.masks = files.source([found.masks[index] for index in kept])
-        self.rows = np.arange(len(kept))
         self.ignore = (
             ignore if ignore is not None else {"masks": _UNLABELLED, "camvid": len(CAMVID), "panoptic": 0}[found.kind]
         )
@@ -135,13 +136,13 @@ class Segmentation(Stored):
         self._named = self.segments.names if self.segments else CAMVID if found.kind == "camvid" else files.classes()
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.source)
 
     def read(self, index: int) -> bytes:
-        return self.source.read(int(self.rows[index]))
+        return self.source.read(index)
 
     def name_of(self, index: int) -> str:
-        return self.source.name(int(self.rows[index]))
+        return self.source.name(index)
 
     def split(self, name: str) -> Dataset | None:
         """``"train"`` and ``"test"``: the folders of that name (validation where there is no test), or a share."""
@@ -153,11 +154,7 @@ class Segmentation(Stored):
         else:
             train, test = data.holdout(None, len(self), self.holdout)
             chosen = train if name == "train" else test
-        if not len(chosen):
-            return None
-        other = copy.copy(self)
-        other.rows, other.parts = self.rows[chosen], None
-        return other
+        return Subset(self, chosen) if len(chosen) else None
 
     @functools.cached_property
     def map_classes(self) -> tuple[str, ...]:
@@ -165,8 +162,8 @@ class Segmentation(Stored):
         if self._named:
             return self._named
         largest = -1
-        for row in range(len(self.masks)):
-            numbers = self._stored(row)
+        for index in range(len(self.masks)):
+            numbers = self._stored(index)
             numbers = numbers[numbers != self.ignore]
             largest = max(largest, int(numbers.max(initial=-1)))
         if largest < 0:
@@ -180,16 +177,15 @@ class Segmentation(Stored):
             UsageError: the mask is damaged, of another size than its image, or has a number beyond the classes; names
                 the file, and the place.
         """
-        row = int(self.rows[index])
-        numbers, name = self._stored(row), self.masks.name(row)
-        header = images.header(self.source.read(row), max_pixels=self.max_pixels)
+        numbers, name = self._stored(index), self.masks.name(index)
+        header = images.header(self.source.read(index), max_pixels=self.max_pixels)
         if numbers.shape != (header.height, header.width):
             raise UsageError(
                 f"{name} is a mask of {numbers.shape[1]} x {numbers.shape[0]} pixels, and its image "
-                f"{self.source.name(row)} has {header.width} x {header.height}: expected one number a pixel"
+                f"{self.source.name(index)} has {header.width} x {header.height}: expected one number a pixel"
             )
         if self.segments is not None:
-            table = self.segments.classes_of[self.pictures[row]]
+            table = self.segments.classes_of[self.pictures[index]]
             _within(numbers, len(table), name, f"the {len(table) - 1} segments that annotations.json lists", "")
             found: np.ndarray = table[numbers]
             return found
@@ -201,12 +197,12 @@ class Segmentation(Stored):
         _within(labels, len(self.map_classes), name, f"the {len(self.map_classes)} classes from 0 on", advice)
         return labels
 
-    def _stored(self, row: int) -> np.ndarray:
+    def _stored(self, index: int) -> np.ndarray:
         """The numbers of a mask as they are stored: int64, (H, W)."""
         try:
-            return images.class_numbers(self.masks.read(row), max_pixels=self.max_pixels)
+            return images.class_numbers(self.masks.read(index), max_pixels=self.max_pixels)
         except (BadSample, OSError) as error:
-            raise UsageError(f"{self.masks.name(row)} cannot be used as a mask: {error}") from error
+            raise UsageError(f"{self.masks.name(index)} cannot be used as a mask: {error}") from error
 
     def info(self) -> dict[str, Any]:
         """As of any stored images, and the classes of the masks."""

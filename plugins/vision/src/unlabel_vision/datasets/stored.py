@@ -14,13 +14,14 @@ from unlabel.errors import BadSample, UsageError
 from unlabel.task import Sample, Transform
 from unlabel_vision import images, views
 from unlabel_vision.datasets import layout
+from unlabel_vision.datasets.image_dataset import ImageDataset
 
 __all__ = ["Stored", "check_size", "pixels", "summary"]
 
 _SAMPLED = 64  # headers read for the summary of sizes
 
 
-class Stored(Dataset):
+class Stored(ImageDataset):
     """A dataset of images kept as files. Subclasses define `read`, `name_of` and `__len__`, and describe themselves.
 
     Samples are ``{"image": uint8 (H, W, 3), "label": int}``, the label only if there are labels.

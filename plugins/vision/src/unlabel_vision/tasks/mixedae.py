@@ -135,7 +135,7 @@ def homologous(count: int, same: Tensor, shares: list[Tensor]) -> Attend:
 
     def attend(attention: nn.Module, tokens: Tensor) -> Tensor:
         query, key, value = project(attention, tokens)
-        attended = top_k(query, key, count)
+        attended = top_k(query, key, count)  # k = r L of all tokens, by q_i k_j: (G, heads, 1 + L, 1 + L)
         shares.append(homologous_share(attended, same))
         return merged(attention, transformer.attend(query, key, value, attended))
 
@@ -181,7 +181,7 @@ def contrast(tokens: Tensor, chosen: Tensor, temperature: float, index: Tensor |
         left_out = itself | ((sample[:, :, None] == sample[:, None]) & ~own)
     log_p = logits - logits.masked_fill(left_out, -torch.inf).logsumexp(-1, keepdim=True)
     positive = own & ~itself
-    return -((log_p * positive).sum(-1) / positive.sum(-1)).mean(-1)
+    return -((log_p * positive).sum(-1) / positive.sum(-1)).mean(-1)  # eq. 2: the sum over positives outside of the log
 
 
 def contrast_floor(length: int, group: int, temperature: float) -> float:
@@ -281,13 +281,14 @@ class MixedAE(PatchTask):
         own = owned(chosen, self.group)
         prediction = self.decode_unmixed(encoded, own)
 
-        hidden = (~own).float()
+        hidden = (~own).float()  # 1 where M_l is another image: what is reconstructed
         patch_size = self.encoder.patch_size
         terms = {
             "loss_reconstruction": masked_autoencoder.pixel_loss(images, prediction, hidden, patch_size, self.norm_pix)
         }
         if self.contrast_weight:
             value = contrast(encoded[:, 1:], chosen, self.temperature, groups).mean()
+            # L = L_rec + lambda L_hc; lambda 0.1 and tau 0.25 as remembered: there is no code to check them against
             terms["loss_contrast"] = self.contrast_weight * value
             terms["contrast_excess"] = value.detach() - contrast_floor(self.length, self.group, self.temperature)
         if shares:
@@ -320,7 +321,7 @@ class MixedAE(PatchTask):
         return prediction
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """About eight images, whole groups: input, its mixture, its own patches, reconstruction; attention; tokens."""
         count = min(len(batch["image"]), max(8, self.group)) // self.group * self.group
         if not count:

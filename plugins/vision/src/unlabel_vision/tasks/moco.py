@@ -157,15 +157,16 @@ class MoCo(ImageTask):
             order: int64, (N,): a random permutation, for `grouped`.
             index: int64, (N,): which image each is of, with `skip_own`; None leaves no key out.
         """
-        query = self.projector(self.encoder(query_view))
+        query = self.projector(self.encoder(query_view))  # q, (N, out)
         with torch.no_grad():
-            key = grouped(self.teacher, key_view, order, self.key_group)
+            key = grouped(self.teacher, key_view, order, self.key_group)  # k, no gradient: (N, out)
 
         # clone: the backward pass needs the queue as it was, and below it changes
         own = None if index is None else index[:, None] == self.queue.index
-        loss = losses.info_nce_queue(query, key, self.queue.rows.clone(), self.temperature, own)
+        loss = losses.info_nce_queue(query, key, self.queue.rows.clone(), self.temperature, own)  # 1911.05722, eq. 1
 
         if self.training:
+            # alg. 1, last lines: enqueue this batch's keys, dequeue the oldest
             samples = None if index is None else engine.gather(index)
             self.queue.enqueue(engine.gather(functional.normalize(key.float(), dim=1)), samples)
         return loss
@@ -184,6 +185,7 @@ class MoCo(ImageTask):
             key1, key2 = (projector(part) for part in encoder(torch.cat([first, second])).chunk(2))
 
         rank = dist.get_rank() if dist.is_initialized() else 0
+        # 2104.02057, alg. 1: ctr(q1, k2) + ctr(q2, k1), each eq. 1 times 2 tau
         return losses.symmetric_info_nce(
             query1, query2, key1, key2, self.temperature, gather=engine.gather, rank=rank, index=index
         )
@@ -191,9 +193,10 @@ class MoCo(ImageTask):
     def after_update(self, progress: Progress) -> None:
         """Move the copy; running statistics are its own, from the keys it encodes."""
         decay = self.decay if self.version == 2 else momentum.cosine(progress.step, progress.steps, self.decay)
+        # 1911.05722, eq. 2: theta_k <- m theta_k + (1 - m) theta_q
         momentum.update(self.teacher, nn.Sequential(self.encoder, self.projector), decay, buffers=False)
 
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight pairs of views, one below the other."""
         return self.photometric.pictures(batch)
 

@@ -73,9 +73,10 @@ class SimCLR(ImageTask):
         z1, z2 = projections.chunk(2)
 
         rank = dist.get_rank() if dist.is_initialized() else 0
+        # eq. 1, the mean over 2N: L of alg. 1
         return losses.nt_xent(z1, z2, self.temperature, engine.gather, rank, index)
 
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight pairs of views, one below the other."""
         return self.photometric.pictures(batch)
 

@@ -93,7 +93,7 @@ class ColorMAE(PatchTask):
 
     def noise(self, keys: Tensor) -> Tensor:
         """The noise that decides which patches stay: int64 keys (N,) -> float32 (N, L), of `tiles` alone."""
-        count, size, _ = self.tiles.shape
+        count, size, _ = self.tiles.shape  # 3,072 tiles are the authors' number, their side of 64 is ours
         return color_noise.windows(self.tiles, self.places(keys, count, size), self.encoder.grid).flatten(1)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -107,11 +107,11 @@ class ColorMAE(PatchTask):
             images: float, (N, 3, S, S), normalised.
             noise: float, (N, L); the largest values stay visible.
         """
-        mask = masking.from_noise(noise, self.mask_ratio, descending=True)
+        mask = masking.from_noise(noise, self.mask_ratio, descending=True)  # the largest stay visible: their code
         return {"loss": masked_autoencoder.loss(self.encoder, self.decoder, images, mask, self.norm_pix)}
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight images: input, masked input and reconstruction; attention; tokens by their colours."""
         images = views.to_float(batch["image"][:8])
         mask = masking.from_noise(self.noise(batch["key"][:8]), self.mask_ratio, descending=True)

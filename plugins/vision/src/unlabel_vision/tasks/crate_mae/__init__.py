@@ -50,8 +50,8 @@ class CrateDecoderBlock(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(N, T, dim) -> the same; what came in passes through the linear map alone, there is no residual around it."""
-        expanded = nn.functional.linear(self.norm1(tokens), self.weight)
-        decompressed: Tensor = expanded - self.attn(self.norm2(expanded))
+        expanded = nn.functional.linear(self.norm1(tokens), self.weight)  # W' = E W
+        decompressed: Tensor = expanded - self.attn(self.norm2(expanded))  # W' - MSSA(W' | V): away from the subspaces
         return decompressed
 
 
@@ -192,12 +192,13 @@ class CrateMAE(PatchTask):
             seen = masking.restore(encoded[:, 1:], self.mask_token, mask.restore) + encoder.positions
             return self.decoder(torch.cat([encoded[:, :1], seen], dim=1)), layers
 
+        # a token in the place of each removed patch, none left out: (N, L, D), their code
         shown = torch.where(mask.mask[..., None] > 0, self.mask_token.to(patches.dtype), patches)
         layers = encoder.states(encoder.with_class(shown + encoder.positions))
         return self.decoder(encoder.normalise(layers[-1].code)), layers
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight images: masked and restored; attention of the last layer's heads; tokens by their colours."""
         images = views.to_float(batch["image"][:8])
         mask = masking.from_noise(seeds.uniform(batch["key"][:8], (self.length,)), self.mask_ratio)

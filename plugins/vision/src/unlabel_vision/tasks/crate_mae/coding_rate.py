@@ -31,8 +31,10 @@ def coding_rate(tokens: Tensor, eps: float = 0.01) -> Tensor:
     with torch.autocast(unit.device.type, enabled=False):
         # logdet(I + X^T X) = logdet(I + X X^T): the smaller of the two
         gram = unit.transpose(-2, -1) @ unit if width < count else unit @ unit.transpose(-2, -1)
+        # I + p / (T eps) X^T X
         gram = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device) + width / (count * eps) * gram
         factor = torch.linalg.cholesky_ex(gram).L  # never waits for the device; I plus a Gram matrix is positive
+    # 1/2 logdet is the log of the factor's determinant; summed over the heads
     return factor.diagonal(dim1=-2, dim2=-1).log().sum(-1).sum(-1)
 
 

@@ -20,6 +20,7 @@ from unlabel import Recipe, Ref, Stage, seeds
 from unlabel.errors import UsageError
 from unlabel.nn import losses, masking, patches
 from unlabel.nn.masking import Mask
+from unlabel.show import drawing
 from unlabel.task import Batch, Transform
 from unlabel_vision import masked_autoencoder, views
 from unlabel_vision.encoders.patch_encoder import PatchEncoder, require_tokens
@@ -46,7 +47,7 @@ def random_mask(noise: Tensor, ratio: float) -> Tensor:
     Returns:
         bool, (N, L), True where hidden.
     """
-    return noise.argsort(dim=1, stable=True) < int(ratio * noise.shape[1])
+    return noise.argsort(dim=1, stable=True) < int(ratio * noise.shape[1])  # 176 of 196
 
 
 def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor | None, norm_pix: bool = True) -> Tensor:
@@ -67,7 +68,7 @@ def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor | None, norm_pix
     error = (prediction.float() - target).square().mean(-1)
     if mask is None:
         return error.mean()
-    return losses.masked_mean(error, mask)
+    return losses.masked_mean(error, mask)  # sum(m e) / sum(m) over the batch, MAE's
 
 
 class Encoded(NamedTuple):
@@ -179,7 +180,7 @@ class CroCo(PatchTask):
         target = patches.patchify(first.float(), self.encoder.patch_size)
 
         encoded = self.encode_views(first, second, mask)
-        prediction = self.predict(encoded)
+        prediction = self.predict(encoded)  # (N, L, 3 p^2)
 
         terms = {"loss": masked_mse(prediction, target, mask.mask, self.norm_pix)}
         if self.second_view == "true":
@@ -236,7 +237,7 @@ class CroCo(PatchTask):
         return [encoded.first, *(found[number] for number in hooks(len(found)))]
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight pairs: first view, second, what is seen of the first, its completion; and where patches look.
 
         ``attention``: for a hidden patch of each first view, framed, what the last block looks at in the second.
@@ -270,7 +271,7 @@ class CroCo(PatchTask):
             inside = picture[top + 1 : top + size - 1, left + 1 : left + size - 1].copy()
             picture[top : top + size, left : left + size] = (255, 0, 0)
             picture[top + 1 : top + size - 1, left + 1 : left + size - 1] = inside
-        return views.contact_sheet(np.stack([framed, lit], axis=1).reshape(-1, *framed.shape[1:]), columns=2)
+        return drawing.contact_sheet(np.stack([framed, lit], axis=1).reshape(-1, *framed.shape[1:]), columns=2)
 
 
 def _stage(**changes: object) -> Stage:

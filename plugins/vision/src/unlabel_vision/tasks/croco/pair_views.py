@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from unlabel.data import Draw
 from unlabel.errors import UsageError
 from unlabel.task import Sample
 from unlabel_vision import views
@@ -38,17 +39,17 @@ class PairCrop:
     ratio: float = 256 / 224
     window: tuple[float, float] = (1.0, 1.0)
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+    def __call__(self, sample: Sample, draw: Draw) -> Sample:
         if "second" not in sample:
             raise UsageError(
                 "this task needs pairs of views, and these data are single images; give --data vision/rooms, "
                 "vision/stereo, or photographs in pairs (see `unlabel show vision/pairs`); two crops of one image do "
                 "not teach the same, but for comparison there is vision/overlaps"
             )
-        share, *place = rng.random(3).tolist()
+        share, *place = draw.rng.random(3).tolist()
         share = self.window[0] + (self.window[1] - self.window[0]) * share
-        first = self._crop(sample["image"], share, place, rng)
-        return {"view1": first, "view2": self._crop(sample["second"], share, place, rng)}
+        first = self._crop(sample["image"], share, place, draw.rng)
+        return {"view1": first, "view2": self._crop(sample["second"], share, place, draw.rng)}
 
     def _crop(self, image: np.ndarray, share: float, place: list[float], rng: np.random.Generator) -> np.ndarray:
         height, width = image.shape[:2]
@@ -74,12 +75,12 @@ class CentralPair:
 
     size: int
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+    def __call__(self, sample: Sample, draw: Draw) -> Sample:
         dense = [name for name in DENSE if name in sample]
         if not dense:
             resized = views.ResizeCenterCrop(self.size)
             shown = {
-                name: resized({"image": sample[name]}, rng)["image"] for name in ("image", "second") if name in sample
+                name: resized({"image": sample[name]}, draw)["image"] for name in ("image", "second") if name in sample
             }
             return {**sample, **shown}
         height, width = sample["image"].shape[:2]

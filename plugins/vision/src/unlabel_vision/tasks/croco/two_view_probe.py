@@ -9,11 +9,13 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unlabel import optim, seeds
+from unlabel import seeds
 from unlabel.errors import UsageError
+from unlabel.evaluate import supervised
 from unlabel.evaluate.features import Frozen, Split
 from unlabel.recipe import Stage
 from unlabel_vision import views
@@ -121,27 +123,23 @@ def learnt(
     task = trunk(frozen, name)
     count, device = len(truth["image"]), frozen.engine.device
     seeds.seed(frozen.seed)
-    probe = _Probe(task, make(task), protocol.finetune).to(device).train()
+    probe = _Probe(task, make(task), protocol.finetune).to(device)
     size = min(protocol.batch_size, count)
     steps = protocol.epochs * (count // size)
     stage = Stage(steps=steps, batch_size=size, lr=protocol.learning_rate, warmup_steps=steps // 10).resolved(count)
-    optimizer = optim.build(probe, stage)
     tokens = None if probe.task is not None else _tokens(frozen, task, truth)
-    step = 0
-    for epoch in range(protocol.epochs):
-        order = torch.from_numpy(seeds.permutation(count, frozen.seed, epoch))
-        for rows in order.split(size)[: count // size]:
-            optim.set_lr({"main": optimizer}, stage, step)
-            if tokens is None:
-                assert probe.task is not None
-                layers = _layers(frozen, probe.task, truth, rows)
-            else:
-                layers = [layer[rows.to(device)] for layer in tokens]
-            value = loss(probe.head(layers), {field: values[rows].to(device) for field, values in truth.items()})
-            value.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            step += 1
+
+    def value(rows: Tensor) -> Tensor:
+        if tokens is None:
+            assert probe.task is not None
+            layers = _layers(frozen, probe.task, truth, rows)
+        else:
+            layers = [layer[rows.to(device)] for layer in tokens]
+        return loss(probe.head(layers), {field: values[rows].to(device) for field, values in truth.items()})
+
+    orders = supervised.orders(np.arange(count), size, protocol.epochs, frozen.seed)
+    batches = (rows for _, order in orders for rows in torch.from_numpy(order).split(size))
+    supervised.fit(probe, frozen, stage, batches, value)
     return probe.eval()
 
 

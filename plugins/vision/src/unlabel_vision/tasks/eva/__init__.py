@@ -23,16 +23,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unlabel import Recipe, Ref, Stage, engine, monitors, seeds
+from unlabel.data import Draw
 from unlabel.errors import UsageError
+from unlabel.frozen import features
+from unlabel.frozen.teacher import LazyTeacher
 from unlabel.nn import losses, masking
 from unlabel.recipe import Group
+from unlabel.show import drawing
 from unlabel.task import Batch, Sample, Transform
 from unlabel_vision import masked_autoencoder, views
 from unlabel_vision.encoders.eva import Eva
 from unlabel_vision.encoders.patch_encoder import PatchEncoder, require_tokens
 from unlabel_vision.image_task import PatchTask
 from unlabel_vision.tasks.eva import teacher
-from unlabel_vision.tasks.eva.teacher import Cache, Teacher
+from unlabel_vision.tasks.eva.teacher import Teacher
 
 __all__ = [
     "EVA",
@@ -84,7 +88,7 @@ def _rectangle(
     """A rectangle that hides at least one more patch and at most `left`, or None after ten tries."""
     rows, columns = mask.shape
     for _ in range(_ATTEMPTS):
-        area = draw.uniform(min_block, left)
+        area = draw.uniform(min_block, left)  # of at least 16 patches; reversed bounds where fewer are left
         aspect = math.exp(draw.uniform(*log_aspect))
         height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if height >= rows or width >= columns:
@@ -115,7 +119,7 @@ def negative_cosine(prediction: Tensor, target: Tensor, mask: Tensor, denominato
     kind = torch.promote_types(prediction.dtype, torch.float32)
     cosine = functional.cosine_similarity(prediction.to(kind), target.to(kind), dim=-1, eps=1e-8)
     total = mask.sum() if denominator is None else denominator
-    return losses.masked_mean(-cosine, mask, total.clamp(min=1))
+    return losses.masked_mean(-cosine, mask, total.clamp(min=1))  # L = -mean over masked tokens of cos
 
 
 @torch.no_grad()
@@ -172,13 +176,13 @@ class PairedCrop:
     min_block: int
     crops: int = 0
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        image, found = sample["image"], dict(sample)
+    def __call__(self, sample: Sample, draw: Draw) -> Sample:
+        image, found, rng = sample["image"], dict(sample), draw.rng
         if self.grid:
-            draw = random.Random(int(rng.integers(2**63)))
-            found["mask"] = block_mask(self.grid, self.grid, self.count, draw, min_block=self.min_block).reshape(-1)
+            blocks = random.Random(int(rng.integers(2**63)))
+            found["mask"] = block_mask(self.grid, self.grid, self.count, blocks, min_block=self.min_block).reshape(-1)
         if self.crops:
-            content = int.from_bytes(teacher.digest(image)[:8].tobytes(), "little")
+            content = int.from_bytes(features.digest(image)[:8].tobytes(), "little")
             rng = seeds.generator(content, int(rng.integers(self.crops)))
 
         box = views.random_box(*image.shape[:2], rng, self.scale, (3 / 4, 4 / 3))
@@ -188,7 +192,7 @@ class PairedCrop:
         if self.teacher_size != self.size:
             seen = found["teacher_image"] = views.resize(image, box, (self.teacher_size, self.teacher_size), flip=flip)
         if self.crops:
-            found["digest"] = teacher.digest(seen)
+            found["digest"] = features.digest(seen)
         return found
 
 
@@ -206,7 +210,7 @@ class PairedView:
     size: int
     teacher_size: int
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+    def __call__(self, sample: Sample, draw: Draw) -> Sample:
         height, width = sample["image"].shape[:2]
         whole = (height, width) == (self.size, self.size)
         side = self.size if whole else round(min(height, width) * 224 / 256)
@@ -289,7 +293,7 @@ class EVA(PatchTask):
         self.source: dict[str, Any] = {"spec": teacher, "weights": teacher_weights, "image_size": teacher_size}
         self.recorded, self.interpolate = teacher_hash, interpolate
         self.cache_folder = None if cache is None else Path(cache).expanduser()
-        self._teacher: Teacher | None = None
+        self.frozen = LazyTeacher(self._load_teacher)
         width = self.teacher.dim if teacher_dim is None else teacher_dim
 
         if decoder_depth:
@@ -316,24 +320,24 @@ class EVA(PatchTask):
         Raises:
             UsageError: see the class.
         """
-        if self._teacher is None:
-            with torch.random.fork_rng(devices=[]):  # or the student's first weights would depend on when this is
-                found = teacher.find(**self.source, student=self.encoder)
-            if found.grid != self.encoder.grid and not self.interpolate:
-                size = self.encoder.grid * found.image_size // found.grid
-                raise UsageError(
-                    f"teacher {found.name} has {found.grid} x {found.grid} patches, the student {self.encoder.grid} x "
-                    f"{self.encoder.grid}: choose encoder.image_size and encoder.patch_size that give as many, a "
-                    f"transformer of timm's at task.teacher_size={size}, or task.interpolate=true"
-                )
-            if self.recorded is not None and found.hash != self.recorded:
-                raise UsageError(
-                    f"teacher {found.name} is not the one of this recipe: its hash is {found.hash[:12]}..., not "
-                    f"{self.recorded[:12]}...; for another teacher add --set task.teacher_hash=null "
-                    "--set task.teacher_dim=null"
-                )
-            self._teacher = found
-        return self._teacher
+        return self.frozen.teacher
+
+    def _load_teacher(self) -> Teacher:
+        model = teacher.find(**self.source, student=self.encoder)
+        if model.grid != self.encoder.grid and not self.interpolate:
+            size = self.encoder.grid * model.image_size // model.grid
+            raise UsageError(
+                f"teacher {model.name} has {model.grid} x {model.grid} patches, the student {self.encoder.grid} x "
+                f"{self.encoder.grid}: choose encoder.image_size and encoder.patch_size that give as many, a "
+                f"transformer of timm's at task.teacher_size={size}, or task.interpolate=true"
+            )
+        if self.recorded is not None and model.hash != self.recorded:
+            raise UsageError(
+                f"teacher {model.name} is not the one of this recipe: its hash is {model.hash[:12]}..., not "
+                f"{self.recorded[:12]}...; for another teacher add --set task.teacher_hash=null "
+                "--set task.teacher_dim=null"
+            )
+        return model
 
     def provenance(self) -> dict[str, Any]:
         """The teacher's name (a folder's or a file's whole path), hash and width."""
@@ -359,7 +363,7 @@ class EVA(PatchTask):
         same = self.teacher.image_size == self.image_size
         images = batch["image" if same else "teacher_image"]
         if "digest" in batch:
-            tokens = Cache(self.teacher, self.cache_folder).tokens(images, batch["digest"])
+            tokens = teacher.cached(self.teacher, self.cache_folder).features(images, batch["digest"])
         else:
             tokens = self.teacher.tokens(images)
         return teacher.resampled(tokens, self.encoder.grid)
@@ -419,10 +423,11 @@ class EVA(PatchTask):
     def _masked(self, images: Tensor, mask: Tensor) -> Tensor:
         embedded = self.encoder.embed(images)
         hidden = self.mask_token.to(embedded.dtype)
+        # x (1 - m) + t m, and positions for all, the masked ones too
         return torch.where(mask[..., None], hidden, embedded) + self.encoder.positions
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight images: input, what is visible, the teacher's features, the student's, their cosine, attention.
 
         Features are shown by their three main directions in the teacher's, as red, green and blue, alike for both; the
@@ -444,7 +449,7 @@ class EVA(PatchTask):
             shown.append(self._attention(images))
         planes = [_planes((255 * values).round().to(torch.uint8), size).cpu() for values in shown]
         rows = torch.stack([pixels.cpu(), visible.cpu(), *planes], dim=1).flatten(0, 1)
-        return {"features": views.contact_sheet(rows.permute(0, 2, 3, 1).numpy(), columns=2 + len(planes))}
+        return {"features": drawing.contact_sheet(rows.permute(0, 2, 3, 1).numpy(), columns=2 + len(planes))}
 
     def _attention(self, images: Tensor) -> Tensor:
         """Where the class token looks in the last block, from least to most: (N, L, 3) in [0, 1]."""

@@ -1,40 +1,33 @@
 """Frozen teachers: networks whose features of each patch a student is to predict.
 
-A teacher is no module of the task that uses it: its weights are in no optimizer, no moving average and no checkpoint,
-and nothing puts it into training mode. What a run depends on is recorded as the hash of its weights and of what it
-does to pixels. Where images have a few fixed crops, `Cache` computes each crop's features once.
+What a teacher is to a run is said in `unlabel.frozen`. Of one that sees images the hash is of its weights and of what
+it does to pixels. Where images have a few fixed crops, `cached` computes each crop's features once.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import math
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-import numpy as np
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from unlabel import export
 from unlabel.errors import RunError, UsageError, nearest
+from unlabel.frozen import teacher as frozen
+from unlabel.frozen.features import Cache
 from unlabel_vision import views
-from unlabel_vision.datasets import cache
 from unlabel_vision.encoders.eva import Eva
 from unlabel_vision.encoders.patch_encoder import PatchEncoder
 from unlabel_vision.encoders.timm import TimmEncoder
 
 __all__ = [
-    "Cache",
     "GradientsAndColors",
     "Teacher",
-    "digest",
+    "cached",
     "find",
     "histograms",
     "resampled",
@@ -43,11 +36,9 @@ __all__ = [
 ]
 
 _ORIENTATIONS = 9
-_TOGETHER = 32
-"""Crops a pass for the cache: always as many, or a product would be added up in another order for another number."""
 
 
-class Teacher:
+class Teacher(frozen.Teacher):
     """A frozen network that gives features for each patch of a square grid.
 
     Args:
@@ -75,23 +66,18 @@ class Teacher:
         mean: tuple[float, ...] = views.IMAGENET_MEAN,
         std: tuple[float, ...] = views.IMAGENET_STD,
     ):
-        self.name, self.image_size = name, image_size
+        self.image_size = image_size
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
-        self.network = network.eval().requires_grad_(False)
-        self._device: torch.device | None = None
         blank = torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8)
-        _, length, self.dim = self.tokens(blank).shape
+        with torch.no_grad():
+            _, length, self.dim = network.eval()(views.to_float(blank, self.mean, self.std)).shape
         self.grid = math.isqrt(length)
         if self.grid**2 != length:
             raise UsageError(f"teacher {name} gives {length} patches of an image, which are no square grid")
-        self.hash = _hash(network, [architecture, image_size, self.mean, self.std, self.dim, self.grid])
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Itself: nothing in it ever changes, and it may be large."""
-        return self
+        facts = [architecture, image_size, self.mean, self.std, self.dim, self.grid]
+        super().__init__(name, network, facts)
 
     @torch.compiler.disable
-    @torch.no_grad()
     def tokens(self, images: Tensor) -> Tensor:
         """Features of whole images, in the precision of the autocast around it.
 
@@ -101,19 +87,13 @@ class Teacher:
         Returns:
             (N, L, dim), row-major; no gradient.
         """
-        if images.device != self._device:
-            self.network.to(images.device)
-            self._device = images.device
-        features: Tensor = self.network(views.to_float(images, self.mean, self.std))
+        features: Tensor = self(views.to_float(images, self.mean, self.std))
         return features
 
 
-def _hash(network: nn.Module, facts: list[Any]) -> str:
-    found = hashlib.sha256(json.dumps(facts).encode())
-    for name, tensor in sorted(network.state_dict().items()):
-        found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+def cached(teacher: Teacher, folder: Path | None = None) -> Cache:
+    """A teacher's features of crops that come again, (L, dim) each: 0.8 MB for 256 patches of width 768."""
+    return Cache(teacher, teacher.tokens, (teacher.grid**2, teacher.dim), folder=folder)
 
 
 def resampled(tokens: Tensor, grid: int) -> Tensor:
@@ -333,79 +313,3 @@ def histograms(images: Tensor, cell: int) -> Tensor:
     place = turn.floor().long().clamp(max=_ORIENTATIONS - 1)
     spread = length.new_zeros(len(images), _ORIENTATIONS, *images.shape[2:]).scatter_(1, place, length)
     return functional.avg_pool2d(spread, cell)
-
-
-# --- features of crops that come again
-
-
-class Cache:
-    """Features of crops on disk, each computed once, by the hash of the pixels.
-
-    An entry is a safetensors file of the features and their sha256; one that is damaged is computed again. The folder
-    is named by the teacher's hash and the precision, so that nothing that is not the same is ever taken for it. Entries
-    are float32: L * dim * 4 bytes, 0.8 MB for 256 patches of width 768.
-
-    Args:
-        teacher: whose features.
-        folder: where; None: ``XDG_CACHE_HOME`` or ``~/.cache``, under ``unlabel/teacher``.
-    """
-
-    def __init__(self, teacher: Teacher, folder: Path | None = None):
-        self.teacher = teacher
-        self.folder = cache.home("teacher") if folder is None else folder
-
-    @torch.compiler.disable
-    def tokens(self, images: Tensor, digests: Tensor) -> Tensor:
-        """Features of crops: those that are known are read, the others computed and kept.
-
-        Args:
-            images: uint8, (N, S, S, 3).
-            digests: uint8, (N, 16), of the pixels: see `digest`.
-
-        Returns:
-            float32, (N, L, dim), on the device of `images`; no gradient.
-        """
-        paths = [self.path(bytes(row.tolist()), images.device) for row in digests.cpu()]
-        found = [self._read(path) for path in paths]
-        missing = [number for number, entry in enumerate(found) if entry is None]
-        for start in range(0, len(missing), _TOGETHER):
-            chosen = missing[start : start + _TOGETHER]
-            filled = chosen + chosen[:1] * (_TOGETHER - len(chosen))
-            computed = self.teacher.tokens(images[filled]).float().cpu()
-            for number, tokens in zip(chosen, computed, strict=False):
-                found[number] = tokens.clone(memory_format=torch.contiguous_format)
-                self._write(paths[number], found[number])
-        return torch.stack(found).to(images.device)  # type: ignore[arg-type]  # none is missing now
-
-    def path(self, digest: bytes, device: torch.device) -> Path:
-        """The file of a crop's features."""
-        kind = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else torch.float32
-        name = digest.hex()
-        precision = str(kind).removeprefix("torch.")
-        return self.folder / f"{self.teacher.hash[:32]}-{precision}" / name[:2] / f"{name}.safetensors"
-
-    def _read(self, path: Path) -> Tensor | None:
-        """An entry, or None if there is none that is whole."""
-        try:
-            entry = load_file(path)
-            tokens, check = entry["tokens"], entry["check"]
-        except (OSError, KeyError, SafetensorError):
-            return None
-        whole = tokens.shape == (self.teacher.grid**2, self.teacher.dim) and torch.equal(check, _check(tokens))
-        return tokens if whole else None
-
-    def _write(self, path: Path, tokens: Tensor) -> None:
-        # a full disk costs time, not the run
-        with contextlib.suppress(OSError, SafetensorError), cache.written(path) as aside:
-            save_file({"tokens": tokens, "check": _check(tokens)}, aside)
-
-
-def _check(tokens: Tensor) -> Tensor:
-    return torch.frombuffer(bytearray(hashlib.sha256(tokens.numpy().tobytes()).digest()), dtype=torch.uint8)
-
-
-def digest(pixels: np.ndarray) -> np.ndarray:
-    """Hash of an image: uint8, (16,), from uint8 (H, W, 3)."""
-    found = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
-    found.update(np.ascontiguousarray(pixels).tobytes())
-    return np.frombuffer(found.digest(), dtype=np.uint8).copy()

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from unlabel import Recipe, Ref, Stage, engine, seeds
 from unlabel.engine import Engine
 from unlabel.errors import UsageError
+from unlabel.show import drawing
 from unlabel.task import Batch, Transform
 from unlabel_vision import attention_pictures, views
 from unlabel_vision.encoders.patch_encoder import PatchEncoder, require_tokens
@@ -58,7 +59,7 @@ def masked_l1(prediction: Tensor, clean: Tensor, mask: Tensor, denominator: Tens
     error = (prediction.float() - clean.float()).abs().sum(1)  # (N, H, W)
     counted = mask.float()
     total = counted.sum() * clean.shape[1] if denominator is None else denominator
-    return (error * counted).sum() / total
+    return (error * counted).sum() / total  # L = mean over the mask of |x^ - x|
 
 
 def scheduled_decay(step: int, steps: int, start: float, end: float) -> float:
@@ -195,7 +196,7 @@ class GMML(PatchTask):
         count, size = len(clean), (self.image_size, self.image_size)
         u = seeds.uniform(key, (3,), stream=10 + view)
         alien = u[:, 0] < self.alien
-        least = min(0.5, self.ratio)
+        least = min(0.5, self.ratio)  # their code: n ~ U(min(0.5, rho), rho) H W for noise, rho H W for aliens
         share = torch.where(alien, self.alien_ratio, least + (self.ratio - least) * u[:, 1])
         wanted = share * size[0] * size[1]
 
@@ -230,7 +231,7 @@ class GMML(PatchTask):
         """Predict the clean image from the corrupted one: (N, 3, S, S) -> the same."""
         encoder = self.encoder
         outputs = encoder.outputs(encoder.with_class(encoder.embed(given) + encoder.positions))
-        mean = torch.stack([outputs[number - 1] for number in self.blocks]).mean(0)
+        mean = torch.stack([outputs[number - 1] for number in self.blocks]).mean(0)  # blocks 6, 8, 10, 12: their code
         features = encoder.normalise(mean)[:, encoder.class_tokens :]
         image: Tensor = self.head(features)
         return image
@@ -248,12 +249,12 @@ class GMML(PatchTask):
         return super().training_step(batches, optimizers, engine, stage)
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight images: clean crop, what is shown instead, reconstruction; attention; tokens by their colours."""
         clean, _ = self.photometric.pair({name: batch[name][:8] for name in ("view1", "view2", "key")})
         _, given, _ = self.corrupt(clean, batch["key"][:8], 0)
         triples = torch.stack([clean, given, self.reconstruct(given).to(clean.dtype)], dim=1).flatten(0, 1)
-        shown = views.contact_sheet(views.to_pixels(triples), columns=3)
+        shown = drawing.contact_sheet(views.to_pixels(triples), columns=3)
         return {"reconstruction": shown, **attention_pictures.pictures(self.encoder, clean)}
 
 

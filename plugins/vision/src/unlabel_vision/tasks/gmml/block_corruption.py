@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from unlabel.errors import UsageError
+from unlabel.nn import boxes, grid
 from unlabel.nn.constants import constant
 
 __all__ = ["BLOCKS", "aligned", "cover", "drawn", "scattered"]
@@ -76,27 +77,7 @@ def cover(blocks: Tensor, wanted: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         bool, (N, H, W); the union of all R rectangles where that is not enough.
     """
-    corner, sides = blocks[..., :2], blocks[..., 2:]
-    rows, columns = (_spans(corner[..., axis], sides[..., axis], size[axis]) for axis in (0, 1))  # (N, R, H), (N, R, W)
-    number = torch.arange(blocks.shape[1], device=blocks.device)
-
-    def union(count: Tensor) -> Tensor:
-        chosen = rows * (number < count[:, None])[..., None]
-        return torch.bmm(chosen.transpose(1, 2), columns) > 0  # by how many rectangles a pixel is covered
-
-    few = torch.zeros(len(blocks), dtype=torch.int64, device=blocks.device)
-    enough = torch.full_like(few, blocks.shape[1])
-    for _ in range((blocks.shape[1] - 1).bit_length()):
-        middle = (few + enough) // 2
-        reached = union(middle).sum((1, 2)) >= wanted
-        few, enough = torch.where(reached, few, middle), torch.where(reached, middle, enough)
-    return union(enough)
-
-
-def _spans(start: Tensor, length: Tensor, size: int) -> Tensor:
-    """1 where a pixel lies in [start, start + length), else 0: (N, R) -> float32, (N, R, size)."""
-    pixel = torch.arange(size, device=start.device)
-    return ((pixel >= start[..., None]) & (pixel < (start + length)[..., None])).float()
+    return grid.cover(boxes.of_sizes(blocks), wanted, size)
 
 
 def scattered(noise: Tensor, wanted: Tensor, patch_size: int) -> Tensor:
@@ -112,6 +93,5 @@ def scattered(noise: Tensor, wanted: Tensor, patch_size: int) -> Tensor:
     """
     side = math.isqrt(noise.shape[1])
     rank = noise.argsort(dim=1).argsort(dim=1)
-    chosen = rank < (wanted / patch_size**2).ceil()[:, None]
-    grid = chosen.view(-1, side, side)
-    return grid.repeat_interleave(patch_size, dim=1).repeat_interleave(patch_size, dim=2)
+    hidden = rank < (wanted / patch_size**2).ceil()[:, None]
+    return grid.enlarged(hidden.view(-1, side, side), patch_size)
