@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from unlabel.run import processor
+from unlabel.environment import processor
 
 RESULTS = Path(__file__).parent / "results"
 

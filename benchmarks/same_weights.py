@@ -207,13 +207,18 @@ def largest(value: Any) -> float:
     return float(value.abs().nan_to_num().max())
 
 
-def unlike(before: Path | Mapping[str, str], after: Path) -> str:
-    """Where weights differ first, and by how much as far as that is known; empty if they are the same to the bit."""
+def unlike(before: Path | Mapping[str, str], after: Path, gone: Iterable[str] = ()) -> str:
+    """Where weights differ first, and by how much as far as that is known; empty if they are the same to the bit.
+
+    What is `gone` on purpose (names of tensors) need not be there afterwards.
+    """
     if not isinstance(before, Path):
         now = parts(after)
-        wrong = [part for part in sorted(before.keys() | now.keys()) if before.get(part) != now.get(part)]
-        return f"{', '.join(wrong)} ({len(wrong)} of {len(before)} parts)" if wrong else ""
+        left = {part: digest for part, digest in before.items() if part in now or part not in gone}
+        wrong = [part for part in sorted(left.keys() | now.keys()) if left.get(part) != now.get(part)]
+        return f"{', '.join(wrong)} ({len(wrong)} of {len(left)} parts)" if wrong else ""
     left, right = tensors(before), tensors(after)
+    left = {name: value for name, value in left.items() if name in right or name not in gone}
     if left.keys() != right.keys():
         return f"{sorted(left.keys() ^ right.keys())[0]} is in one of them only"
     for name, value in left.items():
@@ -278,7 +283,9 @@ def record(path: Path, checkout: Path, before: Mapping[Any, Any]) -> None:
     path.write_text(json.dumps(head, indent=1)[:-2] + f',\n "cells": [\n{lines}\n ]\n}}\n', encoding="utf-8")
 
 
-def compared(before: Mapping[Any, Any], after: Mapping[Any, Any]) -> Iterator[tuple[str, int, str, bool]]:
+def compared(
+    before: Mapping[Any, Any], after: Mapping[Any, Any], gone: Iterable[str] = ()
+) -> Iterator[tuple[str, int, str, bool]]:
     """Task, seed, verdict, and whether that is a difference."""
     for task, seed in sorted(before.keys() | after.keys()):
         left, right = before.get((task, seed)), after.get((task, seed))
@@ -291,7 +298,7 @@ def compared(before: Mapping[Any, Any], after: Mapping[Any, Any]) -> Iterator[tu
         elif isinstance(left, str) or isinstance(right, str):
             yield task, seed, f"not trained: {right if isinstance(right, str) else left}", True
         else:
-            wrong = unlike(left, right)
+            wrong = unlike(left, right, gone)
             yield task, seed, wrong or "equal", bool(wrong)
 
 
@@ -303,6 +310,9 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", help="default: all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--set-after", action="append", default=[], metavar="K=V", help="a setting of AFTER's recipes")
+    parser.add_argument(
+        "--gone", nargs="+", default=[], metavar="NAME", help="tensors that AFTER leaves out on purpose"
+    )
     parser.add_argument("--record", type=Path, metavar="FILE", help="keep BEFORE's hashes")
     parser.add_argument("--runs", type=Path, default=Path("runs/same_weights"), help="where weights are kept")
     parser.add_argument("--role", choices=["list", "train"], help=argparse.SUPPRESS)
@@ -319,7 +329,7 @@ def main() -> None:
         record(options.record, options.before, before)
     if options.after is None:
         return
-    rows = list(compared(before, weights(options.after, "after", options, tuple(options.set_after))))
+    rows = list(compared(before, weights(options.after, "after", options, tuple(options.set_after)), options.gone))
     width = max((len(task) for task, *_ in rows), default=0)
     for task, seed, verdict, _ in rows:
         print(f"{task:{width}}  {seed}  {verdict}")

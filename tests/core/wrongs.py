@@ -205,7 +205,7 @@ TASKS = [
         """
         def __init__(self, encoder):
             super().__init__(encoder)
-            self.projection = torch.randn(8)
+            self.projection = float(torch.randn(()))
         def loss(self, batch):
             return super().loss({**batch, "wave": batch["wave"] * self.projection})
         """,
@@ -278,6 +278,58 @@ TASKS = [
             def __call__(self, sample, draw):
                 return {"wave": sample["wave"] * np.float32(np.random.rand())}
         """,
+    ),
+    _task(
+        "keeps_to_its_device.item",
+        r"in stage 'main', the loss waits for the device at task\d+.py:\d+: a value is asked of the device",
+        """
+        def loss(self, batch):
+            terms = super().loss(batch)
+            return {**terms, "loudness": torch.full_like(terms["loudness"], terms["loudness"].item())}
+        """,
+    ),
+    _task(
+        "keeps_to_its_device.mask",
+        r"the loss waits for the device at task\d+.py:\d+: aten.nonzero.default asks it for values",
+        """
+        def loss(self, batch):
+            wave = batch["wave"]
+            return {**super().loss(batch), "loudness": wave[wave.abs() > 0].mean()}
+        """,
+    ),
+    _task(
+        "keeps_to_its_device.again",
+        r"the loss waits for the device at task\d+.py:\d+: what came from the host is asked of the device again",
+        """
+        def loss(self, batch):
+            loudest = int(batch["wave"].cpu().mean(dim=1).argmax())
+            return {**super().loss(batch), "loudness": batch["wave"][loudest].mean()}
+        """,
+    ),
+    _task(
+        "keeps_to_its_device.constant",
+        r"a tensor made on the host is copied to the device and waited for: make it there, or once \(a buffer\)",
+        """
+        def loss(self, batch):
+            half = torch.tensor([0.5] * 8, device=batch["wave"].device)
+            return {**super().loss(batch), "loudness": (half * batch["wave"]).mean()}
+        """,
+    ),
+    _task(
+        "keeps_to_its_device.attribute",
+        r"the loss mixes devices at task\d+.py:\d+: new tensors take the device of their inputs",
+        """
+        def __init__(self, encoder):
+            super().__init__(encoder)
+            self.half = torch.full((8,), 0.5)
+        def loss(self, batch):
+            return {**super().loss(batch), "loudness": (self.half * batch["wave"]).mean()}
+        """,
+    ),
+    _task(
+        "keeps_to_its_device.term",
+        r"loudness of the loss is on the host: new tensors take the device of their inputs",
+        'def loss(self, batch):\n    return {**super().loss(batch), "loudness": torch.zeros(())}',
     ),
     _task(
         "transform_is_repeatable.hash",

@@ -207,16 +207,18 @@ def test_context_of_a_triangle_counts_each_neighbour_twice() -> None:
 def test_contexts_are_shares_and_isolated_nodes_have_none_and_do_not_count() -> None:
     edges = torch.cat([batch_of(blocks())["edge_index"], torch.tensor([[90], [90]])], dim=1)  # a self-loop alone
     labels = torch.arange(91) % CLASSES
-    context = context_label.contexts(context_label.neighbourhoods(edges, 91), labels, CLASSES)
+    around = context_label.neighbourhoods(edges, 91)
+    context = context_label.contexts(around, labels, CLASSES)
     totals = context.sum(dim=1)
     neighbours = torch.bincount(propagation.without_self_loops(edges)[1], minlength=91)
     torch.testing.assert_close(totals, (neighbours > 0).float())
     assert not totals[90]
     logits = torch.randn(91, CLASSES, generator=torch.Generator().manual_seed(0))
-    everyone = torch.ones(91, dtype=torch.bool)
-    loss = context_label.context_loss(logits, context, everyone)
+    counted = context_label.with_context(around, torch.ones(91, dtype=torch.bool))
+    assert counted.tolist() == (neighbours > 0).nonzero()[:, 0].tolist()
+    loss = context_label.context_loss(logits, context, counted)
     logits[90] = torch.nan
-    assert context_label.context_loss(logits, context, everyone) == loss
+    assert context_label.context_loss(logits, context, counted) == loss
 
 
 def test_contexts_agree_with_a_loop_over_neighbours() -> None:

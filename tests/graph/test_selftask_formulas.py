@@ -165,7 +165,8 @@ def test_contexts_of_one_hop_and_of_two_and_their_loss() -> None:
     for node in range(1, NODES - 1, 2):
         shares = np.exp(logits[node].numpy()) / np.exp(logits[node].numpy()).sum()
         errors += list((shares - both_hops[node]) ** 2)
-    assert float(context_label.context_loss(logits, found, used)) == pytest.approx(np.mean(errors), rel=1e-12)
+    counted = context_label.with_context(around, used)
+    assert float(context_label.context_loss(logits, found, counted)) == pytest.approx(np.mean(errors), rel=1e-12)
 
 
 def test_correction_votes_with_the_prototypes_of_every_class() -> None:

@@ -65,6 +65,9 @@ MODALITY_LIBRARIES = {
 ORDINARY = {"supervised"}
 """Methods whose name is the field's word for what the core does too: a probe is trained by a supervised loop."""
 
+OF_TORCH = {"retain_graph", "create_graph", "graph_signature"}
+"""torch's words about its graph of operations."""
+
 DRAWN = ("show", "report")
 """Folders of the core in which a picture's shape is known: (H, W, 3) is what a picture is there, whatever it is of."""
 
@@ -163,7 +166,7 @@ def test_the_core_knows_no_modality_method_or_plugin() -> None:
         kit = path.parent.name == "testing"  # whose toy has data of its own
         known += [] if kit else fields_known_by(path)
         known += [] if drawn else shapes_known_by(path)
-        known += [name for name in known_by(path, names) if not name.endswith(("retain_graph", "create_graph"))]
+        known += [name for name in known_by(path, names) if name.rpartition(": ")[2] not in OF_TORCH]
         known += names_in_values(path, plugins)
         libraries = {name.partition(".")[0] for name in imports(path)} & MODALITY_LIBRARIES
         known += [f"{ids(path)}: imports {name}" for name in sorted(libraries)]

@@ -49,6 +49,14 @@ def test_weights_are_compared_to_the_bit(script: ModuleType, tmp_path: Path) -> 
         assert script.unlike(script.parts(before), after) == f"{part} (1 of 3 parts)"
 
 
+def test_what_is_left_out_on_purpose_is_no_difference(script: ModuleType, tmp_path: Path) -> None:
+    save_file({"a.b": torch.ones(1), "count": torch.tensor(3)}, tmp_path / "before")
+    save_file({"a.b": torch.ones(1)}, tmp_path / "after")
+    for before in (tmp_path / "before", script.parts(tmp_path / "before")):
+        assert "count" in script.unlike(before, tmp_path / "after")
+        assert script.unlike(before, tmp_path / "after", ["count"]) == ""
+
+
 def test_what_is_missing_or_fails_is_a_difference_and_what_is_new_is_not(script: ModuleType, tmp_path: Path) -> None:
     save_file({"a": torch.ones(1)}, tmp_path / "a")
     before = {("gone", 0): tmp_path / "a", ("fails", 0): "error: nan", ("breaks", 0): tmp_path / "a"}

@@ -97,7 +97,9 @@ def run_stage(training: Training, stage: Stage, start: Position, quarantine: Qua
 
     task.train()
     task.zero_grad(set_to_none=True)  # of parameters that an earlier stage froze but still reached
-    task.progress = Progress(start.stage, start.step, horizon, _epoch(start.step, stage, dataset), start.total_step)
+    task.progress = Progress(
+        start.stage, start.step, horizon, stage.epoch_of(start.step, len(dataset)), start.total_step
+    )
     task.enter_stage(stage)
     optimizers = task.optimizers(stage)
     optim.check_names(stage, optimizers)

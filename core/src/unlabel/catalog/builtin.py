@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from unlabel.catalog.hookspecs import hookimpl
 
+COMMANDS = {
+    *("list", "plugins", "show", "train", "resume", "report", "evaluate", "embed"),
+    *("export", "inspect", "prepare", "check", "bench", "new-plugin"),
+}
+"""Subcommands of the core's own, whose names no plugin's can have."""
+
 
 @hookimpl
 def evaluations() -> dict[str, str]:

@@ -38,6 +38,7 @@ class Decoder(nn.Module):
         dim: int,
         depth: int,
         heads: int,
+        *,
         order: Order = "xy",
         class_token: bool = True,
     ):

@@ -8,7 +8,7 @@ import functools
 import inspect
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from unlabel.errors import UsageError
 from unlabel.logs import Observer
 from unlabel.recipe import Ref
 from unlabel.task import Task
-from unlabel.testing.checks import NotApplicable
+from unlabel.testing.checks.promise import NotApplicable
 
 if TYPE_CHECKING:
     from unlabel.testing.task_trial import TaskTrial
@@ -36,10 +36,11 @@ class Component:
 
     Attributes:
         plugin: name of the plugin. offer: name and place. catalog: what is installed.
+        trial_of: (plugin, kind, name, catalog) -> the trial of another component.
     """
 
-    def __init__(self, plugin: str, offer: Offer, catalog: Catalog):
-        self.plugin, self.offer, self.catalog = plugin, offer, catalog
+    def __init__(self, plugin: str, offer: Offer, catalog: Catalog, trial_of: Callable[[str, str, str, Catalog], Any]):
+        self.plugin, self.offer, self.catalog, self.trial_of = plugin, offer, catalog, trial_of
 
     @property
     def name(self) -> str:
@@ -100,11 +101,9 @@ class Component:
 
     def tasks(self) -> Iterator[TaskTrial]:
         """The plugin's tasks that have a `tiny` recipe."""
-        from unlabel.testing.trials import of
-
         for offer in self.catalog.offers("tasks"):
             if offer.plugin == self.plugin:
-                trial: TaskTrial = of(self.plugin, "tasks", offer.name, self.catalog)
+                trial: TaskTrial = self.trial_of(self.plugin, "tasks", offer.name, self.catalog)
                 with contextlib.suppress(NotApplicable, UsageError):
                     trial.recipe  # noqa: B018  # asked for, to see whether there is one
                     yield trial

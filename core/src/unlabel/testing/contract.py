@@ -6,14 +6,14 @@ plugin that is missing or broken is a test that fails and says why, not an error
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from unlabel.catalog.plugins import Catalog, Plugin
+from unlabel.catalog.plugins import Catalog
 from unlabel.errors import UnlabelError, UsageError, nearest
 from unlabel.testing.checks import CHECKS, PLUGIN_CHECKS, Check, NotApplicable, Violation
+from unlabel.testing.installed import find
 
 __all__ = ["Case", "Result", "cases", "contract", "results"]
 
@@ -91,15 +91,6 @@ def cases(plugin: str, catalog: Catalog | None = None) -> list[Case]:
         for check in CHECKS
         if offer.kind in check.kinds
     ]
-
-
-def find(plugin: str, catalog: Catalog) -> Plugin:
-    """The plugin of that name; UsageError with the nearest name otherwise."""
-    known = {found.name: found for found in catalog.plugins}
-    if plugin not in known:
-        only = " (UNLABEL_PLUGINS restricts what is loaded)" if "UNLABEL_PLUGINS" in os.environ else ""
-        raise UsageError(f"no plugin called {plugin!r} is installed{nearest(plugin, known)}{only}")
-    return known[plugin]
 
 
 def contract(plugin: str, *, skip: Mapping[str, str] | None = None) -> Callable[[Test], Test]:

@@ -16,7 +16,7 @@ from unlabel.engine import Engine
 from unlabel.recipe import Stage
 from unlabel.task import Sample
 from unlabel.testing import network
-from unlabel.testing.checks import NotApplicable
+from unlabel.testing.checks.promise import NotApplicable
 from unlabel.testing.compare import digests
 from unlabel.testing.component import Component
 from unlabel.testing.processes import pair

@@ -15,7 +15,7 @@ from unlabel.engine import Engine
 from unlabel.optim import offers
 from unlabel.recipe import Ref, Stage
 from unlabel.task import Task
-from unlabel.testing.checks import NotApplicable
+from unlabel.testing.checks.promise import NotApplicable
 from unlabel.testing.compare import difference
 from unlabel.testing.component import Component
 

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from unlabel.errors import UsageError, nearest
-from unlabel.testing.contract import Case, Result, cases, find, results
+from unlabel.testing.contract import Case, Result, cases, results
+from unlabel.testing.installed import find
 
 if TYPE_CHECKING:
     from unlabel.catalog.plugins import Catalog

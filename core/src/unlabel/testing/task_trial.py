@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-import inspect
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,32 +12,26 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from safetensors.torch import load_file
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
-from unlabel import build, checkpoint, compose, data, export, loop, optim, recipe, seeds, signature, verify
-from unlabel.catalog.plugins import Catalog
+from unlabel import build, checkpoint, data, export, loop, optim, seeds
 from unlabel.data import Dataset, Reader
-from unlabel.engine import Engine, average
 from unlabel.errors import UsageError
 from unlabel.evaluate.features import Frozen, evaluating
-from unlabel.recipe import Execution, Recipe, Ref, Stage
+from unlabel.recipe import Ref
 from unlabel.run import Run
 from unlabel.session import Session
 from unlabel.task import Batch, Progress, Task, Transform, one_row_each
-from unlabel.testing import network
-from unlabel.testing.checks import NotApplicable
+from unlabel.testing import accelerator, network
+from unlabel.testing.checks.promise import NotApplicable
 from unlabel.testing.compare import difference, digests, distance, relative
-from unlabel.testing.component import Component
 from unlabel.testing.processes import pair
 from unlabel.testing.reading import positions, read
+from unlabel.testing.recording import Recording, first_updates, members
+from unlabel.testing.tiny_recipe import TinyRecipe
 
-__all__ = ["Recording", "TaskTrial", "first_updates"]
-
-UPDATES = 3
-"""Updates of each stage in a tiny run."""
+__all__ = ["TaskTrial"]
 
 FEW = 8
 """Samples that are encoded and compared."""
@@ -48,7 +40,7 @@ LIMIT = {"train": 256, "test": 128}
 """Samples that an evaluation gets to see."""
 
 
-class TaskTrial(Component):
+class TaskTrial(TinyRecipe):
     """A task, tried on the data of its `tiny` recipe, where equal means bit for bit: on a CPU, in fp32."""
 
     attempts = 200
@@ -56,82 +48,6 @@ class TaskTrial(Component):
 
     fall = 0.1
     """What is clear, as a share of the loss."""
-
-    def recipes(self) -> dict[str, Any]:
-        """The recipe functions of the task's module."""
-        module = self.offer.module()
-        return {name: getattr(module, name) for name in ("paper", "quick", "tiny") if hasattr(module, name)}
-
-    def recipe_problems(self, name: str) -> list[str]:
-        """What is wrong with one of them."""
-        function = self.recipes()[name]
-        problems = [] if inspect.getdoc(function) else ["has no docstring: what it is for, and its command"]
-        chosen = function()
-        if not isinstance(chosen, Recipe):
-            return [*problems, f"returns a {type(chosen).__name__}, not a Recipe"]
-        if chosen.task.name != self.name:
-            problems.append(f"is for task {chosen.task.name!r}, not for {self.name!r}")
-        dataset = self.catalog.load("datasets", chosen.dataset.name)
-        if "path" in signature.required(dataset):
-            chosen = chosen.model_copy(
-                update={"dataset": chosen.dataset.with_options(path="data")}
-            )  # the user's to give
-        verify.verify(chosen, self.catalog)
-        for kind, text in (("JSON", chosen.to_json()), ("YAML", yaml.safe_dump(chosen.model_dump(mode="json")))):
-            again = recipe.parse(yaml.safe_load(text), f"{name}() as {kind}")
-            verify.verify(again, self.catalog)
-            if again != chosen:
-                problems.append(f"is another recipe after {kind}: keywords must be numbers, texts, lists or mappings")
-        if name != "paper" and not problems:  # which may not fit into this machine
-            implied = {}
-            if dataset.implies is not Dataset.implies:
-                implied = build.build_dataset(chosen.dataset, self.catalog).implies()
-            whole = build.with_data(chosen, implied, self.catalog).model_copy(update={"init": None})
-            build.build(whole, self.catalog, self.engine)
-        return problems
-
-    @cached_property
-    def recipe(self) -> Recipe:
-        """The `tiny` recipe, with no loader processes and nothing compiled."""
-        if "tiny" not in self.recipes():
-            raise NotApplicable(f"there is no tiny() recipe, see {self.name}-recipes_are_whole")
-        here = Execution(device="cpu", precision="fp32", workers=0)
-        return compose.compose(self.name, self.catalog, name="tiny").model_copy(update={"execution": here})
-
-    @cached_property
-    def dataset(self) -> Dataset:
-        """The recipe's data."""
-        return build.build_dataset(self.recipe.dataset, self.catalog)
-
-    @cached_property
-    def samples(self) -> Dataset:
-        """What is trained on."""
-        return self.dataset.split("train") or self.dataset
-
-    @cached_property
-    def engine(self) -> Engine:
-        """One process on the CPU."""
-        return Engine("cpu", "fp32")
-
-    @cached_property
-    def fitted(self) -> Recipe:
-        """The recipe with the keywords that its data determine."""
-        return build.with_data(self.recipe, self.dataset.implies(), self.catalog)
-
-    @cached_property
-    def short(self) -> Recipe:
-        """The recipe with each stage cut to `UPDATES`, saved after each; the schedules are the whole ones'."""
-        stages = [stage.resolved(len(self.samples)) for stage in self.fitted.stages]
-        stages = [stage.model_copy(update={"steps": min(stage.steps or 1, UPDATES)}) for stage in stages]
-        changes = {"stages": stages, "save_every": 1, "keep": 1000, "log_every": 1, "monitor_every": 1000}
-        return self.fitted.model_copy(update=changes)
-
-    def task(self, number: int = 0) -> Task:
-        """A new task, as it enters a stage."""
-        task = build.build(self.short, self.catalog, self.engine)
-        task.train()
-        task.enter_stage(self.short.stages[number])
-        return task
 
     # Batches and losses
 
@@ -149,6 +65,13 @@ class TaskTrial(Component):
             for number, stage in enumerate(self.short.stages)
         ]
         return [next(stream)[0] for stream in streams]
+
+    def accelerated(self, number: int) -> str:
+        """How the loss of a stage leaves its device or waits for the host, in words; empty if it does not."""
+        task, stage = self.task(number), self.short.stages[number]
+        seed = seeds.mix(self.recipe.seed, number)
+        stream = data.batches(self.samples, stage, self.engine, seed=seed, transform=task.transform())
+        return accelerator.updates(task, [next(stream)[0] for _ in range(2)])
 
     @property
     def loses(self) -> bool:
@@ -366,7 +289,7 @@ class TaskTrial(Component):
         }
         stage = self.short.stages[number].model_copy(update=plain)
         optimizers = task.optimizers(stage)
-        learning = {parameter for optimizer in optimizers.values() for parameter in _members(optimizer)}
+        learning = {parameter for optimizer in optimizers.values() for parameter in members(optimizer)}
         still = [
             (value, value.detach().clone())
             for value in [*task.parameters(), *task.buffers()]
@@ -522,65 +445,7 @@ class _Undivided(Dataset):
         return self.dataset if name == "train" else None
 
 
-class Recording(Engine):
-    """An engine on one CPU, or on two under a process group, that remembers what it is asked to update with.
-
-    Attributes:
-        names: parameter -> its name in the task.
-        gradients: of each update: name -> averaged gradient, or None, for the parameters its optimizers hold.
-        learning: names of the parameters that an update found trainable.
-        reached: names of frozen parameters that had a gradient nevertheless.
-    """
-
-    def __init__(self) -> None:
-        super().__init__("cpu", "fp32")
-        self.names: dict[Tensor, str] = {}
-        self.gradients: list[dict[str, Tensor | None]] = []
-        self.learning: set[str] = set()
-        self.reached: set[str] = set()
-
-    def prepare(self, task: Task) -> None:
-        super().prepare(task)
-        self.names = {parameter: name for name, parameter in task.named_parameters()}
-
-    def update(self, task: Task, optimizers: Optimizer | Mapping[str, Optimizer], stage: Stage) -> Tensor:
-        given = optimizers.values() if isinstance(optimizers, Mapping) else [optimizers]
-        members = [parameter for optimizer in given for parameter in _members(optimizer)]
-        # averaging twice changes nothing: what all processes have is their average
-        average([p.grad for p in members if p.grad is not None], self.world)
-        self.gradients.append(
-            {self.names[p]: None if p.grad is None else p.grad.clone() for p in members if p.requires_grad}
-        )
-        self.learning |= {name for parameter, name in self.names.items() if parameter.requires_grad}
-        self.reached |= {name for p, name in self.names.items() if not p.requires_grad and p.grad is not None}
-        return super().update(task, optimizers, stage)
-
-
 def _state(path: Path) -> dict[str, Tensor]:
     """Task and optimizers of a checkpoint: file and name -> tensor."""
     files = {file: load_file(path / f"{file}.safetensors") for file in ("task", "optimizers")}
     return {f"{file}: {name}": value for file, state in files.items() for name, value in state.items()}
-
-
-def _members(optimizer: Optimizer) -> list[nn.Parameter]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def first_updates(chosen: Recipe, catalog: Catalog) -> dict[str, dict[str, np.ndarray]]:
-    """The gradients of each update of a short run, and each buffer it ends with; under a process group, of all.
-
-    Args:
-        chosen: short, and with steps so small that weights hardly move.
-        catalog: what is installed.
-    """
-    engine = Recording()
-    task = build.build(chosen, catalog, engine)
-    dataset = build.build_dataset(chosen.dataset, catalog)
-    with tempfile.TemporaryDirectory() as folder:
-        loop.train(loop.Training(chosen, task, dataset.split("train") or dataset, engine, Path(folder), []))
-    updates = {
-        f"update {number}": {name: gradient.numpy() for name, gradient in gradients.items() if gradient is not None}
-        for number, gradients in enumerate(engine.gradients)
-    }
-    buffers = {name: value.numpy() for name, value in task.named_buffers() if value.is_floating_point()}
-    return updates | {f"buffer {name}": {name: value} for name, value in buffers.items()}

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from unlabel import export, loop, seeds, signature
+from unlabel.catalog.builtin import COMMANDS
 from unlabel.catalog.plugins import Catalog, Plugin
 from unlabel.data import Dataset
 from unlabel.engine import Engine
@@ -30,11 +31,11 @@ from unlabel.export import examples
 from unlabel.logs import Observer
 from unlabel.recipe import Execution, Recipe, Ref, Stage
 from unlabel.task import Batch, Sample, Task
-from unlabel.testing.checks import NotApplicable
+from unlabel.testing.checks.promise import NotApplicable
 from unlabel.testing.compare import difference
 from unlabel.testing.component import Component
-from unlabel.testing.contract import find
 from unlabel.testing.dataset_trial import DatasetTrial
+from unlabel.testing.installed import find
 from unlabel.testing.optimizer_trial import OptimizerTrial
 from unlabel.testing.task_trial import TaskTrial
 
@@ -55,7 +56,7 @@ def of(plugin: str, kind: str, name: str, catalog: Catalog) -> Any:
         "observers": ObserverTrial,
         "commands": CommandTrial,
     }
-    return kinds[kind](plugin, catalog.find(kind, name), catalog)
+    return kinds[kind](plugin, catalog.find(kind, name), catalog, of)
 
 
 class Whole:
@@ -249,6 +250,4 @@ class CommandTrial(Component):
 
     def taken(self) -> bool:
         """Whether the core has a command of that name."""
-        from unlabel import cli
-
-        return self.name in cli._own_commands()
+        return self.name in COMMANDS

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unlabel.errors import UsageError
 from unlabel_graph.attributes import Attributes
+from unlabel_graph.sparse import moved
 
 __all__ = [
     "Columns",
@@ -33,7 +34,7 @@ __all__ = [
 
 def rows(x: Attributes, index: Tensor) -> Attributes:
     """Some rows of attributes, in the order of int64 `index`."""
-    return x[index] if isinstance(x, Tensor) else x.rows(index)
+    return x[moved(index, x.device)] if isinstance(x, Tensor) else x.rows(index)
 
 
 def dense(x: Attributes) -> Tensor:
@@ -74,7 +75,7 @@ def feature_dropout(x: Attributes, rate: float) -> Visible:
 
 def view(x: Attributes, edge_index: Tensor, drop_edge: float, drop_column: float) -> View:
     """A random view: some edges are missing, some columns of the attributes are 0; each view draws for itself."""
-    mask = column_mask(x.shape[1], drop_column, edge_index.device)  # (F,): one mask for all nodes of the view
+    mask = column_mask(x.shape[1], drop_column, x.device)  # (F,): one mask for all nodes of the view
     return Columns(x, mask), drop_edges(edge_index, drop_edge)
 
 
@@ -115,7 +116,7 @@ class Replaced:
     def __matmul__(self, weight: Tensor) -> Tensor:
         """float (N, K), from float (F, K)."""
         product = self.x @ weight
-        return torch.where(self.rows[:, None], (self.token @ weight).to(product.dtype), product)
+        return torch.where(moved(self.rows, product.device)[:, None], (self.token @ weight).to(product.dtype), product)
 
 
 class Shared:
@@ -157,7 +158,8 @@ class Permuted:
 
     def __matmul__(self, weight: Tensor) -> Tensor:
         """float (N, K), from float (F, K)."""
-        return (self.x @ weight)[self.order]
+        product = self.x @ weight
+        return product[moved(self.order, product.device)]
 
 
 Visible = Attributes | Columns | Replaced | Permuted | Shared

@@ -28,7 +28,7 @@ from unlabel_graph.encoders.gcn import Convolution
 from unlabel_graph.encoders.layers import Encoder, dropout
 from unlabel_graph.sparse import cache_last
 
-__all__ = ["NodeTask", "Objective", "joint", "tiny", "training_labels", "two_stage"]
+__all__ = ["NodeTask", "Objective", "joint", "tiny", "two_stage"]
 
 Objective = Literal["joint", "pretext", "supervised"]
 """Which losses a stage has: both, ``L_self`` alone, ``L_task`` alone."""
@@ -69,6 +69,9 @@ class NodeTask(Task):
         self.objective: Objective = "joint"
         self._structure = cache_last(propagation.symmetric)  # of the edges that training sees
         self._whole = cache_last(propagation.symmetric)
+        self._labelled, self._any_label = cache_last(_labelled), cache_last(_labelled, on_host=True)
+        self._unlabelled = cache_last(_unlabelled)
+        self._seed = cache_last(lambda draw, version: int(draw))
         if supervised:
             self.evaluations = ("graph/node_classification", *self.evaluations)
             self.classifier = Convolution(encoder.dim, self.known_classes())
@@ -79,6 +82,27 @@ class NodeTask(Task):
             self.best = copy.deepcopy(trained).requires_grad_(False).eval()
             self.register_buffer("best_accuracy", torch.tensor(-1.0))
             self.register_buffer("best_update", torch.tensor(0))
+
+    @property
+    def seed(self) -> int:
+        """`draw` as a number, which the device is asked for once, not in every update."""
+        return int(self._seed(self.draw, self.draw._version))
+
+    def training_labels(self, batch: Batch) -> Tensor:
+        """The labels of training nodes: int64 (N,), -1 elsewhere; the only ones that targets may use.
+
+        Raises:
+            UsageError: there are none.
+        """
+        labels: Tensor = batch["train_label"]
+        if not len(self._any_label(labels)[0]):
+            raise UsageError("this task builds its targets from training labels, and the data have none")
+        return labels
+
+    def unlabelled(self, labels: Tensor) -> Tensor:
+        """Numbers of the nodes without a training label: int64 (U,), ascending; made once for a graph."""
+        numbers: Tensor = self._unlabelled(labels)
+        return numbers
 
     def known_classes(self) -> int:
         """The number of classes, or UsageError saying how to give it."""
@@ -129,11 +153,10 @@ class NodeTask(Task):
         terms: dict[str, Tensor] = {}
         if self.supervised and self.objective != "pretext":
             logits = self.classifier(dropped, self._structure(edges, len(dropped)))  # (N, classes)
-            labels = batch["train_label"]
-            known = labels >= 0
+            known, labels = self._labelled(batch["train_label"])
             # L_task, Kipf and Welling (1609.02907), eq. 10; theirs is a sum, SelfTask's a mean over D_L
-            terms["loss_supervised"] = F.cross_entropy(logits[known], labels[known])
-            terms["accuracy"] = (logits[known].detach().argmax(dim=1) == labels[known]).float().mean()
+            terms["loss_supervised"] = F.cross_entropy(logits[known], labels)
+            terms["accuracy"] = (logits[known].detach().argmax(dim=1) == labels).float().mean()
         if self.objective != "supervised":
             pretext = self.pretext(hidden, dropped, batch)
             terms |= {"loss_pretext" if self.supervised and k == "loss" else k: v for k, v in pretext.items()}
@@ -152,12 +175,12 @@ class NodeTask(Task):
         whole = x is self.encoder.inputs(batch) and edges is batch["edge_index"] and self.encoder.steady
         logits = self._logits(self.classifier, hidden, batch) if whole else self._latest(batch)
         accuracy = _accuracy(logits, batch["validation_label"])
-        if accuracy >= self.best_accuracy:  # of equally good updates the later one: the authors' code
-            self.best_accuracy.copy_(accuracy)
-            self.best_update.fill_(self.progress.total_step)
-            new = nn.ModuleDict({"encoder": self.encoder, "classifier": self.classifier}).state_dict()
-            for name, value in self.best.state_dict().items():
-                value.copy_(new[name])
+        better = accuracy >= self.best_accuracy  # of equally good updates the later one: the authors' code
+        self.best_accuracy.copy_(torch.where(better, accuracy, self.best_accuracy))
+        self.best_update.copy_(torch.where(better, self.progress.total_step, self.best_update))
+        new = nn.ModuleDict({"encoder": self.encoder, "classifier": self.classifier}).state_dict()
+        for name, value in self.best.state_dict().items():
+            value.copy_(torch.where(better, new[name], value))
 
     def classify(self, batch: Batch) -> tuple[Tensor, int]:
         """Logits of all nodes on the whole graph, (N, classes), and the number of the update they are of.
@@ -196,22 +219,19 @@ class NodeTask(Task):
         return {"representations": pictures.scatter(hidden, labels)}
 
 
-def training_labels(batch: Batch) -> Tensor:
-    """The labels of training nodes: int64 (N,), -1 elsewhere; the only ones that targets may use.
+def _labelled(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers of the nodes with a label, int64 (L,), ascending; and their labels."""
+    known = (labels >= 0).nonzero()[:, 0]
+    return known, labels[known]
 
-    Raises:
-        UsageError: there are none.
-    """
-    labels: Tensor = batch["train_label"]
-    if not bool((labels >= 0).any()):
-        raise UsageError("this task builds its targets from training labels, and the data have none")
-    return labels
+
+def _unlabelled(labels: Tensor) -> Tensor:
+    return (labels < 0).nonzero()[:, 0]
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """Share of the labelled nodes that is right; NaN, which is no better than anything, if there are none."""
-    known = labels >= 0
-    return (logits.argmax(dim=1) == labels)[known].float().mean()
+    return (logits.argmax(dim=1) == labels).float().sum() / (labels >= 0).sum()
 
 
 def _stage(**changes: Any) -> Stage:

@@ -29,10 +29,7 @@ Words = Literal["raw", "row", "binary"]
 
 def one_hot(labels: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """float (N, classes); a row of zeros where the label is -1."""
-    rows = torch.zeros(len(labels), classes, dtype=dtype, device=labels.device)
-    known = labels >= 0
-    rows[known, labels[known]] = 1
-    return rows
+    return (labels[:, None] == torch.arange(classes, device=labels.device)).to(dtype)
 
 
 def label_propagation(edge_index: Tensor, labels: Tensor, classes: int, *, iterations: int = 30) -> Tensor:

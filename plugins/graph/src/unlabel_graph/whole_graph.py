@@ -39,11 +39,14 @@ class GraphTask(Task):
     def __init__(self, encoder: Encoder, *, self_loops: SelfLoops = "one"):
         super().__init__()
         self.encoder = encoder
-        self._edges = cache_last(propagation.with_self_loops if self_loops == "one" else _without)
-        self._incoming = cache_last(Incoming)
+        self._edges = cache_last(propagation.with_self_loops if self_loops == "one" else _without, on_host=True)
+        self._incoming = cache_last(Incoming, on_host=True)
 
     def graph(self, batch: Batch) -> tuple[Attributes, Tensor]:
-        """The attributes, (N, F), and the edges, int64 (2, E), sorted by receiver; made once for a graph."""
+        """The attributes, (N, F), and the edges, int64 (2, E), sorted by receiver; made once for a graph.
+
+        The edges are on the host: how many a random view has is known there without waiting for the device.
+        """
         x = self.encoder.inputs(batch)
         return x, self._edges(batch["edge_index"], len(x))
 

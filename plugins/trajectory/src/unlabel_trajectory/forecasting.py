@@ -10,6 +10,7 @@ from torch import Tensor
 from unlabel import seeds
 from unlabel.data import Draw
 from unlabel.errors import UsageError
+from unlabel.nn.constants import constant
 from unlabel.task import Sample
 
 __all__ = [
@@ -90,7 +91,7 @@ def turned(track: Tensor, version: Tensor | int) -> Tensor:
         version: int64, (N,), each in 0..4, or one number for all; k of 1 to 3 is (x, y) R with R = [[c, s], [-s, c]],
             c = cos(-k pi / 2), s = sin(-k pi / 2); 4 mirrors x.
     """
-    table = track.new_tensor(_MATRICES)
+    table = constant(_MATRICES, track)
     entries = table[version]  # (N, 4) or (4,)
     if entries.ndim == 1:
         entries = entries[None]

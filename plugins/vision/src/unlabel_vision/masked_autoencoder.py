@@ -40,7 +40,7 @@ def decoder(
         dim,
         depth,
         heads,
-        order,
+        order=order,
         class_token=bool(encoder.class_tokens),
     )
 

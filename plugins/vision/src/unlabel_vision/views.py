@@ -29,6 +29,7 @@ from torch.nn import functional
 from unlabel import seeds
 from unlabel.data import Draw
 from unlabel.errors import UsageError
+from unlabel.nn.constants import constant
 from unlabel.show import drawing
 from unlabel.task import Batch, Sample
 
@@ -260,7 +261,7 @@ def to_float(images: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple
     """
     (views,) = _room([images])
     width = images.shape[2]
-    scale, shift = (views.new_tensor(values).repeat(width) for values in _scale_and_shift(mean, std))
+    scale, shift = (constant(values, views).repeat(width) for values in _scale_and_shift(mean, std))
     for chosen in _slices(images):
         rows = _rows(views[chosen].copy_(images[chosen]))
         torch.addcmul(shift, rows, scale / 255, out=rows)
@@ -321,14 +322,14 @@ def jitter_matrix(
     Returns:
         (N, 3, 4): maps (r, g, b, 1), all in [0, 1], to (r, g, b); nothing is limited.
     """
-    strength = u.new_tensor([brightness, contrast, saturation])
+    strength = constant([brightness, contrast, saturation], u)
     low = (1 - strength).clamp(min=0)
     b, c, s = (low + (1 + strength - low) * u[:, :3]).unbind(1)
     turn = hue * (1 - 2 * u[:, 3])
 
-    identity, luma = torch.eye(3, device=u.device), u.new_tensor(_LUMA)
+    identity, luma = torch.eye(3, device=u.device), constant(_LUMA, u)
     gray = luma.expand(3, 3)
-    still, even, odd = u.new_tensor(_TURNING)
+    still, even, odd = constant(_TURNING, u)
     angle = (2 * math.pi * turn)[:, None, None]
     linear = torch.stack(
         [
@@ -509,7 +510,7 @@ class Photometric:
             hue=self.hue,
         )
         jitter = torch.where((u[:, 8] < self.jitter_p)[:, None, None], jitter, torch.eye(3, 4, device=u.device))
-        gray = u.new_tensor(_LUMA).expand(3, 3) @ jitter
+        gray = constant(_LUMA, u).expand(3, 3) @ jitter
         return torch.where((u[:, 9] < self.gray_p)[:, None, None], gray, jitter)
 
     def __call__(self, images: Tensor, keys: Tensor, stream: int = 0) -> Tensor:
@@ -555,7 +556,7 @@ class Photometric:
         """One view, with OpenCV's vector instructions, on as many images as stay in a processor's cache."""
         import cv2  # here: an accelerator does without
 
-        limits, sigma, radius = self._limits(images.shape[2], u.device), self._sigma(u), self._radius(images)
+        limits, sigma, radius = self._limits(images.shape[2], u), self._sigma(u), self._radius(images)
         weights, blurred = gaussian_kernel(sigma, radius).numpy(), (sigma > 0).tolist()
         slices = _slices(images)
         buffer = torch.empty(images[slices[0]].shape)
@@ -578,7 +579,7 @@ class Photometric:
         """One view of the whole batch, without waiting for the device."""
         count, height, width, _ = images.shape
         blocks, shift = _blocks(matrices, math.gcd(_TOGETHER, height * width))
-        limits, radius = self._limits(width, u.device), self._radius(images)
+        limits, radius = self._limits(width, u), self._radius(images)
         pixels = images.reshape(count, -1, blocks.shape[1]).to(torch.float32)
         torch.baddbmm(shift, pixels, blocks, out=out.view(pixels.shape))
         _rows(out).clamp_(*limits)
@@ -588,13 +589,13 @@ class Photometric:
 
     def _normalising(self, matrix: Tensor) -> Tensor:
         """Maps within [0, 1], (N, 3, 4), as maps from [0, 255] to normalised values."""
-        scale, shift = (matrix.new_tensor(values) for values in _scale_and_shift(self.mean, self.std))
+        scale, shift = (constant(values, matrix) for values in _scale_and_shift(self.mean, self.std))
         matrix = matrix * scale[:, None]
         return torch.cat([matrix[:, :, :3] / 255, (matrix[:, :, 3] + shift)[:, :, None]], dim=2)
 
-    def _limits(self, width: int, device: torch.device) -> Tensor:
+    def _limits(self, width: int, like: Tensor) -> Tensor:
         """Black and white after normalisation, each as a row of `width` pixels: (2, 3 * width)."""
-        scale, shift = (torch.tensor(values, device=device) for values in _scale_and_shift(self.mean, self.std))
+        scale, shift = (constant(values, like) for values in _scale_and_shift(self.mean, self.std))
         return torch.stack([shift, scale + shift]).repeat(1, width)
 
     def _sigma(self, u: Tensor) -> Tensor:

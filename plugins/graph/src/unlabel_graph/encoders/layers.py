@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from unlabel.task import Batch
 from unlabel_graph import attributes
 from unlabel_graph.attributes import Attributes, Scaling
 from unlabel_graph.sampling import Block
-from unlabel_graph.sparse import cache_last
+from unlabel_graph.sparse import cache_last, moved
 
 __all__ = ["Activation", "Encoder", "Norm", "dropout", "known_features"]
 
@@ -89,7 +90,7 @@ class Encoder(nn.Module):
         activations: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "prelu": nn.PReLU, "elu": nn.ELU}
         self.norms = nn.ModuleList(makers[norm](width) for width in widths)
         self.acts = nn.ModuleList(activations[activation]() for _ in widths)
-        self._make, self._structure = structure, cache_last(structure)
+        self._make, self._structure = structure, cache_last(functools.partial(_made, structure), on_host=True)
         self._attributes = cache_last(_attributes)
 
     @property
@@ -116,7 +117,7 @@ class Encoder(nn.Module):
         Returns:
             float32 (N, dim).
         """
-        structure = self._structure(edge_index, len(x))
+        structure = self._structure(edge_index, len(x), self._device)
         hidden: Any = x
         for number, (conv, norm, act) in enumerate(zip(self.convs, self.norms, self.acts, strict=True)):
             if number:
@@ -138,9 +139,18 @@ class Encoder(nn.Module):
         for number, (conv, norm, act, block) in enumerate(zip(self.convs, self.norms, self.acts, blocks, strict=False)):
             if number:
                 hidden = dropout(hidden, self.drop, self.training)
-            hidden = conv(hidden, self._make(block.edge_index, block.senders))
+            hidden = conv(hidden, _made(self._make, block.edge_index, block.senders, self._device))
             hidden = act(norm(hidden[: block.receivers]))
         return hidden
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
+def _made(structure: Callable[[Tensor, int], Any], edge_index: Tensor, nodes: int, device: torch.device) -> Any:
+    """What the layers get on a device, made where the edges are."""
+    return moved(structure(edge_index, nodes), device)
 
 
 def _attributes(features: int, scaling: Scaling, *parts: Tensor) -> Attributes:

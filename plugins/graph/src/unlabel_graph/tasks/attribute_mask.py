@@ -91,7 +91,7 @@ class AttributeMask(NodeTask):
 
     def _parts(self, batch: Batch) -> tuple[Attributes, Tensor, Tensor]:
         parts: tuple[Attributes, Tensor, Tensor] = self._masked(
-            self.encoder.inputs(batch), batch["train_label"], self.share, int(self.draw)
+            self.encoder.inputs(batch), batch["train_label"], self.share, self.seed
         )
         return parts
 

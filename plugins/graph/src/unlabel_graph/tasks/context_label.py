@@ -23,7 +23,7 @@ from unlabel_graph.nodes import NodeTask
 from unlabel_graph.pseudo_labels import Source, Words, one_hot
 from unlabel_graph.sparse import Sparse, cache_last
 
-__all__ = ["ContextLabel", "context_loss", "contexts", "neighbourhoods", "paper", "quick", "tiny"]
+__all__ = ["ContextLabel", "context_loss", "contexts", "neighbourhoods", "paper", "quick", "tiny", "with_context"]
 
 
 def neighbourhoods(edge_index: Tensor, nodes: int) -> Sparse:
@@ -70,16 +70,23 @@ def contexts(around: Sparse, labels: Tensor, classes: int) -> Tensor:
     return torch.where(totals > 0, counts / totals.clamp_min(1), 0.0)  # ybar_ic, their context label
 
 
+def with_context(around: Sparse, rows: Tensor) -> Tensor:
+    """Those of some nodes that have a context: bool (N,) -> int64 (R,), on the host.
+
+    The authors divide 0 by 0 for the others: NaN for a node without neighbours.
+    """
+    return (rows & (around.indptr.diff() > 0)).nonzero()[:, 0]
+
+
 def context_loss(logits: Tensor, context: Tensor, rows: Tensor) -> Tensor:
-    """Mean squared error of softmax(logits) over some rows and all classes; rows without context do not count.
+    """Mean squared error of softmax(logits) over some rows and all classes.
 
     Args:
         logits, context: float (N, C).
-        rows: bool (N,).
+        rows: int64 (R,), see `with_context`.
     """
-    used = rows & (context.sum(dim=1) > 0)  # the authors divide 0 by 0 here: NaN for a node without neighbours
     # L_self = mean over D_U and classes of (softmax(W e_i)_c - ybar_ic)^2
-    return (logits[used].softmax(dim=1) - context[used]).square().mean()
+    return (logits[rows].softmax(dim=1) - context[rows]).square().mean()
 
 
 class ContextLabel(NodeTask):
@@ -113,10 +120,11 @@ class ContextLabel(NodeTask):
         self._pseudo = cache_last(_pseudo_classes)
         self._around = cache_last(neighbourhoods)
         self._contexts = cache_last(contexts)
+        self._rows = cache_last(lambda around, labels: with_context(around, labels < 0))
 
     def targets(self, batch: Batch) -> tuple[Tensor, Sparse, Tensor]:
         """Pseudo classes (N,), who counts around whom (N, N), and shares of classes (N, C); computed once a graph."""
-        labels = nodes.training_labels(batch)
+        labels = self.training_labels(batch)
         known = self._pseudo(
             self.labels, self.words, self.known_classes(), batch["edge_index"], labels, *attributes.parts(batch)
         )
@@ -125,10 +133,10 @@ class ContextLabel(NodeTask):
 
     def pretext(self, hidden: Tensor, dropped: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Mean squared error of the shares, over the unlabelled nodes."""
-        _, _, context = self.targets(batch)
+        _, around, context = self.targets(batch)
         # representations before dropout, with a mask of the head's own, always drawn: the authors' code
         logits = self.head(dropout(hidden, self.drop, True))  # (N, C)
-        return {"loss": context_loss(logits, context, batch["train_label"] < 0)}
+        return {"loss": context_loss(logits, context, self._rows(around, batch["train_label"]))}
 
 
 def _pseudo_classes(

@@ -19,7 +19,8 @@ from unlabel.task import Batch
 from unlabel_graph import nodes, pairs
 from unlabel_graph.encoders.layers import Encoder, dropout
 from unlabel_graph.pseudo_labels import Source, Words
-from unlabel_graph.tasks.context_label import ContextLabel, context_loss, contexts
+from unlabel_graph.sparse import cache_last, moved
+from unlabel_graph.tasks.context_label import ContextLabel, context_loss, contexts, with_context
 
 __all__ = ["CorrectedLabel", "corrected", "density", "draw_members", "paper", "prototypes", "quick", "tiny"]
 
@@ -50,10 +51,12 @@ def _quantile(values: Tensor, share: float) -> Tensor:
     place = share * (len(values) - 1)
     low = int(place)
     below = values.kthvalue(low + 1).values
-    larger = values > below
-    if place == low or len(values) - int(larger.sum()) > low + 1:  # the next one in order is equal
+    if place == low:
         return below
-    return below + (place - low) * (values[larger].min() - below)
+    larger = values > below
+    following = torch.where(larger, values, torch.inf).min()
+    equal = len(values) - larger.sum() > low + 1  # the next one in order
+    return torch.where(equal, below, below + (place - low) * (following - below))
 
 
 def prototypes(features: Tensor, *, count: int = 8, quantile: float = 0.4, too_near: float = 0.95) -> Tensor:
@@ -140,22 +143,24 @@ class CorrectedLabel(ContextLabel):
             encoder, labels=labels, words=words, supervised=supervised, classes=classes, drop=drop, select=select
         )
         self.corrections, self.alpha = corrections, alpha
+        self._to_correct = cache_last(lambda labels, pseudo: ((labels < 0).nonzero()[:, 0], pseudo), on_host=True)
 
     def pretext(self, hidden: Tensor, dropped: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Mean squared error over the unlabelled nodes, plus alpha times that over the nodes corrected."""
         pseudo, around, context = self.targets(batch)
-        unlabelled = (batch["train_label"] < 0).nonzero()[:, 0]
-        drawn = unlabelled[pairs.distinct(self.corrections, len(unlabelled), hidden.device)]
-        members = draw_members(pseudo, self.known_classes())
+        unlabelled, classes = self._to_correct(batch["train_label"], pseudo)  # drawn from on the host
+        drawn = unlabelled[pairs.distinct(self.corrections, len(unlabelled))]
+        members = [moved(part, hidden.device) for part in draw_members(classes, self.known_classes())]
         # detach: a correction is a target; it starts from the pseudo classes, not from the last correction
-        better = corrected(hidden.detach(), pseudo, members, drawn)  # (N,)
+        better = corrected(hidden.detach(), pseudo, members, moved(drawn, hidden.device))  # (N,)
         changed = (better != pseudo).float().sum() / len(drawn)
 
         logits = self.head(dropout(hidden, self.drop, True))  # (N, C)
-        rows = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
+        rows = torch.zeros(len(hidden), dtype=torch.bool)
         rows[drawn] = True
+        rows = moved(with_context(around, rows), hidden.device)
         second = context_loss(logits, contexts(around, better, self.known_classes()), rows)
-        first = context_loss(logits, context, batch["train_label"] < 0)
+        first = context_loss(logits, context, self._rows(around, batch["train_label"]))
         # L_self = MSE(ybar) over D_U + alpha MSE(ytilde) over the drawn nodes alone
         return {"loss": first + self.alpha * second, "changed": changed}
 

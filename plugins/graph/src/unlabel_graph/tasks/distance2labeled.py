@@ -86,9 +86,9 @@ class Distance2Labeled(NodeTask):
 
     def pretext(self, hidden: Tensor, dropped: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Mean squared error over the unlabelled nodes."""
-        labels = nodes.training_labels(batch)
+        labels = self.training_labels(batch)
         truth = self._targets(batch["edge_index"], labels, self.known_classes(), self.target, self.statistics)
-        unlabelled = labels < 0
+        unlabelled = self.unlabelled(labels)
         # L_self = mean over D_U and targets of (W e_i - d_i)^2; D_U: every node without a training label
         return {"loss": F.mse_loss(self.head(dropped)[unlabelled], truth[unlabelled])}
 

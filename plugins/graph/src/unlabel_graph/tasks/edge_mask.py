@@ -99,7 +99,7 @@ class EdgeMask(NodeTask):
 
     def _parts(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         split: tuple[Tensor, Tensor, Tensor] = self._split(
-            batch["edge_index"], len(batch["train_label"]), self.share, int(self.draw)
+            batch["edge_index"], len(batch["train_label"]), self.share, self.seed
         )
         return split
 

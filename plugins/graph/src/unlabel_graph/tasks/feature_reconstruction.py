@@ -20,6 +20,7 @@ from unlabel_graph import agreement, augment, propagation
 from unlabel_graph.attributes import Attributes
 from unlabel_graph.encoders.gcn import Convolution
 from unlabel_graph.encoders.layers import Encoder
+from unlabel_graph.sparse import moved
 from unlabel_graph.whole_graph import GraphTask, SelfLoops, recipe
 
 __all__ = ["FeatureReconstruction", "masked_nodes", "paper", "quick", "tiny"]
@@ -85,9 +86,11 @@ class FeatureReconstruction(GraphTask):
     def reconstruct(self, x: Attributes, edge_index: Tensor, masked: Tensor) -> Tensor:
         """Predicted attributes of the masked nodes: float (M, F); see `loss_of`."""
         hidden = self.encoder(augment.Replaced(x, masked, self.token), edge_index)  # H = f(G', x~), (N, D)
-        hidden = torch.where(masked[:, None], 0.0, self.project(hidden))  # H W_r, re-masked
+        hidden = torch.where(moved(masked, hidden.device)[:, None], 0.0, self.project(hidden))  # H W_r, re-masked
 
-        into_masked = propagation.directed(edge_index, len(masked)).rows(masked.nonzero()[:, 0])  # (M, N)
+        into_masked = (
+            propagation.directed(edge_index, len(masked)).rows(masked.nonzero()[:, 0]).on(hidden.device)
+        )  # (M, N)
         weight, bias = self.decoder.lin.weight, self.decoder.bias
         return (into_masked @ hidden) @ weight.T + bias  # x^_i for i in M: (A H) W where theirs is A (H W)
 

@@ -22,6 +22,7 @@ from unlabel_graph.augment import Permuted, Replaced
 from unlabel_graph.encoders.gat import Attention
 from unlabel_graph.encoders.gcn import Convolution
 from unlabel_graph.encoders.layers import Encoder
+from unlabel_graph.sparse import moved
 from unlabel_graph.whole_graph import GraphTask, SelfLoops
 
 __all__ = ["GraphMAE", "masking", "paper", "quick", "tiny"]
@@ -102,12 +103,15 @@ class GraphMAE(GraphTask):
         """The loss of a given mask, see `masking`, over the edges int64 (2, E)."""
         visible = Replaced(Permuted(x, shown), token, self.token)  # X~, (N, F)
         hidden = self.project(self.encoder(visible, edge_index))  # H = f_E(A, X~), eq. 1; the map W is their code's
-        hidden = torch.where(masked[:, None], 0.0, hidden)  # H~: re-masked, by zeros as in their code
+        rows, device = masked.nonzero()[:, 0], hidden.device
+        hidden = torch.where(moved(masked, device)[:, None], 0.0, hidden)  # H~: re-masked, by zeros as in their code
         with_loops = propagation.with_self_loops(edge_index, len(x))
         structure = with_loops if self.attends else propagation.directed(with_loops, len(x))
-        predicted = self.decoder(hidden, structure)[masked]  # Z = f_D(A, H~), masked rows alone: (M, F)
+        predicted = self.decoder(hidden, moved(structure, device))[
+            moved(rows, device)
+        ]  # Z = f_D(A, H~), masked rows alone: (M, F)
         # eq. 2, gamma 3 for Cora
-        return agreement.scaled_cosine(predicted, augment.dense(augment.rows(x, masked.nonzero()[:, 0])), self.exponent)
+        return agreement.scaled_cosine(predicted, augment.dense(augment.rows(x, rows)), self.exponent)
 
 
 def _recipe(dataset: Ref, steps: int, width: int, heads: int) -> Recipe:

@@ -66,7 +66,7 @@ class NodeProperty(NodeTask):
         degree = self._degrees(batch["edge_index"], len(hidden))
         predicted = self.head(dropped)
         if self.target == "degree":
-            unlabelled = batch["train_label"] < 0
+            unlabelled = self.unlabelled(batch["train_label"])
             # the text: L_self = mean over D_U of (w e_i - d_i)^2
             return {"loss": F.mse_loss(predicted[unlabelled, 0], degree[unlabelled].float())}
         truth = degree_classes(degree)  # the authors' code: cross-entropy of three classes over all nodes

@@ -18,6 +18,7 @@ from unlabel.task import Batch
 from unlabel_graph import agreement, augment
 from unlabel_graph.augment import View
 from unlabel_graph.encoders.layers import Encoder
+from unlabel_graph.sparse import moved
 from unlabel_graph.whole_graph import GraphTask, SelfLoops, recipe
 
 __all__ = ["NodeSubgraphContrast", "paper", "projector", "quick", "tiny"]
@@ -86,6 +87,7 @@ class NodeSubgraphContrast(GraphTask):
         """The loss of two given views of the same nodes, over all of them or those of int64 (C,) `rows`."""
         left, right = (self.encoder(x, edges) for x, edges in (first, second))
         if rows is not None:
+            rows = moved(rows, left.device)
             left, right = left[rows], right[rows]
         # GRACE, eq. 1-2, on g(H), (n, D); tau 0.1 is ParetoGNN's
         return agreement.info_nce(self.project(left), self.project(right), self.temperature).mean()

@@ -20,7 +20,7 @@ from unlabel.task import Batch
 from unlabel_graph import attributes, nodes, pairs
 from unlabel_graph.encoders.layers import Encoder
 from unlabel_graph.nodes import NodeTask
-from unlabel_graph.sparse import Sparse, cache_last
+from unlabel_graph.sparse import Sparse, cache_last, moved
 
 __all__ = ["PairwiseAttrSim", "draw_ranks", "paper", "quick", "ranked_pairs", "similarity_loss", "tiny"]
 
@@ -118,13 +118,14 @@ class PairwiseAttrSim(NodeTask):
         super().__init__(encoder, supervised=supervised, classes=classes, drop=drop, select=select)
         self.k, self.pairs_per_update = k, pairs_per_update
         self.head = nn.Linear(encoder.dim, 1)
-        self._ranked = cache_last(_ranked)
+        self._ranked = cache_last(_ranked, on_host=True)
 
     def pretext(self, hidden: Tensor, dropped: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Mean squared error over the pairs drawn."""
-        every, cosines = self._ranked(self.k, int(self.draw), *attributes.parts(batch))
+        every, cosines = self._ranked(self.k, self.seed, *attributes.parts(batch))
         drawn = pairs.distinct(self.pairs_per_update, len(cosines), cosines.device)  # 5,000, the authors' code
-        return {"loss": similarity_loss(self.head, dropped, every[:, drawn], cosines[drawn])}
+        ends, truth = moved((every[:, drawn], cosines[drawn]), dropped.device)
+        return {"loss": similarity_loss(self.head, dropped, ends, truth)}
 
 
 def _ranked(k: int, seed: int, *parts: Tensor) -> tuple[Tensor, Tensor]:

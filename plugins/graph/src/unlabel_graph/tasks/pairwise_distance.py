@@ -19,7 +19,7 @@ from unlabel.task import Batch
 from unlabel_graph import hops, nodes, pairs
 from unlabel_graph.encoders.layers import Encoder
 from unlabel_graph.nodes import NodeTask
-from unlabel_graph.sparse import cache_last
+from unlabel_graph.sparse import cache_last, moved
 
 __all__ = ["Near", "PairwiseDistance", "draw_far", "near_pairs", "paper", "quick", "tiny"]
 
@@ -105,7 +105,7 @@ class PairwiseDistance(NodeTask):
         super().__init__(encoder, supervised=supervised, classes=classes, drop=drop, select=select)
         self.pairs_per_class, self.most_pairs = pairs_per_class, most_pairs
         self.head = nn.Linear(encoder.dim, 4)
-        self._near = cache_last(near_pairs)
+        self._near = cache_last(near_pairs, on_host=True)
 
     def drawn(self, near: Near) -> tuple[Tensor, Tensor]:
         """The pairs of one update: int64 (2, P); and their classes 0 to 3: int64 (P,)."""
@@ -119,8 +119,8 @@ class PairwiseDistance(NodeTask):
 
     def pretext(self, hidden: Tensor, dropped: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy over the pairs drawn."""
-        near = self._near(batch["edge_index"], len(hidden), self.most_pairs, int(self.draw))
-        ends, truth = self.drawn(near)
+        near = self._near(batch["edge_index"], len(hidden), self.most_pairs, self.seed)
+        ends, truth = moved(self.drawn(near), hidden.device)
         logits = self.head(pairs.difference(dropped, ends))  # W |e_i - e_j|, (P, 4)
         right = (logits.detach().argmax(dim=1) == truth).float().mean()
         # L_self: cross-entropy of the four classes of distance

@@ -16,7 +16,7 @@ from unlabel.task import Batch
 from unlabel_graph import nodes
 from unlabel_graph.encoders.layers import Encoder
 from unlabel_graph.nodes import NodeTask
-from unlabel_graph.sparse import cache_last
+from unlabel_graph.sparse import cache_last, moved
 
 __all__ = ["RandomTarget", "paper", "quick", "random_targets", "tiny"]
 
@@ -25,6 +25,11 @@ def random_targets(nodes: int, width: int, seed: int) -> Tensor:
     """float32 (N, width), uniform in [0, 1), always the same for a seed."""
     generator = torch.Generator().manual_seed(seeds.mix(seed, 0x4A4D))
     return torch.rand(nodes, width, generator=generator)
+
+
+def _targets_on(nodes: int, width: int, seed: int, device: torch.device) -> Tensor:
+    targets: Tensor = moved(random_targets(nodes, width, seed), device)
+    return targets
 
 
 class RandomTarget(NodeTask):
@@ -52,13 +57,13 @@ class RandomTarget(NodeTask):
         super().__init__(encoder, supervised=supervised, classes=classes, drop=drop, select=select)
         self.width = width
         self.head = nn.Linear(encoder.dim, width)
-        self._targets = cache_last(random_targets)
+        self._targets = cache_last(_targets_on)
 
     def pretext(self, hidden: Tensor, dropped: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Mean squared error over all nodes and numbers; 1/12 when only the mean is learnt."""
-        truth = self._targets(len(hidden), self.width, int(self.draw))
+        truth = self._targets(len(hidden), self.width, self.seed, hidden.device)
         # Distance2Clusters' loss, and its number of targets, on targets that mean nothing
-        return {"loss": F.mse_loss(self.head(dropped), truth.to(dropped.device))}
+        return {"loss": F.mse_loss(self.head(dropped), truth)}
 
 
 def paper() -> Recipe:

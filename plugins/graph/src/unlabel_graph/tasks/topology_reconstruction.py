@@ -22,6 +22,7 @@ from unlabel_graph import agreement, augment, sampling
 from unlabel_graph.augment import Visible
 from unlabel_graph.encoders.layers import Encoder
 from unlabel_graph.sampling import Block
+from unlabel_graph.sparse import moved
 from unlabel_graph.whole_graph import GraphTask, SelfLoops, recipe
 
 __all__ = ["TopologyReconstruction", "paper", "quick", "tiny"]
@@ -102,6 +103,7 @@ class TopologyReconstruction(GraphTask):
         """The head alone: float (P,), from float (N, dim) and int64 (2, P)."""
         # u = ReLU(W_1 h / ||h|| + b_1)
         hidden = F.relu(self.hidden(agreement.unit_rows(representations)))  # (N, predictor)
+        pairs = moved(pairs, hidden.device)
         product: Tensor = self.score(hidden[pairs[0]] * hidden[pairs[1]])  # w_2 . (u_i * u_j) + b_2, (P, 1)
         return agreement.full_precision(product[:, 0])
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from unlabel.errors import UsageError
 from unlabel.nn import masking, patches, positions, transformer
+from unlabel.nn.constants import constant
 
 __all__ = ["BinocularDecoder", "CrossAttention", "CrossBlock", "DenseHead", "PoseHead", "hooks", "orthogonal"]
 
@@ -244,7 +245,7 @@ class PoseHead(nn.Module):
         added = functional.gelu(_added(self.norms, self.projections, layers))
         numbers = self.mix(functional.gelu(self.narrow(added)).flatten(1))
         # near no rotation at first: the columns start at the axes
-        columns = numbers[:, :6] + numbers.new_tensor([1.0, 0.0, 0.0, 0.0, 1.0, 0.0])
+        columns = numbers[:, :6] + constant([1.0, 0.0, 0.0, 0.0, 1.0, 0.0], numbers)
         return orthogonal(columns), numbers[:, 6:]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unlabel.errors import UsageError
 from unlabel.nn import boxes, grid
+from unlabel.nn.constants import constant
 
 __all__ = ["BLOCKS", "aligned", "cover", "drawn", "scattered"]
 
@@ -44,7 +45,7 @@ def drawn(u: Tensor, size: tuple[int, int], align: int = 1, largest: float = 0.3
             f"images of {size[0]}x{size[1]} pixels have no room for blocks of {align} pixels or more, below "
             f"{largest:g} of a side: use a smaller align, or larger images"
         )
-    low, high = (u.new_tensor([bound[end] for bound in bounds]) for end in (0, 1))
+    low, high = (constant([bound[end] for bound in bounds], u) for end in (0, 1))
     return (low + (u * (high - low)).floor()).long()
 
 
@@ -60,7 +61,7 @@ def aligned(draws: Tensor, size: tuple[int, int], align: int = 1) -> Tensor:
         int64, (..., 4).
     """
     corner = draws[..., :2] // align * align
-    room = torch.tensor(size, device=draws.device) - corner
+    room = constant(size, draws) - corner
     sides = torch.minimum(draws[..., 2:], room)
     return torch.cat([corner, (sides.double() / align).round().long() * align], dim=-1)
 
