@@ -24,8 +24,8 @@ from torch.nn import functional
 
 from unlabel import export
 from unlabel.errors import RunError, UsageError, nearest
+from unlabel.storage import cache
 from unlabel_vision import views
-from unlabel_vision.datasets import cache
 from unlabel_vision.encoders.eva import Eva
 from unlabel_vision.encoders.patch_encoder import PatchEncoder
 from unlabel_vision.encoders.timm import TimmEncoder
@@ -347,12 +347,12 @@ class Cache:
 
     Args:
         teacher: whose features.
-        folder: where; None: ``XDG_CACHE_HOME`` or ``~/.cache``, under ``unlabel/teacher``.
+        folder: where; None: ``teacher`` in the folder of everything that is kept, see `unlabel.storage.cache`.
     """
 
     def __init__(self, teacher: Teacher, folder: Path | None = None):
         self.teacher = teacher
-        self.folder = cache.home("teacher") if folder is None else folder
+        self.folder = cache.folder("teacher") if folder is None else folder
 
     @torch.compiler.disable
     def tokens(self, images: Tensor, digests: Tensor) -> Tensor:
@@ -366,16 +366,16 @@ class Cache:
             float32, (N, L, dim), on the device of `images`; no gradient.
         """
         paths = [self.path(bytes(row.tolist()), images.device) for row in digests.cpu()]
-        found = [self._read(path) for path in paths]
-        missing = [number for number, entry in enumerate(found) if entry is None]
+        entries = [cache.load(path, self._read) for path in paths]
+        missing = [number for number, entry in enumerate(entries) if entry is None]
         for start in range(0, len(missing), _TOGETHER):
-            chosen = missing[start : start + _TOGETHER]
-            filled = chosen + chosen[:1] * (_TOGETHER - len(chosen))
-            computed = self.teacher.tokens(images[filled]).float().cpu()
-            for number, tokens in zip(chosen, computed, strict=False):
-                found[number] = tokens.clone(memory_format=torch.contiguous_format)
-                self._write(paths[number], found[number])
-        return torch.stack(found).to(images.device)  # type: ignore[arg-type]  # none is missing now
+            chunk = missing[start : start + _TOGETHER]
+            padded = chunk + chunk[:1] * (_TOGETHER - len(chunk))
+            computed = self.teacher.tokens(images[padded]).float().cpu()
+            for number, tokens in zip(chunk, computed, strict=False):
+                entries[number] = whole = tokens.clone(memory_format=torch.contiguous_format)
+                self._write(paths[number], whole)
+        return torch.stack(entries).to(images.device)  # type: ignore[arg-type]  # none is missing now
 
     def path(self, digest: bytes, device: torch.device) -> Path:
         """The file of a crop's features."""
@@ -384,19 +384,17 @@ class Cache:
         precision = str(kind).removeprefix("torch.")
         return self.folder / f"{self.teacher.hash[:32]}-{precision}" / name[:2] / f"{name}.safetensors"
 
-    def _read(self, path: Path) -> Tensor | None:
-        """An entry, or None if there is none that is whole."""
-        try:
-            entry = load_file(path)
-            tokens, check = entry["tokens"], entry["check"]
-        except (OSError, KeyError, SafetensorError):
-            return None
-        whole = tokens.shape == (self.teacher.grid**2, self.teacher.dim) and torch.equal(check, _check(tokens))
-        return tokens if whole else None
+    def _read(self, path: Path) -> Tensor:
+        """The features of an entry; ValueError if it is not whole."""
+        entry = load_file(path)
+        tokens = entry["tokens"]
+        if tokens.shape != (self.teacher.grid**2, self.teacher.dim) or not torch.equal(entry["check"], _check(tokens)):
+            raise ValueError("its content does not match its hash")
+        return tokens
 
     def _write(self, path: Path, tokens: Tensor) -> None:
         # a full disk costs time, not the run
-        with contextlib.suppress(OSError, SafetensorError), cache.written(path) as aside:
+        with contextlib.suppress(OSError, SafetensorError), cache.saving(path) as aside:
             save_file({"tokens": tokens, "check": _check(tokens)}, aside)
 
 

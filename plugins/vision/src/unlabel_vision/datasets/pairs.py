@@ -14,7 +14,6 @@ Two crops of one image are no pair: see `unlabel_vision.datasets.overlaps`.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,13 @@ import numpy as np
 
 from unlabel import data
 from unlabel.data import Dataset, Subset
+from unlabel.data.sources import folders as files
+from unlabel.data.sources.names import ending, natural
 from unlabel.errors import BadSample, UsageError
 from unlabel.task import Batch, Sample
 from unlabel_vision import images
-from unlabel_vision.datasets import sources, stored
-from unlabel_vision.datasets.folder import missing, scan
+from unlabel_vision.datasets import stored
+from unlabel_vision.datasets.stored import IMAGES
 
 __all__ = ["WORDS", "Pairs", "by_ending", "by_folder", "by_order", "from_list"]
 
@@ -70,7 +71,11 @@ def from_list(path: Path) -> Names:
         UsageError: a line that is not two paths, or a file without pairs.
     """
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is no text: expected a list of pairs, two paths a line ({error})") from error
+    for number, line in enumerate(lines, 1):
         text = line.strip()
         if not text or text.startswith("#"):
             continue
@@ -80,7 +85,7 @@ def from_list(path: Path) -> Names:
             raise UsageError(
                 f"{path}, line {number}: expected two paths separated by a comma, tab or space, got {text!r}"
             )
-        if not found and not any(_is_image(part) for part in parts):
+        if not found and not any(ending(part) in images.SUFFIXES for part in parts):
             continue  # names of the columns
         first, second = (os.path.relpath(part, path.parent) if os.path.isabs(part) else part for part in parts)
         found.append((first, second))
@@ -125,7 +130,7 @@ def by_ending(names: Sequence[str], words: Sequence[tuple[str, str]] = WORDS) ->
 def by_order(names: Sequence[str], neighbours: int) -> Names:
     """Each image and the next `neighbours` ones of its folder, numbers in names counting as numbers."""
     folders: dict[str, list[str]] = {}
-    for name in sorted(names, key=_natural):
+    for name in sorted(names, key=natural):
         folders.setdefault(name.rpartition("/")[0], []).append(name)
     return [
         (inside[index], inside[index + step])
@@ -136,16 +141,8 @@ def by_order(names: Sequence[str], neighbours: int) -> Names:
     ]
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
 def _stem(name: str) -> str:
     return os.path.splitext(name)[0]
-
-
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in images.SUFFIXES
 
 
 class Pairs(Dataset):
@@ -184,15 +181,14 @@ class Pairs(Dataset):
         path = Path(path).expanduser()
         if not 0 <= holdout < 1 or neighbours < 0:
             raise UsageError(f"holdout {holdout} must be in [0, 1), and neighbours {neighbours} 0 or more")
-        if min_size < 1 or max_pixels < 1 or (shortest is not None and shortest < 1):
-            raise UsageError(f"min_size {min_size}, max_pixels {max_pixels} and shortest {shortest} must be at least 1")
+        stored.check_limits(shortest, min_size, max_pixels)
         if not path.exists():
-            missing(path)
+            files.missing(path)
         self.path, self.holdout = path, holdout
         self.shortest, self.min_size, self.max_pixels = shortest, min_size, max_pixels
         self.kind, root, names, self.unpaired = find(path, folders, endings, neighbours)
-        self.first = sources.Files(root, [first for first, _ in names])
-        self.second = sources.Files(root, [second for _, second in names])
+        self.first = files.Files(root, [first for first, _ in names])
+        self.second = files.Files(root, [second for _, second in names])
 
     def __len__(self) -> int:
         return len(self.first)
@@ -200,7 +196,7 @@ class Pairs(Dataset):
     def __getitem__(self, index: int) -> Sample:
         return {"image": self._read(self.first, index), "second": self._read(self.second, index)}
 
-    def _read(self, source: sources.Files, index: int) -> np.ndarray:
+    def _read(self, source: files.Files, index: int) -> np.ndarray:
         try:
             image = images.decode(source.read(index), shortest=self.shortest, max_pixels=self.max_pixels)
             stored.check_size(image.shape[1], image.shape[0], self.min_size)
@@ -248,7 +244,7 @@ class Pairs(Dataset):
                 return False
             if any((path / name).is_file() for name in _LISTS):
                 return True
-            names, _ = scan(path)
+            names, _ = files.scan(path, IMAGES)
             plain = WORDS[:_PLAIN]
             return any(2 * len(way(names, plain)) > 0.8 * len(names) for way in (by_folder, by_ending))
         except (UsageError, OSError, UnicodeDecodeError):
@@ -278,7 +274,7 @@ def find(
     for name in _LISTS:
         if not asked and (path / name).is_file():
             return "a list", path, from_list(path / name), 0
-    names, _ = scan(path)
+    names, _ = files.scan(path, IMAGES)
     if not names:
         raise UsageError(f"no images in {path}: {_HELP}")
     if neighbours:
