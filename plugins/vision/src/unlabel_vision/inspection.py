@@ -91,17 +91,17 @@ class Finding:
 def examine(dataset: StoredImages, index: int, verify: bool) -> Finding:
     """Read one image, and decode it if `verify`; whatever is wrong with it becomes the reason."""
     try:
-        found = dataset.read(index)
+        raw = dataset.read(index)
     except (BadSample, OSError) as error:
         return Finding(0, b"", None, str(error), 0.0)
-    content = found if isinstance(found, bytes) else found.tobytes()
+    content = raw if isinstance(raw, bytes) else raw.tobytes()
     size, digest = len(content), hashlib.blake2b(content, digest_size=16).digest()
     header, seconds = None, 0.0
     try:
-        header = images.header(found, max_pixels=dataset.max_pixels) if isinstance(found, bytes) else _header(found)
+        header = images.header(raw, max_pixels=dataset.max_pixels) if isinstance(raw, bytes) else _header(raw)
         if verify:
             start = time.thread_time()
-            dataset.decode(found)
+            dataset.decode(raw)
             seconds = time.thread_time() - start
         stored.check_size(header.width, header.height, dataset.min_size)
     except BadSample as error:

@@ -146,26 +146,26 @@ def tables(path: Path, kind: Kind) -> tuple[list[Table], tuple[str, ...] | None]
     if form is None:
         raise UsageError(f"no {kind.many} in {path}: they are not read from .npz files")
     files, offsets, labels = (_roles(list(arrays), roles) for roles in (form.files, ("offsets",), _LABELS))
-    known = [
+    usable = [
         _of_files(path, name, offsets[part], part)
         for part, name in files.items()
         if part in offsets and _is_line(arrays[name], "iu", 1) and _is_line(arrays[offsets[part]], "iu")
     ]
-    if not known:
+    if not usable:
         stacked = _roles(list(arrays), form.stacked).items()
-        known = [
+        usable = [
             _of_samples(path, name, arrays[name], part, kind)
             for part, name in stacked
             if arrays[name][0] and form.fits(arrays[name][0])
         ]
-    if not known:
+    if not usable:
         listing = ", ".join(f"{name} ({dtype} {shape})" for name, (shape, dtype) in arrays.items()) or "no arrays"
         raise UsageError(f"no {kind.many} in {path}: expected {form.expected}; found {listing}")
-    for table in known:
+    for table in usable:
         if table.part in labels:
             table.labels = _labels(path, labels[table.part], arrays[labels[table.part]], table.count)
     classes = tuple(str(name) for name in _read_small(path, "classes")) if "classes" in arrays else None
-    return sorted(known, key=lambda table: -1 if table.part is None else table.part), classes
+    return sorted(usable, key=lambda table: -1 if table.part is None else table.part), classes
 
 
 def _roles(names: Sequence[str], roles: Sequence[str]) -> dict[int | None, str]:

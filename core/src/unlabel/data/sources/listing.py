@@ -187,17 +187,17 @@ def _mostly(path: Path, kind: Kind) -> bool:
 def _of_tree(tree: Tree, kind: Kind) -> Listing:
     if not tree.names:
         _nothing(tree.archive or tree.root, tree.others, kind)
-    seen = layout.read(tree.names, kind.many)
-    names = [tree.names[index] for index in seen.keep]
+    meaning = layout.read(tree.names, kind.many)
+    names = [tree.names[index] for index in meaning.keep]
     return Listing(
         "folder" if tree.archive is None else "zip",
         tree.source(names),
-        seen.labels,
-        seen.classes,
-        seen.parts,
+        meaning.labels,
+        meaning.classes,
+        meaning.parts,
         counted(map(ending, names)),
         tree.others,
-        seen.notes,
+        meaning.notes,
     )
 
 

@@ -1,6 +1,6 @@
 """Pairs: photographs of the same scene from two places, from a folder or a list of files.
 
-What a pair is, is told in one of four ways, tried in this order unless keywords say otherwise:
+What a pair is, is said in one of four ways, tried in this order unless keywords say otherwise:
 
 - a list: a ``.txt`` or ``.csv`` file (or ``pairs.txt``, ``pairs.csv`` in the folder) with two paths a line, relative to
   the list, separated by a comma, a tab or a space; lines that begin with ``#`` are passed over;
@@ -70,7 +70,7 @@ def from_list(path: Path) -> Names:
     Raises:
         UsageError: a line that is not two paths, or a file without pairs.
     """
-    found = []
+    pairs = []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
@@ -85,27 +85,27 @@ def from_list(path: Path) -> Names:
             raise UsageError(
                 f"{path}, line {number}: expected two paths separated by a comma, tab or space, got {text!r}"
             )
-        if not found and not any(ending(part) in images.SUFFIXES for part in parts):
+        if not pairs and not any(ending(part) in images.SUFFIXES for part in parts):
             continue  # names of the columns
         first, second = (os.path.relpath(part, path.parent) if os.path.isabs(part) else part for part in parts)
-        found.append((first, second))
-    if not found:
+        pairs.append((first, second))
+    if not pairs:
         raise UsageError(f"{path} holds no pairs: expected two paths of images a line")
-    return found
+    return pairs
 
 
 def by_folder(names: Sequence[str], words: Sequence[tuple[str, str]] = WORDS) -> Names:
     """Files of the same name, whatever their type, in two folders side by side that are called by a pair of words."""
-    known = {_stem(name): name for name in names}
-    found = []
-    for stem, name in known.items():
+    by_stem = {_stem(name): name for name in names}
+    pairs = []
+    for stem, name in by_stem.items():
         parts = stem.split("/")
         for depth, folder in enumerate(parts[:-1]):
             for first, second in words:
                 other = "/".join([*parts[:depth], second, *parts[depth + 1 :]])
-                if folder == first and other in known:
-                    found.append((name, known[other]))
-    return sorted(set(found))
+                if folder == first and other in by_stem:
+                    pairs.append((name, by_stem[other]))
+    return sorted(set(pairs))
 
 
 def by_ending(names: Sequence[str], words: Sequence[tuple[str, str]] = WORDS) -> Names:
@@ -113,17 +113,17 @@ def by_ending(names: Sequence[str], words: Sequence[tuple[str, str]] = WORDS) ->
 
     A number is an ending only after something that is no digit: frames 11 and 12 are no pair.
     """
-    known = {_stem(name): name for name in names}
+    by_stem = {_stem(name): name for name in names}
     best: Names = []
     for first, second in words:
-        found = []
-        for stem, name in known.items():
+        pairs = []
+        for stem, name in by_stem.items():
             start = stem.removesuffix(first)
             digits = first[:1].isdigit() and start[-1:].isdigit()
-            if stem.endswith(first) and start and not digits and start + second in known:
-                found.append((name, known[start + second]))
-        if len(found) > len(best):
-            best = found
+            if stem.endswith(first) and start and not digits and start + second in by_stem:
+                pairs.append((name, by_stem[start + second]))
+        if len(pairs) > len(best):
+            best = pairs
     return sorted(best)
 
 
@@ -224,8 +224,8 @@ class Pairs(Dataset):
         if name == "test":
             return Subset(self, np.arange(border, len(self)))
         used = {source.name(index) for index in range(border, len(self)) for source in (self.first, self.second)}
-        apart = [n for n in range(border) if not {self.first.name(n), self.second.name(n)} & used]
-        return Subset(self, np.array(apart, dtype=np.int64))
+        train = [n for n in range(border) if not {self.first.name(n), self.second.name(n)} & used]
+        return Subset(self, np.array(train, dtype=np.int64))
 
     def info(self) -> dict[str, Any]:
         notes = [f"{self.unpaired} images belong to no pair and are left out"] if self.unpaired else []
@@ -278,20 +278,20 @@ def find(
     if not names:
         raise UsageError(f"no images in {path}: {_HELP}")
     if neighbours:
-        found, kind = by_order(names, neighbours), f"of {neighbours} neighbours by name"
+        pairs, kind = by_order(names, neighbours), f"of {neighbours} neighbours by name"
     elif folders is not None:
-        found, kind = by_folder(names, [folders]), f"in folders {folders[0]} and {folders[1]}"
+        pairs, kind = by_folder(names, [folders]), f"in folders {folders[0]} and {folders[1]}"
     elif endings is not None:
-        found, kind = by_ending(names, [endings]), f"of names that end in {endings[0]} and {endings[1]}"
+        pairs, kind = by_ending(names, [endings]), f"of names that end in {endings[0]} and {endings[1]}"
     else:
         ways = {"in two folders": by_folder(names), "of names with two endings": by_ending(names)}
         kind = max(ways, key=lambda way: len(ways[way]))
-        found = ways[kind]
-        kind = kind if found else "in a folder beside theirs, or by the ends of their names"
-    paired = len({name for pair in found for name in pair})
-    if not found or (not asked and 2 * paired < len(names)):
+        pairs = ways[kind]
+        kind = kind if pairs else "in a folder beside theirs, or by the ends of their names"
+    paired = len({name for pair in pairs for name in pair})
+    if not pairs or (not asked and 2 * paired < len(names)):
         raise UsageError(
             f"{path}: {paired} of {len(names)} images ({names[0]}, ...) have a partner {kind}, so what belongs "
             f"together is not clear: {_HELP}"
         )
-    return kind, path, found, len(names) - paired
+    return kind, path, pairs, len(names) - paired

@@ -252,7 +252,7 @@ def _key(name: str) -> tuple[str, str, int]:
     """What is common to an image and its mask; ``"image"``, ``"mask"``, ``"camvid"``, ``"panoptic"`` or ``""``; the
     part's number."""
     *folders, file = name.split("/")
-    kind, kept, part = "", [], 0
+    kind, common, part = "", [], 0
     for word in folders:
         lower = word.lower()
         if not kind and lower in _IMAGES | _MASKS:
@@ -260,12 +260,12 @@ def _key(name: str) -> tuple[str, str, int]:
             continue
         if not kind and lower.endswith("annot") and lower != "annot":
             kind, word = "camvid", word[: -len("annot")]
-        kept.append(word)
+        common.append(word)
         part = layout.part_of(word) or part
     stem = posixpath.splitext(file)[0]
     if kind in ("mask", "camvid", "panoptic") and ending(file) not in _LOSSLESS:
         kind = "other"
-    return "/".join([*kept, stem]), kind, part
+    return "/".join([*common, stem]), kind, part
 
 
 def _paired(names: Sequence[str]) -> _Layout:
