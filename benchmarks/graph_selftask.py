@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 import machine
-from unlabel import Catalog, Recipe, loop, recipe, run
+from unlabel import Catalog, Recipe, build, loop
 from unlabel.engine import Engine
 from unlabel.evaluate.features import Frozen
 from unlabel_graph import nodes
@@ -138,13 +138,13 @@ class Cells:
         chosen = composed(graph, method, strategy, weight)
         dataset = self.dataset(graph, chosen.dataset.options.get("components"))
         rare = {"seed": seed, "save_every": 10**6, "monitor_every": 10**6, "log_every": 10**6}
-        chosen = recipe.with_data(chosen, dataset.implies(), self.catalog).model_copy(update=rare)
+        chosen = build.with_data(chosen, dataset.implies(), self.catalog).model_copy(update=rare)
         wall, processor = time.perf_counter(), time.process_time()
-        task, _ = run.build(chosen, self.catalog, self.engine)
+        task = build.build(chosen, self.catalog, self.engine)
         samples = dataset.split("train")
         assert samples is not None
         with tempfile.TemporaryDirectory() as folder:
-            loop.train(chosen, task, samples, self.engine, Path(folder), [])
+            loop.train(loop.Training(chosen, task, samples, self.engine, Path(folder), []))
         found = node_classification(Frozen(task, dataset, self.engine, seed=seed))
         spent = {"cpu": round(time.process_time() - processor, 2), "wall": round(time.perf_counter() - wall, 2)}
         return {**found, **spent}

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import machine
-from unlabel import combine, loop, recipe, run, seeds
+from unlabel import build, combine, compose, launch, loop, seeds
 from unlabel.catalog.plugins import Catalog
 from unlabel.engine import Engine
 from unlabel.logs import Observer
@@ -48,10 +48,10 @@ def chameleon(settings: list[str]) -> tuple[Recipe, Nodes, Catalog]:
     """The paper's recipe for Chameleon, its data, and what is installed."""
     path = Path(os.environ.get("UNLABEL_SHARED", "../shared")) / "data/heterophilous/chameleon.npz"
     catalog = Catalog.installed()
-    chosen = run.compose("graph/paretognn", catalog, name="paper", data=str(path), settings=settings)
-    dataset = run.build_dataset(chosen.dataset, catalog)
+    chosen = compose.compose("graph/paretognn", catalog, name="paper", data=str(path), settings=settings)
+    dataset = build.build_dataset(chosen.dataset, catalog)
     assert isinstance(dataset, Nodes)
-    return recipe.with_data(chosen, dataset.implies(), catalog), dataset, catalog
+    return build.with_data(chosen, dataset.implies(), catalog), dataset, catalog
 
 
 def contrast(first: Tensor, second: Tensor, temperature: float) -> Tensor:
@@ -148,7 +148,7 @@ def speeds(rounds: int, steps: int) -> list[dict[str, object]]:
     stage = chosen.stages[0].resolved(len(dataset))
 
     def made() -> tuple[ParetoGNN, dict[str, torch.optim.Optimizer]]:
-        task, _ = run.build(chosen, catalog, CPU)
+        task = build.build(chosen, catalog, CPU)
         assert isinstance(task, ParetoGNN)
         return task.train(), task.optimizers(stage)
 
@@ -205,12 +205,12 @@ def growth(steps: int) -> dict[str, object]:
     small += ["task.graph_hops=1", "task.subgraph_hops=1", "task.nodes=300", "task.reconstructed=300"]
     small += [f"stages.0.steps={steps}", "log_every=20", "save_every=100000", "task.fan_outs=[5,5]"]
     chosen, dataset, catalog = chameleon(small)
-    task, _ = run.build(chosen, catalog, CPU)
+    task = build.build(chosen, catalog, CPU)
     memory = Memory()
     gc.collect()
     gc.disable()
     with tempfile.TemporaryDirectory() as folder:
-        loop.train(chosen, task, dataset, CPU, Path(folder), [memory])
+        loop.train(loop.Training(chosen, task, dataset, CPU, Path(folder), [memory]))
     gc.enable()
     shown = []
     for name, seen in (("tensors", memory.tensors), ("resident", memory.resident)):
@@ -234,14 +234,14 @@ def million(steps: int) -> dict[str, object]:
     settings += ["task.contrasted=2048", "task.nodes=20000", "task.reconstructed=20000", "task.edges=1024"]
     settings += ["task.fan_outs=[10,5]", "execution.precision=fp32", "execution.device=cpu", "log_every=5"]
     catalog = Catalog.installed()
-    chosen = run.compose("graph/paretognn", catalog, steps=steps, settings=settings)
+    chosen = compose.compose("graph/paretognn", catalog, steps=steps, settings=settings)
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
-        done = run.train(chosen, out=Path(folder) / "run", catalog=catalog, evaluate=False)
+        done = launch.train(chosen, out=Path(folder) / "run", catalog=catalog, evaluate=False)
         seconds = time.perf_counter() - begun
         losses = [line["loss"] for line in done.metrics if "loss" in line]
         trained = done.evaluations["seconds"]
-    dataset = run.build_dataset(chosen.dataset, catalog)
+    dataset = build.build_dataset(chosen.dataset, catalog)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     edges = dataset.info()["edges"]
     return {

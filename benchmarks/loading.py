@@ -60,7 +60,7 @@ def from_folder(folder: Path, precision: str, size: int, steps: int, workers: in
     engine, clock, task = Engine("cpu", precision), Clock(), make()
     engine.prepare(task)
     with tempfile.TemporaryDirectory() as run:
-        loop.train(recipe, task, Folder(path=folder), engine, Path(run), [clock])
+        loop.train(loop.Training(recipe, task, Folder(path=folder), engine, Path(run), [clock]))
     return size / clock.seconds_per_step()
 
 
@@ -88,7 +88,7 @@ def reading_alone(folder: Path, task: Task, count: int = 400) -> tuple[float, fl
     reader = data.Reader(Folder(path=folder), task.transform(), 0)
     begun = time.perf_counter()
     for start in range(0, count, 50):
-        reader.__getitems__([(0, index) for index in range(start, start + 50)])
+        reader.read([(0, index) for index in range(start, start + 50)])
     reading = count / (time.perf_counter() - begun)
     contents = [path.read_bytes() for path in sorted(folder.iterdir())[:count]]
     begun = time.perf_counter()

@@ -81,7 +81,7 @@ def ours(task: Task, dataset: Dataset, stage: Stage) -> float:
     engine, clock = Engine("cpu", "fp32"), Clock()
     engine.prepare(task)
     with tempfile.TemporaryDirectory() as folder:
-        loop.train(recipe, task, dataset, engine, Path(folder), [clock])
+        loop.train(loop.Training(recipe, task, dataset, engine, Path(folder), [clock]))
     return clock.seconds_per_step()
 
 

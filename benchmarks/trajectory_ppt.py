@@ -21,8 +21,9 @@ from pathlib import Path
 import torch
 
 import machine
-from unlabel import Catalog, Recipe, Run, run
+from unlabel import Catalog, Recipe, Run, compose
 from unlabel.recipe import Group
+from unlabel.session import Session
 from unlabel_trajectory.tasks import ppt
 
 ARMS = {"III": ("III",), "II + III": ("II warm-up", "II", "III"), "I + II + III": ("I", "II warm-up", "II", "III")}
@@ -102,7 +103,7 @@ def recipe(cell: Cell, preset: Preset, catalog: Catalog, select: str, root: Path
     place = root / "data" / ("sdd" if cell.data == "sdd" else "eth_ucy")
     settings = [*preset.sizes, f"dataset.select={select}", "monitor_every=1000000", "keep=1", f"seed={cell.seed}"]
     settings.append(f"task.scale={preset.drones_scale}" if cell.data == "sdd" else f"dataset.scene={cell.data}")
-    whole = run.compose("trajectory/ppt", catalog, name="paper", data=str(place), settings=settings)
+    whole = compose.compose("trajectory/ppt", catalog, name="paper", data=str(place), settings=settings)
     stages = {stage.name: stage for stage in whole.stages}
     chosen = []
     for name, share in zip(ARMS[cell.arm], preset.shares[cell.arm], strict=True):
@@ -130,9 +131,9 @@ def work(cell: Cell, preset: Preset, select: str, runs: Path, root: Path) -> dic
     begun = time.process_time()
     chosen = recipe(cell, preset, catalog, select, root)
     folder = runs / cell.name
-    run.execute(chosen, folder, catalog, evaluate=False, quiet=True) if not folder.exists() else run.execute(
-        chosen, folder, catalog, evaluate=False, quiet=True, resuming=True
-    )
+    Session(chosen, folder, catalog, evaluate=False, quiet=True).run() if not folder.exists() else Session(
+        chosen, folder, catalog, evaluate=False, quiet=True
+    ).run(resuming=True)
     done = Run(folder, catalog)
     task = done.task()
     assert isinstance(task, ppt.PPT)

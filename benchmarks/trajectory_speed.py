@@ -19,7 +19,7 @@ from torch import Tensor
 
 import machine
 import trajectory_plain as plain
-from unlabel import Catalog, data, run
+from unlabel import Catalog, build, compose, data
 from unlabel.engine import Engine
 from unlabel.recipe import Stage
 from unlabel.task import Batch, Task
@@ -122,11 +122,11 @@ def main() -> None:
     catalog = Catalog.installed()
     engine = Engine("auto", "fp32", compile=options.compile)
     settings = [f"encoder.{name}={value}" for name, value in sizes.items()]
-    recipe = run.compose(
+    recipe = compose.compose(
         "trajectory/ppt", catalog, batch_size=batch_size, settings=[*settings, f"task.head_dim={head}"]
     )
-    task, _ = run.build(recipe, catalog, engine)
-    samples = run.build_dataset(recipe.dataset, catalog)
+    task = build.build(recipe, catalog, engine)
+    samples = build.build_dataset(recipe.dataset, catalog)
     # long enough that the teachers' features are computed once
     stages = {s.name: s.model_copy(update={"steps": 10**6}).resolved(len(samples)) for s in recipe.stages}
     stream = data.batches(samples, stages["I"], engine, seed=1)

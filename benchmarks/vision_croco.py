@@ -24,15 +24,18 @@ from PIL import Image
 from torch import Tensor
 
 import machine
-from unlabel import Catalog, Run, data, run, seeds
+from unlabel import Catalog, Run, build, compose, data, launch, seeds
+from unlabel.data import Draw
 from unlabel.engine import Engine
 from unlabel.evaluate.features import Frozen
 from unlabel.nn import patches
+from unlabel.session import Session
+from unlabel.storage.jsonl import read_jsonl
 from unlabel.task import Sample
-from unlabel_vision import pair_views, views
+from unlabel_vision import views
 from unlabel_vision.datasets.pairs import Pairs
 from unlabel_vision.datasets.rooms import Rooms
-from unlabel_vision.tasks.croco import CroCo
+from unlabel_vision.tasks.croco import CroCo, pair_views
 
 ARMS: dict[str, dict[str, Any]] = {
     "CroCo": {},
@@ -75,13 +78,13 @@ def crops(task: CroCo, root: Path, runs: Path) -> tuple[Tensor, Tensor, list[str
         repeats = CROPS["monstree" if name == "monstree" else "pair"]
         for index in range(len(pairs)):
             read = pairs[index]
-            samples += [(name, cut(read, seeds.generator(7, index, crop))) for crop in range(repeats)]
+            samples += [(name, cut(read, Draw(seeds.generator(7, index, crop)))) for crop in range(repeats)]
     rooms = Rooms(size=round(task.image_size * 256 / 224), count=4 * ROOMS, noise=0.5, baseline=(0.05, 0.5)).split(
         "test"
     )
     assert rooms is not None
     plain = pair_views.PairCrop(task.image_size)
-    samples += [("rooms", plain(rooms[index], seeds.generator(7, index))) for index in range(ROOMS)]
+    samples += [("rooms", plain(rooms[index], Draw(seeds.generator(7, index)))) for index in range(ROOMS)]
     order = seeds.permutation(len(samples), 7)
     samples = [samples[number] for number in order]
     batch = data.collate([sample for _, sample in samples])
@@ -123,9 +126,9 @@ def trained(arm: str, seed: int, steps: int, rooms: int, runs: Path, root: Path)
     sets = [f"{name.replace('__', '.')}={json.dumps(value)}" for name, value in ARMS[arm].items()]
     sets += [f"seed={seed}", f"dataset.count={rooms}"]
     sets += ["monitor_every=1000000", "save_every=1000000", "execution.precision=fp32"]
-    chosen = run.compose("vision/croco", catalog, steps=steps, settings=sets)
+    chosen = compose.compose("vision/croco", catalog, steps=steps, settings=sets)
     if not (folder / "evaluations.json").exists():  # the last that a run writes
-        run.execute(chosen, run.new_folder(folder, chosen, overwrite=True), catalog, evaluate=False, quiet=True)
+        Session(chosen, launch.new_folder(folder, chosen, overwrite=True), catalog, evaluate=False, quiet=True).run()
     task = Run(folder, catalog).task()
     assert isinstance(task, CroCo)
     views_of = crops(task, root, runs)
@@ -135,7 +138,7 @@ def trained(arm: str, seed: int, steps: int, rooms: int, runs: Path, root: Path)
         for name in ("loss", "error_other", "error_none")
     }
     batch = {"view1": views_of[0][:8], "view2": views_of[1][:8], "key": torch.arange(8)}
-    for name, picture in task.pictures(batch).items():
+    for name, picture in task.show(batch).items():
         Image.fromarray(picture).save(folder / f"{name}.png")
     seconds = Run(folder, catalog).evaluations["seconds"]
     return {"steps": steps, "rooms": rooms, "errors": errors(task, *views_of), "seconds": seconds, "curve": curve}
@@ -145,8 +148,8 @@ def downstream(when: str, seed: int, runs: Path) -> dict[str, Any]:
     """Flow, depth and pose read off a trained or an untrained network."""
     catalog, engine = Catalog.installed(), Engine("cpu", "fp32")
     done = Run(runs / f"CroCo-{seed}", catalog)
-    task = done.task(engine) if when == "trained" else run.build(done.recipe, catalog, engine)[0]
-    rooms = run.build_dataset(done.recipe.dataset, catalog)
+    task = done.task(engine) if when == "trained" else build.build(done.recipe, catalog, engine)
+    rooms = build.build_dataset(done.recipe.dataset, catalog)
     frozen = Frozen(task, rooms, engine, seed=seed, limit={"test": 200})
     return {"scores": {name: catalog.load("evaluations", name)(frozen, **PROTOCOL) for name in EVALUATIONS}}
 
@@ -260,7 +263,7 @@ def main() -> None:
     root = Path(os.environ.get("UNLABEL_SHARED", "../shared")).resolve() / "data/multiview"
     options.runs.mkdir(parents=True, exist_ok=True)
     path = options.runs / "cells.jsonl"
-    cells = machine.cells(path, "vision_croco") if options.table else data.read_jsonl(path) if path.exists() else []
+    cells = machine.cells(path, "vision_croco") if options.table else read_jsonl(path) if path.exists() else []
     wanted = [(name, seed) for seed in range(options.seeds) for name in PARTS]
     left = 0 if options.table else options.cells
     for name, seed in wanted:

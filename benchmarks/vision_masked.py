@@ -28,7 +28,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 import machine
-from unlabel import Catalog, Recipe, Run, data, run, seeds
+from unlabel import Catalog, Recipe, Run, data, seeds
+from unlabel import build as unlabel_build
 from unlabel.cli import app
 from unlabel.data import Dataset
 from unlabel.engine import Engine
@@ -169,14 +170,14 @@ def build(method: Method, encoder: dict[str, Any], options: dict[str, Any], seed
         stages=stages,
         seed=seed,
     )
-    task, _ = run.build(chosen, Catalog.installed(), Engine("cpu", "fp32"))
+    task = unlabel_build.build(chosen, Catalog.installed(), Engine("cpu", "fp32"))
     return task.train()
 
 
 def batch_of(task: Task, dataset: Dataset, count: int) -> dict[str, Any]:
     """A batch as the loader would make it."""
     reader = data.Reader(dataset, task.transform(), seed=0)
-    batch, _ = reader.__getitems__([(0, index % len(dataset)) for index in range(count)])
+    batch, _ = reader.read([(0, index % len(dataset)) for index in range(count)])
     return batch
 
 
@@ -293,7 +294,7 @@ def place(name: str, seed: int, runs: Path) -> Path:
 
 def images_of(root: Path) -> Dataset:
     """What all are judged by."""
-    return run.build_dataset(Ref("vision/folder", path=str(root / CIFAR)), Catalog.installed())
+    return unlabel_build.build_dataset(Ref("vision/folder", path=str(root / CIFAR)), Catalog.installed())
 
 
 def trained(name: str, seed: int, steps: int, batch: int, runs: Path, root: Path) -> dict[str, Any]:
@@ -305,7 +306,7 @@ def trained(name: str, seed: int, steps: int, batch: int, runs: Path, root: Path
 
     done = Run(folder)
     engine = Engine("cpu", "fp32")
-    task, _ = run.build(done.recipe, Catalog.installed(), engine)
+    task = unlabel_build.build(done.recipe, Catalog.installed(), engine)
     dataset, measured = images_of(root), {}
     for when, judged in (("before", task), ("after", done.task(engine))):
         frozen = Frozen(judged, dataset, engine, seed=seed, limit=JUDGED)
@@ -333,7 +334,7 @@ def finetuned(name: str, seed: int, batch: int, runs: Path, root: Path) -> dict[
     done, engine, dataset = Run(place(name, seed, runs)), Engine("cpu", "auto"), images_of(root)
     found: dict[str, Any] = {"finetune_precision": engine.precision}
     for when in ("before", "after"):
-        task = run.build(done.recipe, Catalog.installed(), engine)[0] if when == "before" else done.task(engine)
+        task = unlabel_build.build(done.recipe, Catalog.installed(), engine) if when == "before" else done.task(engine)
         frozen = Frozen(task, dataset, engine, seed=seed, limit=JUDGED)
         found[f"finetune_{when}"] = finetune(frozen, **FINETUNING)["accuracy"]
         if isinstance(task, MP3):
@@ -343,7 +344,7 @@ def finetuned(name: str, seed: int, batch: int, runs: Path, root: Path) -> dict[
     for metric in ("compression", "sparsity") if lines else ():  # of each layer
         found[metric] = [lines[-1][f"{metric}_{layer}"] for layer in range(1, ENCODER["depth"] + 1)]
     plain = Engine("cpu", "fp32")
-    return found | cost(run.build(done.recipe, Catalog.installed(), plain)[0], batch)
+    return found | cost(unlabel_build.build(done.recipe, Catalog.installed(), plain), batch)
 
 
 def preset(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:

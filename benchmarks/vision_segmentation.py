@@ -19,7 +19,7 @@ from typing import Any
 from PIL import Image
 
 import machine
-from unlabel import Catalog, Frozen, Recipe, Ref, Stage, run
+from unlabel import Catalog, Frozen, Recipe, Ref, Stage, build, launch
 from unlabel.engine import Engine
 from unlabel.storage.files import writing_folder
 from unlabel_vision.datasets.segmentation import Segmentation
@@ -98,9 +98,9 @@ def cell(method: str, seed: int, steps: int, runs: Path, root: Path) -> dict[str
     engine = Engine("cpu", "fp32")
     chosen = recipe(method if method in METHODS else "MAE", seed, steps, images(runs / "images", root))
     if method in CONTROLS:
-        untrained, _ = run.build(chosen, Catalog.installed(), engine)
+        untrained = build.build(chosen, Catalog.installed(), engine)
         return {"scores": judged(untrained, seed, root, "raw" if method == RAW else "features")}
-    done = run.train(chosen, out=runs / f"{method}-{seed}", evaluate=False, quiet=True, overwrite=True)
+    done = launch.train(chosen, out=runs / f"{method}-{seed}", evaluate=False, quiet=True, overwrite=True)
     return {"scores": judged(done.task(engine), seed, root), "machine": machine.machine()}
 
 

@@ -74,7 +74,7 @@ def null(made: Recipe, work: works.Work) -> None:
 
     samples = build_dataset(made.dataset, catalog).split("train")
     chosen.out.mkdir(parents=True, exist_ok=True)
-    loop.train(made, Null(), samples, engine, chosen.out, [])
+    loop.train(loop.Training(made, Null(), samples, engine, chosen.out, []))
 
 
 def alone(made: Recipe, precision: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unlabel import seeds
-from unlabel.data import Dataset, Subset
+from unlabel.data import Dataset, Draw, Subset
 from unlabel.engine import Engine
 from unlabel.errors import BadSample
 from unlabel.evaluate.features import Frozen
@@ -52,15 +52,15 @@ class Blobs(Dataset):
 class Halve:
     """An evaluation transform, recognisable in its result."""
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+    def __call__(self, sample: Sample, draw: Draw) -> Sample:
         return {**sample, "x": sample["x"] / 2}
 
 
 class Jitter:
     """A fine-tuning transform that draws from its generator."""
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        return {**sample, "x": sample["x"] / 2 + 0.05 * rng.normal(size=WIDTH).astype(np.float32)}
+    def __call__(self, sample: Sample, draw: Draw) -> Sample:
+        return {**sample, "x": sample["x"] / 2 + 0.05 * draw.rng.normal(size=WIDTH).astype(np.float32)}
 
 
 class Points(Task):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unlabel import momentum, seeds
-from unlabel.data import Dataset
+from unlabel.data import Dataset, Draw
 from unlabel.errors import BadSample
 from unlabel.recipe import Execution, Recipe, Ref, Stage
 from unlabel.task import Batch, Progress, Sample, Task, Transform
@@ -40,8 +40,8 @@ class Noises(Dataset):
 class Shift:
     """A random transform, so that order and epoch matter."""
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        return {"x": sample["x"] + np.float32(0.1) * rng.normal(size=WIDTH).astype(np.float32)}
+    def __call__(self, sample: Sample, draw: Draw) -> Sample:
+        return {"x": sample["x"] + np.float32(0.1) * draw.rng.normal(size=WIDTH).astype(np.float32)}
 
 
 class Echo(Task):
@@ -59,7 +59,7 @@ class Echo(Task):
         self.teacher = momentum.teacher(self.encoder)
         self.queue = momentum.Queue(16, WIDTH)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
-        self.entered: list[int] = []
+        self.entered: list[tuple[int, bool]] = []
 
     def transform(self) -> Transform:
         return Shift()
@@ -76,8 +76,8 @@ class Echo(Task):
         for parameter in self.encoder.parameters():
             parameter.requires_grad_(stage.name != "head only")
 
-    def enter_epoch(self, epoch: int) -> None:
-        self.entered.append(epoch)
+    def enter_epoch(self, progress: Progress, resumed: bool) -> None:
+        self.entered.append((progress.epoch, resumed))
 
     @torch.no_grad()
     def after_update(self, progress: Progress) -> None:

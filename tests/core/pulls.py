@@ -7,9 +7,10 @@ import torch
 from echo import WIDTH, Echo, Linear
 from torch import Tensor, nn
 
+from unlabel.data import Draw
 from unlabel.engine import Engine
 from unlabel.errors import UsageError
-from unlabel.multitask import Joint
+from unlabel.joint import Joint
 from unlabel.recipe import Stage
 from unlabel.task import Batch, Sample, Task, Transform
 
@@ -105,8 +106,8 @@ class Louder:
     def __init__(self, scale: float) -> None:
         self.scale = scale
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        sample["x"] = sample["x"] + np.float32(self.scale) * rng.normal(size=WIDTH).astype(np.float32)
+    def __call__(self, sample: Sample, draw: Draw) -> Sample:
+        sample["x"] = sample["x"] + np.float32(self.scale) * draw.rng.normal(size=WIDTH).astype(np.float32)
         return sample
 
 
@@ -137,7 +138,9 @@ def shaped(combine: str, samples: list[list[float]]) -> tuple[list[float], list[
     encoder, engine = Vector(), Engine("cpu", "fp32")
     directions = {"a": (1.0, 0.2, 0.1), "b": (-0.3, 1.0, 0.5)}
     parts = {label: Shaped(encoder, direction=direction) for label, direction in directions.items()}
-    task = Joint(encoder, parts, combine=combine, normalise="none")  # two of equal length always share equally
+    task = Joint(
+        {"encoder": encoder}, parts, combine=combine, normalise="none"
+    )  # two of equal length always share equally
     stage = Stage(steps=1, optimizer="sgd", lr=1.0, momentum=0.0, weight_decay=0.0).resolved(100)
     own = torch.tensor(samples).chunk(engine.world)[engine.rank]
     metrics = task.training_step([{"x": own, "key": torch.arange(len(own))}], task.optimizers(stage), engine, stage)

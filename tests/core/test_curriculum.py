@@ -18,7 +18,7 @@ def train(chosen: Recipe, folder: Path) -> Echo:
     seeds.seed(1)
     task = Echo(Linear())
     folder.mkdir(exist_ok=True)
-    loop.train(chosen, task, Noises(), Engine("cpu", "fp32"), folder, [])
+    loop.train(loop.Training(chosen, task, Noises(), Engine("cpu", "fp32"), folder, []))
     return task
 
 

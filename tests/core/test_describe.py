@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from unlabel.catalog.describe import summary
 from unlabel.catalog.plugins import Offer
+from unlabel.catalog.summary import summary
 
 SOURCE = '''
 """The module. arXiv 2101.00001."""

@@ -9,22 +9,30 @@ from pathlib import Path
 
 import pytest
 import torch
-from echo import Echo, Linear, Noises, recipe
+from echo import WIDTH, Echo, Linear, Noises, recipe
 
 from unlabel import checkpoint, data, loop, seeds
 from unlabel.engine import Engine
 from unlabel.errors import RunError, UsageError
 from unlabel.logs import Metrics, Observer
-from unlabel.recipe import Execution, Recipe
+from unlabel.recipe import Execution, Recipe, Stage
+from unlabel.storage.jsonl import read_jsonl
+from unlabel.task import Batch, Progress
 
 
-def run(folder: Path, chosen: Recipe, dataset: Noises | None = None, observers: list[Observer] | None = None) -> Echo:
+def run(
+    folder: Path,
+    chosen: Recipe,
+    dataset: Noises | None = None,
+    observers: list[Observer] | None = None,
+    kind: type[Echo] = Echo,
+) -> Echo:
     engine = Engine("cpu", "fp32")
     seeds.seed(chosen.seed)
-    task = Echo(Linear())
+    task = kind(Linear())
     engine.prepare(task)
     folder.mkdir(exist_ok=True)
-    loop.train(chosen, task, dataset or Noises(), engine, folder, observers or [])
+    loop.train(loop.Training(chosen, task, dataset or Noises(), engine, folder, observers or []))
     return task
 
 
@@ -178,7 +186,7 @@ def test_bad_samples_are_listed_once_and_replaced_the_same_way_each_time(tmp_pat
     first = run(tmp_path / "a", chosen, Noises(bad=[3, 30]))
     again = run(tmp_path / "b", recipe(max_bad=0.2, execution=Execution(workers=2)), Noises(bad=[3, 30]))
     assert equal(first, again)
-    records = data.read_jsonl(tmp_path / "a/quarantine.jsonl")
+    records = read_jsonl(tmp_path / "a/quarantine.jsonl")
     assert sorted((r["index"], r["path"], r["reason"]) for r in records) == [
         (3, "noise/3", "torn"),
         (30, "noise/30", "torn"),
@@ -196,7 +204,7 @@ def test_no_bad_sample_is_ever_trained_on_and_each_good_one_is(tmp_path: Path) -
     seen: set[int] = set()
     stage = recipe().stages[1].resolved(50)
     stream = data.batches(Noises(bad=[3]), stage, Engine("cpu", "fp32"), seed=1)
-    for _ in range(9):  # 9 micro-batches of 6: one epoch of 50 and a bit
+    for _ in range(24):  # micro-batches of 6: three epochs of 48, each without two others of the 50
         batch, _ = next(stream)
         seen |= set(batch["index"].tolist())
     assert seen == set(range(50))
@@ -223,7 +231,7 @@ def test_resumed_metrics_have_each_update_once(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path / "cut", resume_at=11)
     run(tmp_path / "cut", chosen, observers=[metrics])
     metrics.close()
-    assert [record["total_step"] for record in data.read_jsonl(tmp_path / "cut/metrics.jsonl")] == list(range(1, 21))
+    assert [record["total_step"] for record in read_jsonl(tmp_path / "cut/metrics.jsonl")] == list(range(1, 21))
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
@@ -236,13 +244,108 @@ def test_a_full_disk_ends_the_run_with_the_file_that_could_not_be_written(tmp_pa
         metrics.close()
 
 
-def test_epochs_are_entered_once_and_again_after_a_resume(tmp_path: Path) -> None:
+def test_epochs_are_entered_once_and_again_after_a_resume_which_says_so(tmp_path: Path) -> None:
     chosen = recipe()
     whole = run(tmp_path / "whole", chosen)
-    assert whole.entered == [0, 0, 1, 2]  # stage 1 begins its 7 updates at samples 0 to 48 of 50; stage 2: 13 x 12
+    # of 50 samples: 7 updates of 8, six an epoch; 13 of 12, four an epoch
+    assert whole.entered == [(epoch, False) for epoch in (0, 1, 0, 1, 2, 3)]
     with pytest.raises(loop.Interrupted):
-        run(tmp_path / "cut", chosen, observers=[StopAt(12)])
-    assert run(tmp_path / "cut", chosen).entered == [1, 2]
+        run(tmp_path / "within", chosen, observers=[StopAt(13)])
+    assert run(tmp_path / "within", chosen).entered == [(1, True), (2, False), (3, False)]
+    with pytest.raises(loop.Interrupted):
+        run(tmp_path / "between", chosen, observers=[StopAt(11)])
+    assert run(tmp_path / "between", chosen).entered == [(1, False), (2, False), (3, False)]
+
+
+class Anchored(Echo):
+    """Stays near the weights it had when the epoch began."""
+
+    def __init__(self, encoder: torch.nn.Module) -> None:
+        super().__init__(encoder)
+        self.register_buffer("anchor", torch.zeros(WIDTH, WIDTH))
+
+    def enter_epoch(self, progress: Progress, resumed: bool) -> None:
+        super().enter_epoch(progress, resumed)
+        if not resumed:
+            self.anchor.copy_(self.encoder.weight.detach())
+
+    def loss(self, batch: Batch) -> dict[str, torch.Tensor]:
+        terms = super().loss(batch)
+        return {**terms, "loss": terms["loss"] + (self.encoder.weight - self.anchor).square().sum()}
+
+
+def test_what_is_computed_from_the_weights_at_an_epochs_start_survives_a_resume_after_every_update(
+    tmp_path: Path,
+) -> None:
+    chosen = recipe(save_every=1, keep=100)
+    whole = run(tmp_path / "whole", chosen, kind=Anchored)
+    assert sum(not resumed for _, resumed in whole.entered) == 6
+    for path in checkpoint.available(tmp_path / "whole/checkpoints")[:-1]:
+        other = tmp_path / path.name / "checkpoints"
+        other.mkdir(parents=True)
+        path.rename(other / path.name)
+        assert equal(run(other.parent, chosen, kind=Anchored), whole), path.name
+
+
+class Watching(Echo):
+    """Remembers where the run stood."""
+
+    def training_step(self, batches, optimizers, engine, stage):  # type: ignore[no-untyped-def]
+        self.before.append(self.progress)
+        return super().training_step(batches, optimizers, engine, stage)
+
+    def after_update(self, progress: Progress) -> None:
+        super().after_update(progress)
+        assert self.progress == progress
+        self.after.append(progress)
+
+    def enter_stage(self, stage: Stage) -> None:
+        super().enter_stage(stage)
+        self.before: list[Progress] = []
+        self.after: list[Progress] = []
+
+
+def test_a_task_knows_where_the_run_stands_during_and_after_an_update(tmp_path: Path) -> None:
+    """As copies of the counters in its state would tell it: after a resume, and when a checkpoint is loaded."""
+    chosen = recipe()
+    with pytest.raises(loop.Interrupted):
+        run(tmp_path, chosen, observers=[StopAt(12)], kind=Watching)
+    loaded = Watching(Linear())
+    assert loaded.progress == Progress(0, 0, 1, 0, 0)
+    loop.resume(chosen, loaded, Engine("cpu", "fp32"), tmp_path)
+    assert loaded.progress == Progress(stage=1, step=5, steps=13, epoch=1, total_step=12)
+
+    task = run(tmp_path, chosen, kind=Watching)
+    assert [progress.step for progress in task.before] == list(range(5, 13))
+    assert [progress.total_step for progress in task.before] == list(range(12, 20))
+    assert [progress.step for progress in task.after] == list(range(6, 14))
+    assert {(progress.stage, progress.steps) for progress in task.before + task.after} == {(1, 13)}
+    assert task.progress == task.after[-1]
+
+
+def test_checkpoints_that_do_not_say_the_epoch_are_read(tmp_path: Path) -> None:
+    task = Echo(Linear())
+    path = checkpoint.save(tmp_path, task, {}, Engine("cpu", "fp32"), checkpoint.Position("test/echo", 1, 2, 5))
+    position = json.loads((path / "position.json").read_text())
+    del position["steps"], position["epoch"]
+    (path / "position.json").write_text(json.dumps(position))
+    assert checkpoint.read(path).progress == Progress(1, 2, 0, 0, 5)
+
+
+def test_what_a_task_no_longer_keeps_may_stand_in_its_checkpoints(tmp_path: Path) -> None:
+    class Leaner(Echo):
+        obsolete = ("old_*",)
+
+    engine, task, older = Engine("cpu", "fp32"), Leaner(Linear()), Echo(Linear())
+    older.register_buffer("old_counter", torch.tensor(3))
+    path = checkpoint.save(tmp_path, older, {}, engine, checkpoint.Position("test/echo", 0, 1, 1))
+    checkpoint.load_task(path, task, engine)
+    assert all(torch.equal(value, older.state_dict()[name]) for name, value in task.state_dict().items())
+
+    older.register_buffer("counter", torch.tensor(3))
+    path = checkpoint.save(tmp_path, older, {}, engine, checkpoint.Position("test/echo", 0, 2, 2))
+    with pytest.raises(RunError, match="1 entries differ, among them counter"):
+        checkpoint.load_task(path, task, engine)
 
 
 def test_signal_handlers_are_put_back(tmp_path: Path) -> None:

@@ -108,6 +108,68 @@ def test_queue_loss_of_uniform_similarities_is_the_log_of_their_number():
     )
 
 
+# --- twins: a sample that is twice in a batch is no negative of itself
+
+
+INDEX = torch.tensor([4, 9, 4, 2, 9, 9])
+
+
+def _unit(rows: torch.Tensor) -> np.ndarray:
+    values = rows.detach().numpy()
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+def test_views_of_a_twin_are_left_out_of_nt_xent():
+    first, second = _rows(6, 5), _rows(6, 5, seed=1)
+    z, sample = np.concatenate([_unit(first), _unit(second)]), INDEX.repeat(2).numpy()
+    terms = []
+    for anchor in range(12):
+        partner = (anchor + 6) % 12
+        others = [partner, *(other for other in range(12) if sample[other] != sample[anchor])]
+        terms.append(-z[anchor] @ z[partner] / 0.3 + math.log(sum(math.exp(z[anchor] @ z[n] / 0.3) for n in others)))
+    assert losses.nt_xent(first, second, 0.3, index=INDEX).item() == pytest.approx(np.mean(terms), rel=1e-9)
+    assert losses.nt_xent(first, second, 0.3).item() != pytest.approx(np.mean(terms), rel=1e-3)
+
+
+def test_keys_of_a_twin_are_left_out_of_info_nce():
+    query, key = _rows(6, 5), _rows(6, 5, seed=1)
+    q, k = _unit(query), _unit(key)
+    terms = []
+    for i in range(6):
+        others = [i, *(j for j in range(6) if INDEX[j] != INDEX[i])]
+        terms.append(math.log(sum(math.exp(q[i] @ k[j] / 0.2) for j in others)) - q[i] @ k[i] / 0.2)
+    assert losses.info_nce(query, key, 0.2, scale=1.0, index=INDEX).item() == pytest.approx(np.mean(terms), rel=1e-9)
+    both = losses.symmetric_info_nce(query, key, key, query, 0.2, index=INDEX)
+    halves = losses.info_nce(query, query, 0.2, index=INDEX) + losses.info_nce(key, key, 0.2, index=INDEX)
+    assert torch.equal(both, halves)
+
+
+def test_rows_of_the_queue_are_left_out_where_they_are_of_the_querys_own_sample():
+    query, key, queue = _rows(2, 4), _rows(2, 4, seed=1), functional.normalize(_rows(5, 4, seed=2).detach(), dim=1)
+    twin = torch.tensor([[True, False, False, True, False], [False] * 5])
+    ours = losses.info_nce_queue(query, key, queue, 0.2, twin)
+    parts = [
+        losses.info_nce_queue(query[:1], key[:1], queue[[1, 2, 4]], 0.2),
+        losses.info_nce_queue(query[1:], key[1:], queue, 0.2),
+    ]
+    assert ours.item() == pytest.approx(sum(parts).item() / 2, rel=1e-9)
+
+
+@pytest.mark.parametrize("loss", [losses.nt_xent, losses.info_nce])
+def test_without_twins_an_index_changes_no_bit_of_a_loss_or_its_gradient(loss):
+    first, second = _rows(6, 5), _rows(6, 5, seed=1)
+    plain = loss(first, second, 0.2)
+    indexed = loss(first, second, 0.2, index=torch.tensor([5, 3, 0, 8, 1, 2]))
+    assert torch.equal(plain, indexed)
+    gradients = [torch.autograd.grad(value, (first, second)) for value in (plain, indexed)]
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+
+
+def test_a_batch_of_one_sample_alone_has_nothing_to_learn():
+    rows = _rows(3, 4)
+    assert losses.nt_xent(rows, rows * 2, 0.2, index=torch.zeros(3, dtype=torch.int64)).item() == pytest.approx(0)
+
+
 # --- the others
 
 
@@ -181,15 +243,15 @@ def test_losses_keep_full_precision_under_autocast(loss):
 
 
 def _global_losses(
-    weight: torch.Tensor, first: torch.Tensor, second: torch.Tensor, **distributed
+    weight: torch.Tensor, first: torch.Tensor, second: torch.Tensor, index: torch.Tensor, **distributed
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss of embeddings made by one shared weight, and the weight's gradient, for two losses."""
     weight = weight.clone().requires_grad_()
     z1, z2 = torch.tanh(first @ weight), torch.tanh(second @ weight)
     values = torch.stack(
         [
-            losses.nt_xent(z1, z2, 0.3, **distributed),
-            losses.symmetric_info_nce(z1, z2, z2 * z1, z1 - z2, 0.2, **distributed),
+            losses.nt_xent(z1, z2, 0.3, index=index, **distributed),
+            losses.symmetric_info_nce(z1, z2, z2 * z1, z1 - z2, 0.2, index=index, **distributed),
         ]
     )
     gradients = [torch.autograd.grad(value, weight, retain_graph=True)[0] for value in values]
@@ -200,9 +262,9 @@ def _process(rank: int, port: int, data: tuple[torch.Tensor, ...], results: torc
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
-    weight, first, second = data
+    weight, *rest = data
     half = slice(3 * rank, 3 * rank + 3)
-    outcome = _global_losses(weight, first[half], second[half], gather=gather, rank=rank)
+    outcome = _global_losses(weight, *(tensor[half] for tensor in rest), gather=gather, rank=rank)
     for tensor in outcome:
         dist.all_reduce(tensor)
     if rank == 0:
@@ -216,6 +278,7 @@ def test_two_processes_have_the_loss_and_gradient_of_one():
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     data = tuple(_rows(*shape, seed=seed).detach() for seed, shape in enumerate([(5, 4), (6, 5), (6, 5)]))
+    data = (*data, torch.tensor([7, 2, 3, 4, 7, 6]))  # each process has a sample that the other has too
     results = torch.multiprocessing.get_context("spawn").SimpleQueue()
     torch.multiprocessing.spawn(_process, (port, data, results), nprocs=2)
     values, gradients = results.get()

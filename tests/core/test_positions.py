@@ -102,6 +102,22 @@ def test_interpolation_is_bicubic_between_pixel_centres(new):
     assert np.allclose(ours[2:].numpy(), expected.reshape(-1, 8), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(("old", "new"), [((6,), (11,)), ((3, 4, 5), (4, 6, 3)), ((3, 4, 5), (3, 2, 5))])
+def test_interpolation_is_cubic_along_each_axis_of_lines_and_volumes(old, new):
+    table = torch.randn(2, 1 + math.prod(old), 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ours = positions.interpolate(table, old, new)
+    assert torch.equal(ours[:, :1], table[:, :1])
+    rows = table[:, 1:].numpy().reshape(2, *old, 3)
+    for axis, (few, many) in enumerate(zip(old, new, strict=True), start=1):
+        rows = np.moveaxis(np.tensordot(_weights(few, many), rows, (1, axis)), 0, axis)
+    assert np.allclose(ours[:, 1:], rows.reshape(2, -1, 3), rtol=0, atol=1e-12)
+
+
+def test_interpolation_between_grids_of_other_axes_is_refused():
+    with pytest.raises(UsageError, match=r"grid \(4, 4\) cannot be resampled to \(16,\)"):
+        positions.interpolate(torch.zeros(17, 8), (4, 4), (16,))
+
+
 def test_interpolation_keeps_the_batch_axis_and_gradients_and_the_same_grid():
     table = torch.randn(1, 1 + 16, 8, requires_grad=True)
     assert positions.interpolate(table, (4, 4), (4, 4)) is table

@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from unlabel import recipe, run
+from unlabel import compose, recipe, signature
 from unlabel.catalog.plugins import Catalog
 from unlabel.errors import UsageError
-from unlabel.recipe import Group, Recipe, Ref, Stage
+from unlabel.recipe import Combination, Group, Judging, Recipe, Ref, Stage
 
 PLUGIN = (
     HOOKS
@@ -70,7 +70,7 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
 
 @pytest.fixture
 def tiny(catalog: Catalog) -> Recipe:
-    return run.compose("sonar/echo", catalog, name="tiny")
+    return compose.compose("sonar/echo", catalog, name="tiny")
 
 
 # Round trips
@@ -118,14 +118,23 @@ stages = st.builds(
     weights=st.dictionaries(st.text(max_size=4), st.floats(0, 5), max_size=2),
     options=st.dictionaries(st.text(max_size=4), plain, max_size=2),
 )
-recipes = st.builds(
-    Recipe,
-    task=refs,
-    encoder=refs,
-    dataset=refs,
-    stages=st.lists(stages, min_size=1, max_size=2),
-    seed=st.integers(0, 2**40),
+tasks = refs.filter(lambda ref: "+" not in ref.name)
+fields = {
+    "dataset": refs,
+    "stages": st.lists(stages, min_size=1, max_size=2),
+    "seed": st.integers(0, 2**40),
+    "judging": st.builds(Judging, train=st.none() | st.integers(1, 9), raw=st.booleans()),
+}
+one = st.fixed_dictionaries({**fields, "task": tasks, "encoder": refs})
+several = st.fixed_dictionaries(
+    {
+        **fields,
+        "combination": st.builds(Combination, how=st.sampled_from(["sum", "pareto"])),
+        "tasks": st.lists(tasks, min_size=2, max_size=3, unique_by=lambda ref: ref.name),
+        "encoders": st.dictionaries(st.sampled_from(["encoder", "image", "text"]), refs, min_size=1),
+    }
 )
+recipes = (one | several).map(lambda data: Recipe.model_validate(data))
 
 
 @settings(deadline=None)  # a busy machine is slow now and then
@@ -133,6 +142,40 @@ recipes = st.builds(
 def test_a_recipe_survives_json_and_yaml(chosen: Recipe) -> None:
     assert recipe.parse(json.loads(chosen.to_json()), "file") == chosen
     assert recipe.parse(yaml.safe_load(yaml.safe_dump(chosen.model_dump(mode="json"))), "file") == chosen
+
+
+OLD = {  # what version 0.1 wrote
+    "task": {"name": "sonar/echo+sonar/drift", "sonar/echo": {"delay": 3}, "sonar/drift": {}, "combine": "pareto"},
+    "encoder": {"name": "sonar/conv", "dim": 2},
+    "dataset": {"name": "sonar/pings"},
+    "stages": [{"steps": 4}],
+    "monitor_every": 7,
+    "init": "weights.safetensors",
+}
+
+
+def test_what_version_0_1_wrote_of_several_tasks_is_read_as_it_was_meant() -> None:
+    old = recipe.parse(OLD, "recipe.json")
+    assert old.tasks == [Ref("sonar/echo", delay=3), Ref("sonar/drift")]
+    assert old.combination == Combination(how="pareto")
+    assert old.encoders == {"encoder": Ref("sonar/conv", dim=2)}
+    assert old.judging.monitor_every == 7
+    assert old.first_weights == {"encoder": "weights.safetensors"}
+    assert old.name == "sonar/echo+sonar/drift", "as checkpoints of that version call it"
+
+
+def test_one_task_and_one_encoder_are_written_as_version_0_1_wrote_them(tiny: Recipe) -> None:
+    written = json.loads(tiny.to_json())
+    assert list(written)[:3] == ["task", "encoder", "dataset"]
+    assert written["task"]["name"] == "sonar/echo"
+
+
+def test_only_one_of_several_cannot_be_asked_for(tiny: Recipe) -> None:
+    several = tiny.model_copy(update={"encoders": {"ear": Ref("a/b"), "eye": Ref("a/c")}})
+    with pytest.raises(UsageError, match=r"several encoders \(ear, eye\): name one"):
+        several.encoder  # noqa: B018  # asked for
+    with pytest.raises(TypeError, match="a recipe has no tusk"):
+        tiny.model_copy(update={"tusk": 1})
 
 
 def test_files_in_both_formats_are_read(tiny: Recipe, tmp_path: Path) -> None:
@@ -149,14 +192,14 @@ def test_a_recipe_file_is_chosen_by_its_path_and_must_be_for_the_task(
     tiny: Recipe, catalog: Catalog, tmp_path: Path
 ) -> None:
     path = tmp_path / "mine.json"
-    path.write_text(tiny.with_overrides(["seed=7"], catalog).to_json())
+    path.write_text(compose.with_overrides(tiny, ["seed=7"], catalog).to_json())
 
-    assert run.compose("sonar/echo", catalog, name=str(path)).seed == 7
+    assert compose.compose("sonar/echo", catalog, name=str(path)).seed == 7
     path.write_text(path.read_text().replace("sonar/echo", "sonar/other"))
     with pytest.raises(UsageError, match="is for task 'sonar/other', not for 'sonar/echo'"):
-        run.compose("sonar/echo", catalog, name=str(path))
+        compose.compose("sonar/echo", catalog, name=str(path))
     with pytest.raises(UsageError, match=r"no recipe 'tinny': expected tiny or a .json/.yaml file; did you mean tiny"):
-        run.compose("sonar/echo", catalog, name="tinny")
+        compose.compose("sonar/echo", catalog, name="tinny")
 
 
 @pytest.mark.parametrize(
@@ -211,9 +254,10 @@ def test_a_change_reaches_its_field_with_its_type(tiny: Recipe, catalog: Catalog
         "task.ratio=0.5", "task.mode=mean", "task.scale=[0.1, 1]", "task.limit=3", "task.flip=true", "encoder.dim=16",
         "evaluations=[knn, {name: linear_probe}]",
     ]  # fmt: skip
-    changed = tiny.with_overrides(changes, catalog)
+    changed = compose.with_overrides(tiny, changes, catalog)
 
-    assert (changed.stages[0].lr, changed.stages[1].batch_size, changed.stages[1].betas) == (3e-4, 32, (0.5, 0.9))
+    assert (changed.stages[0].lr, changed.stages[1].batch_size) == (3e-4, 32)
+    assert changed.stages[1].optimizer == Ref("adamw", betas=(0.5, 0.9))
     assert changed.stages[0].groups == [Group(pattern="*.bias", freeze=True)]
     assert (changed.stages[0].weights, changed.seed, changed.init, changed.execution.compile) == (
         {"loss_a": 2.0},
@@ -237,7 +281,7 @@ def test_a_change_reaches_its_field_with_its_type(tiny: Recipe, catalog: Catalog
 def test_words_stay_words(tiny: Recipe, catalog: Catalog) -> None:
     """YAML would read these as True, False, 90, 8 and None."""
     for word in ("on", "no", "1:30", "010", "~", "", " a b "):
-        assert tiny.with_overrides([f"task.on={word}"], catalog).task.options["on"] == word
+        assert compose.with_overrides(tiny, [f"task.on={word}"], catalog).task.options["on"] == word
 
 
 WRONG = {
@@ -251,7 +295,7 @@ WRONG = {
     "stages.0.lr=-1": "stages.0.lr: should be greater than or equal to 0, not -1",
     "stages.0.lr=Infinity": "stages.0.lr: should be a finite number",
     "stages.0.lr=": "stages.0.lr: should be a valid number",
-    "stages.0.schedule=cosinus": "stages.0.schedule: should be 'cosine', 'constant', .* not 'cosinus'",
+    "stages.0.schedule=cosinus": "stages.0.schedule: schedule 'cosinus' is unknown; did you mean cosine",
     "stages.0.epochs=3": "stages.0: give either `steps` or `epochs`",
     "stages.0.horizon=2": "stages.0: the schedule's horizon is before the end of the stage",
     "stages.0.lr": "expected FIELD=VALUE",
@@ -284,13 +328,13 @@ WRONG = {
 @pytest.mark.parametrize("assignment", WRONG)
 def test_a_wrong_change_is_refused_in_one_line(assignment: str, tiny: Recipe, catalog: Catalog) -> None:
     with pytest.raises(UsageError, match=WRONG[assignment]) as raised:
-        tiny.with_overrides([assignment], catalog)
+        compose.with_overrides(tiny, [assignment], catalog)
     assert "\n" not in str(raised.value)
 
 
 def test_an_encoder_is_chosen_with_its_model(tiny: Recipe, catalog: Catalog) -> None:
     def encoder(name: str) -> Ref:
-        return run.compose("sonar/echo", catalog, name="tiny", encoder=name).encoder
+        return compose.compose("sonar/echo", catalog, name="tiny", encoder=name).encoder
 
     assert encoder("sonar/conv") == Ref("sonar/conv", dim=2), "its own encoder by name keeps the recipe's keywords"
     assert encoder("sonar/library:resnet") == Ref("sonar/library", name="resnet")
@@ -308,27 +352,35 @@ def test_an_encoder_is_chosen_with_its_model(tiny: Recipe, catalog: Catalog) -> 
     epochs=st.floats(0.01, 100),
     warmup=st.none() | st.floats(0, 200),
     horizon=st.none() | st.floats(1, 3),
+    last_batch=st.sampled_from(["drop", "straddle"]),
 )
 def test_resolved_lengths_cover_the_epochs_and_are_consistent(
-    samples: int, batch: int, epochs: float, warmup: float | None, horizon: float | None
+    samples: int,
+    batch: int,
+    epochs: float,
+    warmup: float | None,
+    horizon: float | None,
+    last_batch: Literal["drop", "straddle"],
 ) -> None:
     stage = Stage(
         epochs=epochs,
         batch_size=batch,
         warmup_epochs=warmup,
+        last_batch=last_batch,
         horizon_epochs=None if horizon is None else horizon * epochs,
     ).resolved(samples)
 
     assert stage.steps is not None
     assert stage.horizon is not None
     assert stage.epochs is stage.horizon_epochs is stage.warmup_epochs is None
-    wanted = epochs * samples / batch
+    updates = samples / batch if last_batch == "straddle" else max(1, samples // batch)  # of an epoch
+    wanted = epochs * updates
     assert stage.steps == max(1, math.ceil(wanted))
     assert stage.horizon >= stage.steps
     if horizon is not None:
         assert stage.horizon == pytest.approx(horizon * wanted, abs=1) or stage.horizon == stage.steps
     assert 0 <= stage.warmup <= stage.horizon
-    assert stage.warmup == min(round((warmup or 0) * samples / batch), stage.horizon)
+    assert stage.warmup == min(round((warmup or 0) * updates), stage.horizon)
     assert stage.resolved(samples) == stage, "resolving twice changes nothing"
 
 
@@ -344,7 +396,7 @@ def test_a_learning_rate_is_scaled_to_the_batch_it_is_stated_for() -> None:
 
 
 def test_another_length_holds_for_every_stage_and_drops_the_old_horizon(tiny: Recipe, catalog: Catalog) -> None:
-    horizon = tiny.with_overrides(["stages.0.horizon=9"], catalog)
+    horizon = compose.with_overrides(tiny, ["stages.0.horizon=9"], catalog)
 
     shorter = horizon.with_length(steps=2, batch_size=4)
     assert [(stage.steps, stage.epochs, stage.horizon, stage.batch_size) for stage in shorter.stages] == [
@@ -370,18 +422,18 @@ def component(
 
 
 def test_keywords_are_converted_to_the_annotated_type() -> None:
-    assert recipe.keywords(Ref("x", count="3", mode="b"), component, "task") == {"count": 3, "mode": "b"}
+    assert signature.keywords(Ref("x", count="3", mode="b"), component, "task") == {"count": 3, "mode": "b"}
     with pytest.raises(UsageError, match=r"task.kind: should be an instance of dtype, not 'float16'"):
-        recipe.keywords(Ref("x", kind="float16"), component, "task")
+        signature.keywords(Ref("x", kind="float16"), component, "task")
     with pytest.raises(UsageError, match=r"task.net: should be an instance of Module"):
-        recipe.keywords(Ref("x", net=3), component, "task")
+        signature.keywords(Ref("x", net=3), component, "task")
 
 
 def test_annotations_for_type_checkers_only_are_not_checked() -> None:
     def later(encoder: Any, *, field: Missing, count: int = 1) -> None: ...  # type: ignore[name-defined]  # noqa: F821
 
-    assert recipe.keywords(Ref("x", field=3), later, "task", skip=1) == {"field": 3}
-    assert recipe.required(later, skip=1) == ["field"]
+    assert signature.keywords(Ref("x", field=3), later, "task", skip=1) == {"field": 3}
+    assert signature.required(later, skip=1) == ["field"]
 
 
 def annotated() -> nn.Module:
@@ -407,11 +459,11 @@ def test_a_factory_that_only_stands_in_a_file_must_make_a_network(
     with pytest.raises(
         UsageError, match=rf"encoder '{name}' stands in a file .* confirm it by giving --encoder {name}"
     ):
-        recipe.factory(Ref(name), "encoders", Catalog([]))
+        signature.factory(Ref(name), "encoders", Catalog([]))
 
     trusting = Catalog([])
     trusting.trusted.add(name)
-    assert callable(recipe.factory(Ref(name), "encoders", trusting))
+    assert callable(signature.factory(Ref(name), "encoders", trusting))
 
 
 @pytest.mark.parametrize("name", ["annotated", "Net"])
@@ -420,7 +472,7 @@ def test_a_network_or_a_function_annotated_to_make_one_needs_no_confirmation(
 ) -> None:
     monkeypatch.setitem(sys.modules, "test_recipe", sys.modules[__name__])
 
-    assert isinstance(recipe.factory(Ref(f"test_recipe:{name}"), "encoders", Catalog([]))(), nn.Module)
+    assert isinstance(signature.factory(Ref(f"test_recipe:{name}"), "encoders", Catalog([]))(), nn.Module)
 
 
 @pytest.mark.parametrize(
@@ -433,21 +485,21 @@ def test_a_network_or_a_function_annotated_to_make_one_needs_no_confirmation(
 )
 def test_an_encoder_that_is_not_there_is_explained(name: str, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
-        recipe.factory(Ref(name), "encoders", Catalog([]))
+        signature.factory(Ref(name), "encoders", Catalog([]))
 
 
 def test_a_typed_encoder_is_trusted_and_a_task_cannot_be_a_factory(tiny: Recipe, catalog: Catalog) -> None:
-    run.compose("sonar/echo", catalog, name="tiny", encoder="collections:ChainMap")
+    compose.compose("sonar/echo", catalog, name="tiny", encoder="collections:ChainMap")
 
     assert "collections:ChainMap" in catalog.trusted
     with pytest.raises(UsageError, match="OrderedDict'> does not say which keywords it takes"):
-        run.compose("sonar/echo", catalog, name="tiny", encoder="collections:OrderedDict")
+        compose.compose("sonar/echo", catalog, name="tiny", encoder="collections:OrderedDict")
     with pytest.raises(UsageError, match="no task is called 'os:system'"):
-        recipe.factory(Ref("os:system"), "tasks", catalog)
+        signature.factory(Ref("os:system"), "tasks", catalog)
 
 
 def test_recipes_of_a_module_are_the_usual_ones_and_variants_of_the_papers() -> None:
     module = types.ModuleType("any")
     for name in ("tiny", "paper", "paper_lakes", "papers", "quickly"):
         setattr(module, name, lambda: None)
-    assert list(recipe.named(module)) == ["paper", "paper_lakes", "tiny"]
+    assert list(compose.named(module)) == ["paper", "paper_lakes", "tiny"]

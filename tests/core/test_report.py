@@ -7,6 +7,7 @@ import io
 import json
 import re
 import statistics
+import wave
 from importlib import resources
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from commandline import unlabel
 from PIL import Image
 from reports import HOSTILE, written
 
-from unlabel import report
+from unlabel import compose, report
 from unlabel.catalog.plugins import Catalog
 from unlabel.errors import UsageError
 from unlabel.report import curves, encoding, nearness, reading, summary
+from unlabel.show import files
+from unlabel.show.media import Clip, Mark, Media, Picture, Sound, Table, Text
 
 EMPTY = Catalog([])
 
@@ -118,9 +121,8 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
 def test_a_recipes_claim_is_shown_with_what_was_changed(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     catalog = Catalog.installed()
-    from unlabel import run
 
-    chosen = run.compose("vision/mae", catalog, name="quick", settings=["stages.0.lr=0.5", "task.mask_ratio=0.6"])
+    chosen = compose.compose("vision/mae", catalog, name="quick", settings=["stages.0.lr=0.5", "task.mask_ratio=0.6"])
     written(folder)
     (folder / "recipe.json").write_text(chosen.to_json())
 
@@ -142,10 +144,9 @@ def test_a_recipes_claim_is_shown_with_what_was_changed(tmp_path: Path) -> None:
 def test_of_tasks_trained_together_each_ones_claim_is_shown_as_its_own(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     catalog = Catalog.installed()
-    from unlabel import run
 
     changes = ["stages.0.lr=0.5", "stages.0.weights={loss_rotation: 3}"]
-    chosen = run.compose("vision/mae+vision/rotation", catalog, name="tiny", encoder="vision/vit", settings=changes)
+    chosen = compose.compose("vision/mae+vision/rotation", catalog, name="tiny", encoder="vision/vit", settings=changes)
     written(folder)
     (folder / "recipe.json").write_text(chosen.to_json())
 
@@ -352,7 +353,7 @@ def test_pictures_come_back_to_the_last_bit(shape: tuple[int, int], kind: str) -
     rows, columns = np.indices(shape)
     grey = {"noise": np.random.default_rng(0).integers(0, 256, shape), "ramp": 3 * columns, "stripes": 40 * (rows % 7)}
     picture = np.stack([grey[kind] % 256, (grey[kind] + 9) % 256, 255 - grey[kind] % 256], axis=2).astype(np.uint8)
-    opened = Image.open(io.BytesIO(base64.b64decode(encoding.text(picture))))
+    opened = Image.open(io.BytesIO(base64.b64decode(encoding.text(encoding.png(picture)))))
     assert np.array_equal(np.asarray(opened), picture)
 
 
@@ -363,7 +364,7 @@ def test_the_largest_picture_gives_way_first() -> None:
     assert sum(map(len, files)) <= 200_000
     sizes = [Image.open(io.BytesIO(file)).size for file in files]
     assert sizes == [(200, 200), (100, 100)]
-    assert encoding.fitting([small], 10**9) == [encoding.lossless(small)]
+    assert encoding.fitting([small], 10**9) == [encoding.png(small)]
 
 
 def test_neighbours_are_those_of_the_largest_cosine() -> None:
@@ -433,3 +434,84 @@ def test_text_and_lines_have_the_contrast_of_wcag_aa(theme: str) -> None:
     for front in ("control", "accent", *(f"s{number}" for number in range(8))):
         assert contrast(colour[front], colour["surface"]) >= 3, front
     assert palettes()["light"].keys() == palettes()["dark"].keys()
+
+
+# What a task showed besides pictures
+
+
+def shows(folder: Path, **shown: Media) -> str:
+    """The report of a run whose task showed these, in the last stage."""
+    written(folder)
+    files.write(folder / "pictures" / "stage01-update00000030.npz", shown)
+    return page(folder)
+
+
+def test_a_sound_is_played_by_the_page_itself(tmp_path: Path) -> None:
+    samples = np.stack([np.linspace(-1, 1, 400), np.zeros(400)]).astype(np.float32)
+    html = shows(tmp_path / "run", heard=Sound(samples, 8000, "both ears"))
+
+    [encoded] = re.findall(r'<audio controls [^>]*src="data:audio/wav;base64,([^"]+)"', html)
+    with wave.open(io.BytesIO(base64.b64decode(encoded))) as file:
+        assert (file.getnchannels(), file.getframerate(), file.getnframes()) == (2, 8000, 400)
+        frames = np.frombuffer(file.readframes(400), "<i2").reshape(400, 2)
+    assert np.array_equal(frames[:, 0], (samples[0] * 32767).round())
+    assert not frames[:, 1].any()
+    assert "both ears" in text_of(html)
+    assert "media-src data:;" in html
+
+
+def test_sounds_that_are_too_many_are_shortened_and_that_is_said(tmp_path: Path) -> None:
+    noise = np.zeros(6 * 48_000, np.float32)
+    html = shows(tmp_path / "run", **{f"heard {number}": Sound(noise, 48_000) for number in range(8)})
+    sizes = [len(base64.b64decode(file)) for file in re.findall(r"data:audio/wav;base64,([^\"]+)", html)]
+    assert len(sizes) == 8
+    assert sum(sizes) < 2.01e6
+    assert text_of(html).count("here the first 2.6 s") == 8
+
+
+def test_a_clip_is_a_strip_of_its_pictures(tmp_path: Path) -> None:
+    frames = np.arange(3, dtype=np.uint8)[:, None, None, None] * 90 + np.zeros((3, 10, 20, 3), np.uint8)
+    html = shows(tmp_path / "run", moved=Clip(frames, 12.5))
+    [encoded] = re.findall(r'<img [^>]*alt="moved after update[^>]*base64,([^"]+)"', html)
+    strip = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))))
+    assert strip.shape == (10, 3 * 22 - 2, 3)
+    assert [strip[5, 22 * number + 5, 0] for number in range(3)] == [0, 90, 180]
+    assert "12.5 pictures a second" in text_of(html)
+
+
+def test_a_texts_marks_and_a_tables_cells_are_there(tmp_path: Path) -> None:
+    html = shows(
+        tmp_path / "run",
+        read=Text(["the first line", ["a ", Mark("cat", "dog", 0.3), " sat"]], "masked"),
+        counted=Table(["word", "share", "rare"], [["the", 0.123456, False], ["ox", None, True]], "of words"),
+    )
+    assert '<p dir="auto">the first line</p><p dir="auto">a <mark class="m2">cat<sub>dog</sub></mark> sat</p>' in html
+    assert '<td class="value">the</td><td class="n">0.1235</td><td class="value">False</td>' in html
+    assert "masked" in text_of(html)
+    assert "of words" in text_of(html)
+
+
+def test_no_text_of_a_sample_becomes_part_of_the_page(tmp_path: Path) -> None:
+    """Texts, marks, cells, columns, captions, names: a sample's words are a stranger's."""
+    html = shows(
+        tmp_path / "run",
+        **{
+            HOSTILE: Text([HOSTILE, [Mark(HOSTILE, HOSTILE)]], HOSTILE),
+            "cells": Table([HOSTILE], [[HOSTILE]], HOSTILE),
+            "sound": Sound(np.zeros(10, np.float32), 8000, HOSTILE),
+            "picture": Picture(np.zeros((4, 4, 3), np.uint8), HOSTILE),
+        },
+    )
+    assert html.count("<script") == page(written(tmp_path / "plain")).count("<script")
+    assert "<img src=x" not in html
+    assert text_of(html).count("{{ 7 * 7 }}") == 9, "shown as it is, but for the mark's label, which is cut"
+
+
+def test_words_of_the_map_are_escaped_too(tmp_path: Path) -> None:
+    folder = written(tmp_path / "run")
+    with np.load(folder / "embeddings.npz") as table:
+        columns = {name: table[name] for name in table.files if name != "thumbnails"}
+    np.savez(folder / "embeddings.npz", words=np.array([HOSTILE] * 60), **columns)
+    html = page(folder)
+    assert data_of(html)["maps"][0]["names"][0] == f"{HOSTILE} · /data/plain/0.npy"
+    assert "<img src=x" not in html

@@ -10,8 +10,9 @@ import pytest
 from browser import Browser, Page, program
 from reports import HOSTILE, written
 
-from unlabel import Ref, report
+from unlabel import Ref, compose, report
 from unlabel.catalog.plugins import Catalog
+from unlabel.session import Session
 
 pytestmark = pytest.mark.slow
 
@@ -187,15 +188,14 @@ def test_on_paper_it_is_light_and_without_controls(browser: Browser, one: Path) 
 
 def test_real_runs_of_different_tasks(browser: Browser, tmp_path: Path) -> None:
     """One run, and three of different tasks side by side, as training leaves them."""
-    from unlabel import run
 
     catalog = Catalog.installed()
     folders = []
     for task, steps in (("vision/mae", 4), ("graph/dgi", 4), ("trajectory/ppt", 1)):
-        chosen = run.compose(task, catalog, name="tiny", steps=steps)
+        chosen = compose.compose(task, catalog, name="tiny", steps=steps)
         chosen = chosen.model_copy(update={"evaluations": [Ref("knn")]})
         folders.append(tmp_path / task.replace("/", "-"))
-        run.execute(chosen, folders[-1], catalog, quiet=True, evaluate=task == "vision/mae")
+        Session(chosen, folders[-1], catalog, quiet=True, evaluate=task == "vision/mae").run()
 
     single = report.write(folders[:1], None, catalog)
     together = report.write(folders, tmp_path / "three.html", catalog)

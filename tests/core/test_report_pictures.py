@@ -13,11 +13,13 @@ from echo import Echo, Linear, Noises, recipe
 from test_loop import StopAt, equal
 
 from unlabel import loop, seeds
+from unlabel.catalog.deprecation import Deprecated
 from unlabel.data import Dataset
 from unlabel.engine import Engine
 from unlabel.logs import Dispensable, Observer
 from unlabel.recipe import Recipe
-from unlabel.show import pictures
+from unlabel.show import files, pictures
+from unlabel.task import Task
 
 
 class Seen(Echo):
@@ -25,7 +27,7 @@ class Seen(Echo):
 
     wrong: object = None
 
-    def pictures(self, batch):  # type: ignore[no-untyped-def]
+    def show(self, batch):  # type: ignore[no-untyped-def]
         assert not self.training
         assert not torch.is_grad_enabled()
         if isinstance(self.wrong, Exception):
@@ -48,7 +50,7 @@ def run(folder: Path, chosen: Recipe, wrong: object = None, watch: bool = True, 
     observers: list[Observer] = [Dispensable("of pictures", kind, folder)] if watch else []
     for observer in observers:
         observer.start(chosen)
-    loop.train(chosen, task, samples, engine, folder, [*observers, *more])
+    loop.train(loop.Training(chosen, task, samples, engine, folder, [*observers, *more]))
     return task
 
 
@@ -73,9 +75,9 @@ def test_each_stage_is_seen_after_its_first_update_in_between_and_at_its_end(tmp
         for step in sorted({1, *(math.ceil(fraction * steps) for fraction in fractions)})
     ]
     assert points(tmp_path) == expected
-    found = pictures.read(pictures.taken(tmp_path)[0].path)
+    found = files.read(pictures.taken(tmp_path)[0].path)
     assert found.keys() == {"seen", "sub/other"}
-    assert found["seen"].shape == (6, 10, 3)
+    assert found["seen"].array.shape == (6, 10, 3)
 
 
 def test_a_point_between_two_logged_updates_counts_from_the_next(tmp_path: Path) -> None:
@@ -138,34 +140,25 @@ def test_of_samples_that_belong_together_all_are_shown(tmp_path: Path) -> None:
         watcher = pictures.Pictures(tmp_path, task=task, samples=samples, engine=Engine("cpu", "fp32"), seed=0)
         watcher.take(0, 0)
         [point] = pictures.taken(tmp_path)
-        return int(pictures.read(point.path)["seen"][0, 0, 0])
+        return int(files.read(point.path)["seen"].array[0, 0, 0])
 
     assert shown(Together()) == len(Noises())
     assert shown(Noises()) == min(16, len(Noises()))
 
 
-def test_a_large_picture_is_halved_by_means(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    picture = rng.integers(0, 256, (9, 7, 3), dtype=np.uint8)
-    small = pictures.halved(picture)
-    assert small.shape == (4, 3, 3)
-    for row, column in np.ndindex(4, 3):
-        block = picture[2 * row : 2 * row + 2, 2 * column : 2 * column + 2].reshape(4, 3)
-        assert np.array_equal(small[row, column], np.floor(block.sum(axis=0) / 4 + 0.5))
+def test_a_task_of_version_0_1_shows_its_pictures_and_is_told_the_new_name(tmp_path: Path) -> None:
+    with pytest.warns(Deprecated, match=r"Old.pictures is now called show; unlabel 0.3 will not") as caught:
 
-    pictures._write(
-        tmp_path / "pictures" / "stage00-update00000001.npz", {"large": np.zeros((3000, 2000, 3), np.uint8)}
-    )
-    [point] = pictures.taken(tmp_path)
-    assert pictures.read(point.path)["large"].shape == (750, 500, 3)
+        class Old(Seen):
+            def pictures(self, batch):  # type: ignore[no-untyped-def]
+                return {"old": np.zeros((6, 10, 3), np.uint8)}
 
+    assert [warning.filename for warning in caught] == [__file__], "where the class is"
 
-def test_a_damaged_file_is_an_error_that_names_it(tmp_path: Path) -> None:
-    path = tmp_path / "stage00-update00000001.npz"
-    for content in (b"", b"PK\x03\x04 torn", b"\x80\x04not a picture"):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"stage00-update00000001.npz cannot be read"):
-            pictures.read(path)
-    np.savez(path, seen=np.zeros((4, 4), np.float32))
-    with pytest.raises(ValueError, match=r"'seen' is no picture"):
-        pictures.read(path)
+    class Further(Old):  # says nothing again
+        pass
+
+    task = Further(Linear())
+    pictures.Pictures(tmp_path, task=task, samples=Noises(), engine=Engine("cpu", "fp32"), seed=0).take(0, 1)
+    assert files.read(pictures.taken(tmp_path)[0].path).keys() == {"old"}
+    assert type(task).show is not Task.show, "so that a run looks at it"

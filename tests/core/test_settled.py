@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from echo import Echo, Linear
 
-from unlabel import Catalog, Recipe, Ref, Run, Stage, UsageError, run
+from unlabel import Catalog, Recipe, Ref, Run, Stage, UsageError, launch
 from unlabel.catalog.plugins import Offer, Plugin
 from unlabel.recipe import Execution
 
@@ -54,7 +54,7 @@ def test_what_was_settled_is_recorded_and_asked_for_again(tmp_path: Path) -> Non
     outside = tmp_path / "outside"
     outside.write_text("first")
     chosen = recipe("test/settling", outside=str(outside))
-    done = run.train(chosen, out=tmp_path / "run", catalog=CATALOG, evaluate=False)
+    done = launch.train(chosen, out=tmp_path / "run", catalog=CATALOG, evaluate=False)
     assert done.recipe.task.options == {"outside": str(outside), "found": "first"}
     assert done.evaluations["settled"] == {"found": "first"}
 
@@ -62,7 +62,7 @@ def test_what_was_settled_is_recorded_and_asked_for_again(tmp_path: Path) -> Non
     with pytest.raises(UsageError, match="holds second, not first"):
         Run(tmp_path / "run", CATALOG).task()
     with pytest.raises(UsageError, match="holds second, not first"):
-        run.train(done.recipe, out=tmp_path / "again", catalog=CATALOG, evaluate=False)
+        launch.train(done.recipe, out=tmp_path / "again", catalog=CATALOG, evaluate=False)
     assert not (tmp_path / "again").exists()
 
 
@@ -70,15 +70,16 @@ def test_each_of_several_tasks_settles_its_own(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.write_text("first")
     options = {"test/echo": {"dropout": 0.1}, "test/settling": {"outside": str(outside)}}
-    done = run.train(
+    done = launch.train(
         recipe("test/echo+test/settling", **options), out=tmp_path / "run", catalog=CATALOG, evaluate=False
     )
-    assert done.recipe.task.options["test/echo"] == {"dropout": 0.1}
-    assert done.recipe.task.options["test/settling"] == {"outside": str(outside), "found": "first"}
+    echo, settling = done.recipe.tasks
+    assert echo == Ref("test/echo", dropout=0.1)
+    assert settling == Ref("test/settling", outside=str(outside), found="first")
     assert done.evaluations["settled"] == {"settling.found": "first"}
 
 
 def test_a_task_that_settles_nothing_records_nothing(tmp_path: Path) -> None:
-    done = run.train(recipe("test/echo"), out=tmp_path / "run", catalog=CATALOG, evaluate=False)
+    done = launch.train(recipe("test/echo"), out=tmp_path / "run", catalog=CATALOG, evaluate=False)
     assert done.recipe.task.options == {}
     assert "settled" not in done.evaluations

@@ -47,6 +47,7 @@ import socket
 import numpy as np
 import torch
 from torch import nn
+from torch.optim import Optimizer
 from pathlib import Path
 from unlabel import Observer, seeds
 from unlabel.data import Subset
@@ -233,6 +234,19 @@ TASKS = [
         'CHANGES = {"stages": [Stage(name=name, steps=3, batch_size=8, lr=1e-2) for name in ("first", "second")]}\n',
     ),
     _task(
+        "resumes_exactly.epoch",
+        r"resumed after update 1, the run ends elsewhere \(.*left as it was loaded when it says `resumed`",
+        """
+        def __init__(self, encoder):
+            super().__init__(encoder)
+            self.register_buffer("anchor", torch.zeros_like(self.decoder.weight))
+        def enter_epoch(self, progress, resumed):
+            self.anchor.copy_(self.decoder.weight.detach())
+        def loss(self, batch):
+            return {**super().loss(batch), "loss_anchor": (self.decoder.weight - self.anchor).square().sum()}
+        """,
+    ),
+    _task(
         "randomness_is_injected.numpy",
         r"loss\(\) draws from numpy's global generator \(3 of 3 differ, most of all",
         'def loss(self, batch):\n    return super().loss({**batch, "wave": batch["wave"] * float(np.random.rand())})',
@@ -261,7 +275,7 @@ TASKS = [
         "def transform(self):\n    return Loud()",
         """
         class Loud:
-            def __call__(self, sample, rng):
+            def __call__(self, sample, draw):
                 return {"wave": sample["wave"] * np.float32(np.random.rand())}
         """,
     ),
@@ -271,14 +285,14 @@ TASKS = [
         "gathers = False\ndef transform(self):\n    return Loud()",
         """
         class Loud:
-            def __call__(self, sample, rng):
+            def __call__(self, sample, draw):
                 return {"wave": sample["wave"] * np.float32(hash("loud") % 97)}
         """,
     ),
     _task(
         "transform_is_repeatable.closure",
         r"it cannot be handed to another process \(.*lambda.*keep functions, open files and the like out of its",
-        "def transform(self):\n    return lambda sample, rng: sample",
+        "def transform(self):\n    return lambda sample, draw: sample",
     ),
     _task(
         "two_processes_are_one",
@@ -625,6 +639,24 @@ OTHERS = [
             \"\"\"Slows down.\"\"\"
             def stage(self, number, stage, start):
                 stage.lr = 1e-4
+        """,
+    ),
+    Wrong(
+        "optimizers",
+        "wrong/descends_and_resumes_exactly",
+        "descends_and_resumes_exactly",
+        r"a resumed run ends elsewhere \(.*: keep all it needs as tensors or numbers in `state`",
+        """
+        class Forgetful(Optimizer):
+            \"\"\"Counts its updates where no checkpoint looks.\"\"\"
+            def __init__(self, params, lr: float = 0.1):
+                super().__init__(params, {"lr": lr})
+                self.count = 0
+            def step(self):
+                self.count += 1
+                for group in self.param_groups:
+                    for parameter in group["params"]:
+                        parameter.data -= group["lr"] / self.count * parameter.grad
         """,
     ),
     Wrong(

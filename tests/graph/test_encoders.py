@@ -14,7 +14,7 @@ from unlabel.errors import UsageError
 from unlabel_graph import attributes, propagation
 from unlabel_graph.encoders import gat, gcn, gin, sage
 from unlabel_graph.encoders.layers import Encoder, dropout
-from unlabel_graph.sparse import Sparse, Standardised, kept
+from unlabel_graph.sparse import Sparse, Standardised, cache_last
 
 FACTORIES: dict[str, Callable[..., Encoder]] = {"gcn": gcn.gcn, "sage": sage.sage, "gat": gat.gat, "gin": gin.gin}
 
@@ -125,7 +125,7 @@ def test_encoder_inputs_are_computed_once_for_a_graph() -> None:
 
 def test_a_function_remembers_only_the_very_same_arguments() -> None:
     calls = []
-    remembered = kept(lambda tensor, number: calls.append(number))
+    remembered = cache_last(lambda tensor, number: calls.append(number))
     one, same = torch.zeros(3), torch.zeros(3)
     for tensor, number in ((one, 1000), (one, 500 + 500), (same, 1000), (same, 1001)):
         remembered(tensor, number)

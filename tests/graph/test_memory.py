@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from unlabel import Catalog, recipe, run, seeds
+from unlabel import Catalog, build, compose, seeds
 from unlabel.engine import Engine
 from unlabel_graph import agreement
 from unlabel_graph.graph import Nodes
@@ -34,11 +34,11 @@ def tensors() -> int:
 
 def after_updates(task_name: str, encoder: str | None = None) -> list[int]:
     """Tensors alive after each of some updates of a tiny recipe, the first ones left out."""
-    chosen = run.compose(task_name, CATALOG, name="tiny", encoder=encoder)
-    dataset = run.build_dataset(chosen.dataset, CATALOG)
+    chosen = compose.compose(task_name, CATALOG, name="tiny", encoder=encoder)
+    dataset = build.build_dataset(chosen.dataset, CATALOG)
     assert isinstance(dataset, Nodes)
     engine = Engine("cpu", "fp32")
-    task, _ = run.build(recipe.with_data(chosen, dataset.implies(), CATALOG), CATALOG, engine)
+    task = build.build(build.with_data(chosen, dataset.implies(), CATALOG), CATALOG, engine)
     stage = chosen.stages[0].resolved(len(dataset))
     task.train().enter_stage(stage)
     optimizers, found = task.optimizers(stage), []

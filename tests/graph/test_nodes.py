@@ -12,7 +12,7 @@ from commandline import unlabel
 from networks import CLASSES, batch_of, blocks, encoder
 from torch import Tensor
 
-from unlabel import Catalog, Recipe, loop, recipe, run
+from unlabel import Catalog, Recipe, build, launch, loop
 from unlabel.engine import Engine
 from unlabel.errors import UsageError
 from unlabel.evaluate.features import Frozen
@@ -53,10 +53,10 @@ def _trained(chosen: Recipe, dataset: Nodes, folder: Path, **changes: object) ->
     """Run a recipe on a dataset through the real loop."""
     engine = Engine("cpu", "fp32")
     rare = {"save_every": 1000, "monitor_every": 1000, **changes}
-    chosen = recipe.with_data(chosen, dataset.implies(), CATALOG).model_copy(update=rare)
-    task, _ = run.build(chosen, CATALOG, engine)
+    chosen = build.with_data(chosen, dataset.implies(), CATALOG).model_copy(update=rare)
+    task = build.build(chosen, CATALOG, engine)
     folder.mkdir(exist_ok=True)
-    loop.train(chosen, task, dataset.split("train"), engine, folder, [])
+    loop.train(loop.Training(chosen, task, dataset.split("train"), engine, folder, []))
     return task
 
 
@@ -119,10 +119,10 @@ def test_a_run_stopped_anywhere_ends_with_the_same_bits(name: str, tmp_path: Pat
 def _stopped(chosen: Recipe, dataset: Nodes, folder: Path, total: int) -> None:
     """The same run, saved after every update, until it is cut off."""
     engine = Engine("cpu", "fp32")
-    chosen = recipe.with_data(chosen, dataset.implies(), CATALOG).model_copy(
+    chosen = build.with_data(chosen, dataset.implies(), CATALOG).model_copy(
         update={"save_every": 1, "monitor_every": 99}
     )
-    task, _ = run.build(chosen, CATALOG, engine)
+    task = build.build(chosen, CATALOG, engine)
     after = task.after_update
 
     def cut(progress: Progress) -> None:
@@ -132,15 +132,15 @@ def _stopped(chosen: Recipe, dataset: Nodes, folder: Path, total: int) -> None:
 
     task.after_update = cut
     folder.mkdir()
-    loop.train(chosen, task, dataset.split("train"), engine, folder, [])
+    loop.train(loop.Training(chosen, task, dataset.split("train"), engine, folder, []))
 
 
 def test_two_stages_train_one_objective_each(tmp_path: Path) -> None:
     dataset = blocks()
     chosen = nodes.two_stage("graph/node_property", steps=3, hidden=8)
     engine = Engine("cpu", "fp32")
-    chosen = recipe.with_data(chosen, dataset.implies(), CATALOG)
-    task, _ = run.build(chosen, CATALOG, engine)
+    chosen = build.with_data(chosen, dataset.implies(), CATALOG)
+    task = build.build(chosen, CATALOG, engine)
     first, second = (stage.resolved(len(dataset)) for stage in chosen.stages)
     batch = batch_of(dataset)
 
@@ -191,7 +191,7 @@ def test_the_update_best_on_validation_nodes_is_judged_and_of_equals_the_later(t
         optimizer.zero_grad()
         task.loss(batch)["loss"].backward()
         optimizer.step()
-        task.after_update(_progress(number))
+        task.progress = _progress(number)
         with torch.no_grad():
             task.eval()
             logits = task._latest(batch)
@@ -250,7 +250,7 @@ def test_without_validation_nodes_the_last_update_is_judged() -> None:
     batch = batch_of(blocks(validation_per_class=0))
     task = Supervised(encoder(), classes=CLASSES)
     task.loss(batch)
-    task.after_update(_progress(1))
+    task.progress = _progress(1)
     assert task.classify(batch)[1] == 1
     assert task.best_accuracy == -1
 
@@ -287,7 +287,7 @@ def test_features_are_those_of_the_asked_nodes_and_the_picture_shows_them() -> N
     whole = task.encode(batch_of(dataset))
     part = {**dataset.context(), **dataset.split("test").table()}
     assert torch.equal(task.encode(part), whole[part["node"]])
-    picture = task.pictures(batch_of(dataset))["representations"]
+    picture = task.show(batch_of(dataset))["representations"]
     assert picture.dtype == np.uint8
     assert picture.shape == (480, 480, 3)
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) == CLASSES + 2, "white, grey, a colour a class"
@@ -303,7 +303,7 @@ def test_tasks_on_one_encoder_are_judged_by_the_classifier_among_them(tmp_path: 
 
 @pytest.mark.slow
 def test_quick_recipes_lift_the_probe_above_random_features(tmp_path: Path) -> None:
-    found = run.train("graph/distance2clusters", out=tmp_path / "run", catalog=CATALOG)
+    found = launch.train("graph/distance2clusters", out=tmp_path / "run", catalog=CATALOG)
     assert found.evaluations["after"]["graph/node_classification"]["accuracy"] > 0.6
     before, after = (found.evaluations[when]["linear_probe"]["accuracy"] for when in ("before", "after"))
     assert after > before + 0.02

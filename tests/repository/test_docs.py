@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 
 from unlabel import Catalog
-from unlabel.catalog.describe import component
+from unlabel.describe import component
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from unlabel import Catalog, Run, run
+from unlabel import Catalog, Run, compose
+from unlabel.session import Session
 
 TASK = "trajectory/ppt"
 UPDATES = 24
@@ -26,9 +27,9 @@ CACHE = ("dataset.scenes=2", "dataset.agents=5", "dataset.stride=20", "dataset.s
 def train(folder: Path, *settings: str, resuming: bool = False) -> None:
     catalog = Catalog.installed()
     recipe = (
-        Run(folder).recipe if resuming else run.compose(TASK, catalog, name="tiny", settings=[*SETTINGS, *settings])
+        Run(folder).recipe if resuming else compose.compose(TASK, catalog, name="tiny", settings=[*SETTINGS, *settings])
     )
-    run.execute(recipe, folder, catalog, evaluate=False, quiet=True, resuming=resuming)
+    Session(recipe, folder, catalog, evaluate=False, quiet=True).run(resuming=resuming)
 
 
 def end(folder: Path, updates: int = UPDATES) -> dict[str, np.ndarray]:

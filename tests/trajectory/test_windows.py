@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from unlabel import Catalog, run
+from unlabel import Catalog, claims
 from unlabel.errors import UsageError
 from unlabel_trajectory import forecasting, windows
 from unlabel_trajectory.datasets.eth_ucy import EthUcy
@@ -18,7 +18,7 @@ from unlabel_trajectory.datasets.files import TrackFiles
 from unlabel_trajectory.datasets.sdd import SDD
 from unlabel_trajectory.datasets.tracks import TrackDataset
 from unlabel_trajectory.evaluations.forecast import measure
-from unlabel_trajectory.windows import MOTIONS, Windows
+from unlabel_trajectory.windows import Windows
 
 # scene -> test windows, training windows, constant velocity's ADE and FDE in metres
 PROTOCOL = {
@@ -113,7 +113,7 @@ def test_a_missing_file_is_named(shared: Path, tmp_path: Path) -> None:
 )
 def test_a_path_finds_its_data_set(shared: Path, place: str, name: str) -> None:
     offers = [offer for offer in Catalog.installed().offers("datasets") if offer.plugin == "trajectory"]
-    assert run.claimant(shared / "data" / place, offers).name == f"trajectory/{name}"
+    assert claims.claimant(shared / "data" / place, offers).name == f"trajectory/{name}"
 
 
 def reference(table: np.ndarray, length: int, step: float) -> list[tuple[float, float]]:
@@ -148,24 +148,16 @@ def test_coordinates_far_from_zero_keep_their_digits(tmp_path: Path) -> None:
     assert torch.allclose(track[:, :, 0], expected.expand(10, 20), atol=1e-6)
 
 
-def path(*points: tuple[float, float]) -> np.ndarray:
-    """20 positions along three points: the first, the last observed, the end."""
-    first, here, end = map(np.array, points)
-    before = first + (here - first) * np.linspace(0, 1, 8)[:, None]
-    return np.concatenate([before, here + (end - here) * np.linspace(0, 1, 13)[1:, None]])
-
-
-def test_motions_are_what_they_are_called() -> None:
-    cases = {
-        "stands": path((-3, 0), (0, 0), (0.3, 0.3)),
-        "sets off": path((-0.2, 0), (0, 0), (4, 0)),
-        "goes straight": path((-3, 0), (0, 0), (4, 1)),
-        "turns one way": path((-3, 0), (0, 0), (1, 4)),
-        "turns the other way": path((-3, 0), (0, 0), (1, -4)),
-    }
-    for metre in (1.0, 28.0):
-        found = windows.motions(metre * np.stack(list(cases.values())), 8, metre)
-        assert [MOTIONS[label] for label in found] == list(cases)
+def test_tracks_of_a_file_have_no_labels(tmp_path: Path) -> None:
+    """Nobody says what an agent is or wants; labels made up from where it goes would be the answer of a forecast."""
+    lines = [f"{s} {a} {0.4 * s} {a}" for s in range(24) for a in range(10)]
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    dataset = TrackFiles(tmp_path / "a.txt", holdout=0.2)
+    for part in (dataset, dataset.split("test")):
+        assert part.labels is None
+        assert part.classes is None
+        assert "label" not in part[0]
+        assert "classes" not in part.info()
 
 
 def test_windows_of_two_units_are_not_joined() -> None:

@@ -16,8 +16,8 @@ from scipy import ndimage, stats
 
 from unlabel.errors import UsageError
 from unlabel.nn import masking
-from unlabel_vision import color_noise
-from unlabel_vision.color_noise import CALIBRATED, Calibration, Places
+from unlabel_vision.tasks.colormae import color_noise
+from unlabel_vision.tasks.colormae.color_noise import CALIBRATED, Calibration, Places
 
 COLORS = ("white", "red", "blue", "green", "purple")
 

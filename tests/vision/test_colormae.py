@@ -12,11 +12,11 @@ from torch import Tensor
 from unlabel import optim
 from unlabel.errors import UsageError
 from unlabel.nn import masking
-from unlabel_vision import color_noise, views
+from unlabel_vision import views
 from unlabel_vision.encoders.resnet import resnet
 from unlabel_vision.encoders.vit import vit
 from unlabel_vision.tasks import colormae
-from unlabel_vision.tasks.colormae import ColorMAE
+from unlabel_vision.tasks.colormae import ColorMAE, color_noise
 from unlabel_vision.tasks.mae import MAE
 
 DECODER = {"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2}
@@ -254,7 +254,7 @@ def test_encoders_that_need_all_patches_are_refused():
 
 def test_pictures_show_the_masks_that_are_trained_on():
     made, given = task(), batch(10)
-    picture = made.pictures(given)["reconstruction"]
+    picture = made.show(given)["reconstruction"]
     assert picture.shape == (8 * 34 - 2, 3 * 34 - 2, 3)
     for row, mask in enumerate(masks(made, given["key"])[:8]):
         shown, hidden = (picture[34 * row : 34 * row + 32, 34 * k : 34 * k + 32] for k in range(2))

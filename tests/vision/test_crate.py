@@ -17,7 +17,7 @@ from unlabel import Catalog, export
 from unlabel.engine import Engine
 from unlabel.errors import UsageError
 from unlabel.evaluate.features import Frozen
-from unlabel_vision import attention_pictures, coding_rate
+from unlabel_vision import attention_pictures
 from unlabel_vision.datasets.digits import Digits
 from unlabel_vision.encoders import crate_network
 from unlabel_vision.encoders.crate import Crate, crate, renamed
@@ -26,6 +26,7 @@ from unlabel_vision.encoders.patch_encoder import merged, project
 from unlabel_vision.encoders.resnet import resnet
 from unlabel_vision.encoders.vit import vit
 from unlabel_vision.evaluations import layers
+from unlabel_vision.tasks.crate_mae import coding_rate
 from unlabel_vision.tasks.droppos import DropPos
 from unlabel_vision.tasks.gmml import GMML
 from unlabel_vision.tasks.mae import MAE

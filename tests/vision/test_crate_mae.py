@@ -11,13 +11,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from unlabel import optim, seeds
 from unlabel.errors import UsageError
 from unlabel.nn import masking, patches, positions
-from unlabel_vision import coding_rate, views
+from unlabel_vision import views
 from unlabel_vision.encoders.crate import crate
 from unlabel_vision.encoders.resnet import resnet
 from unlabel_vision.encoders.vit import vit
 from unlabel_vision.evaluations import layers as evaluated
 from unlabel_vision.tasks import crate_mae
-from unlabel_vision.tasks.crate_mae import CrateDecoderBlock, CrateMAE
+from unlabel_vision.tasks.crate_mae import CrateDecoderBlock, CrateMAE, coding_rate
 from unlabel_vision.tasks.mae import MAE
 
 SMALL = {"image_size": 32, "patch_size": 8, "dim": 24, "depth": 2, "heads": 4}
@@ -355,7 +355,7 @@ def test_the_representation_is_the_class_token_of_the_whole_image():
 
 def test_pictures_show_masks_reconstructions_attention_and_tokens():
     made, given = randomised(), batch(10)
-    found = made.pictures(given)
+    found = made.show(given)
     assert {name: picture.shape[1] // 34 for name, picture in found.items()} == {
         "reconstruction": 2,
         "attention": 4,

@@ -11,14 +11,15 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from unlabel import optim, seeds
+from unlabel.data import Draw
 from unlabel.errors import UsageError
 from unlabel.nn import masking, patches, positions
-from unlabel_vision import binocular, pair_views, views
-from unlabel_vision.binocular import BinocularDecoder
+from unlabel_vision import views
 from unlabel_vision.encoders.rope_vit import rope_vit
 from unlabel_vision.encoders.vit import vit
 from unlabel_vision.tasks import croco
-from unlabel_vision.tasks.croco import CroCo
+from unlabel_vision.tasks.croco import CroCo, binocular, pair_views
+from unlabel_vision.tasks.croco.binocular import BinocularDecoder
 
 DECODER = {"decoder_dim": 16, "decoder_depth": 2, "decoder_heads": 2}
 SIZES = {"image_size": 32, "patch_size": 8, "dim": 32, "depth": 2, "heads": 4}
@@ -371,7 +372,7 @@ def test_crops_and_colours_differ_between_views_repeat_and_never_mirror():
     crop = pair_views.PairCrop(32)
     offsets = []
     for index in range(40):
-        made, again = (crop({"image": ramp, "second": ramp}, seeds.generator(0, 0, index)) for _ in range(2))
+        made, again = (crop({"image": ramp, "second": ramp}, Draw(seeds.generator(0, 0, index))) for _ in range(2))
         assert made.keys() == {"view1", "view2"}
         for name, view in made.items():
             assert np.array_equal(view, again[name])
@@ -485,7 +486,7 @@ def test_a_compiled_loss_is_the_same():
 
 def test_pictures_show_both_views_and_where_a_hidden_patch_looks():
     made, given = randomised(), batch(10)
-    shown = made.pictures(given)
+    shown = made.show(given)
     assert shown["reconstruction"].shape == (8 * 34 - 2, 4 * 34 - 2, 3)
     assert shown["attention"].shape == (8 * 34 - 2, 2 * 34 - 2, 3)
     first, second = made.colors.pair(given)
@@ -496,7 +497,7 @@ def test_pictures_show_both_views_and_where_a_hidden_patch_looks():
     assert (shown["attention"][:32, :32][frames] == (255, 0, 0)).all()
     row, column = (int(index.min()) // 8 for index in frames.nonzero())
     assert made.mask(seeds.uniform(given["key"], (16,))).mask[0, 4 * row + column] == 1
-    assert set(randomised(second_view="none").pictures(given)) == {"reconstruction"}
+    assert set(randomised(second_view="none").show(given)) == {"reconstruction"}
 
 
 @pytest.mark.parametrize(
@@ -519,7 +520,7 @@ def test_encoders_with_a_class_token_and_data_without_pairs_are_refused():
         CroCo(vit(**SIZES), **DECODER)
     image = np.zeros((40, 40, 3), np.uint8)
     with pytest.raises(UsageError, match="needs pairs of views"):
-        task().transform()({"image": image}, np.random.default_rng(0))
+        task().transform()({"image": image}, Draw(np.random.default_rng(0)))
 
 
 def test_hooks_are_equally_spaced_and_end_at_the_last_block():

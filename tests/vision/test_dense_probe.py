@@ -9,17 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unlabel import Catalog, Dataset, Frozen, Recipe, Ref, run
+from unlabel import Catalog, Dataset, Frozen, Recipe, Ref, launch
 from unlabel.engine import Engine
 from unlabel.errors import UsageError
 from unlabel.task import Batch, Sample, Task
-from unlabel_vision import feature_maps, views
+from unlabel_vision import views
 from unlabel_vision.datasets.digits import Digits
 from unlabel_vision.datasets.shapes import Shapes
 from unlabel_vision.encoders.crate import crate
 from unlabel_vision.encoders.resnet import resnet
 from unlabel_vision.encoders.timm import timm_encoder
 from unlabel_vision.encoders.vit import vit
+from unlabel_vision.evaluations import feature_maps
 from unlabel_vision.evaluations.dense_probe import dense_probe
 
 SMALL = {"image_size": 16, "patch_size": 4, "dim": 16, "depth": 3, "heads": 2}
@@ -247,7 +248,7 @@ def test_the_command_line_has_it(tmp_path: Path) -> None:
         dataset=Ref("vision/shapes", count=100),
         stages=[{"steps": 1, "batch_size": 8}],
     )
-    done = run.train(recipe, out=tmp_path / "run", evaluate=False, quiet=True)
+    done = launch.train(recipe, out=tmp_path / "run", evaluate=False, quiet=True)
     found = done.evaluate("vision/dense_probe", options=["vision/dense_probe.places=500"])
     assert "iou_background" in found["vision/dense_probe"]
     assert "vision/dense_probe" in Catalog.installed().names("evaluations")

@@ -342,29 +342,25 @@ def test_both_losses_come_from_the_same_encoded_patches():
 def test_labels_sharpen_epoch_by_epoch_and_survive_a_resume():
     made, widths = task(), []
     for epoch in range(4):
-        made.enter_epoch(epoch)
+        made.enter_epoch(Progress(0, 10 * epoch, 40, epoch, 10 * epoch), resumed=False)
         widths.append(made.sigma.item())
-        for step in range(10):
-            made.after_update(Progress(0, 10 * epoch + step + 1, 40, epoch, 10 * epoch + step + 1))
-            if (epoch, step) == (2, 4):
-                saved = {name: value.clone() for name, value in made.state_dict().items()}
+        if epoch == 2:
+            saved = {name: value.clone() for name, value in made.state_dict().items()}
     assert widths == pytest.approx([1.0, 0.75, 0.5, 0.25])
     assert torch.equal(made.labels, positions.neighbourhood((8, 8), widths[-1]))
 
     again = task()
     again.load_state_dict(saved)
-    again.enter_epoch(2)  # the loop says so when it resumes inside an epoch
+    again.enter_epoch(Progress(0, 25, 40, 2, 25), resumed=True)
     assert again.sigma.item() == pytest.approx(0.5)
     assert torch.equal(again.labels, positions.neighbourhood((8, 8), 0.5))
-    again.after_update(Progress(0, 30, 40, 2, 30))
-    again.enter_epoch(3)
+    again.enter_epoch(Progress(0, 30, 40, 3, 30), resumed=False)
     assert again.sigma.item() == pytest.approx(0.25)
 
-    again.enter_epoch(0)  # the next stage begins
+    again.enter_epoch(Progress(1, 0, 40, 0, 40), resumed=False)  # the next stage begins
     assert again.sigma.item() == 1.0
     fixed = task(sigma_decay=False)
-    fixed.after_update(Progress(0, 30, 40, 2, 30))
-    fixed.enter_epoch(3)
+    fixed.enter_epoch(Progress(0, 30, 40, 3, 30), resumed=False)
     assert fixed.sigma.item() == 1.0
 
 
@@ -382,7 +378,7 @@ def test_noise_comes_from_the_key_alone():
 
 def test_pictures_show_where_patches_are_believed_to_belong():
     made, given = randomised(), batch(10)
-    picture = made.pictures(given)["positions"]
+    picture = made.show(given)["positions"]
     assert picture.shape == (8 * 34 - 2, 3 * 34 - 2, 3)
     assert np.array_equal(picture[:32, :32], given["image"][0].numpy())
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from unlabel import Catalog, Run, UsageError, optim, run
+from unlabel import Catalog, Run, UsageError, compose, launch, optim
+from unlabel.data import Draw
 from unlabel.recipe import Stage
 from unlabel_vision import views
 from unlabel_vision.datasets.digits import Digits
@@ -432,7 +433,7 @@ def test_student_and_teacher_see_the_same_crop_and_flip(crops):
     crop = PairedCrop(32, 48, (0.2, 1.0), 4, 7, 1, crops)
     flips = set()
     for seed in range(20):
-        found = crop({"image": ramp()}, np.random.default_rng(seed))
+        found = crop({"image": ramp()}, Draw(np.random.default_rng(seed)))
         small = found["image"].astype(float)
         large = found["teacher_image"].astype(float)
         assert (small.shape, large.shape) == ((32, 32, 3), (48, 48, 3))
@@ -447,17 +448,17 @@ def test_student_and_teacher_see_the_same_crop_and_flip(crops):
 def test_without_a_number_crops_never_come_again_and_with_one_they_do():
     for crops, expected in ((0, 60), (3, 3)):
         crop = PairedCrop(32, 32, (0.2, 1.0), 4, 7, 1, crops)
-        found = [crop({"image": ramp()}, np.random.default_rng(seed)) for seed in range(60)]
+        found = [crop({"image": ramp()}, Draw(np.random.default_rng(seed))) for seed in range(60)]
         assert len({one["image"].tobytes() for one in found}) == expected
         assert len({one["mask"].tobytes() for one in found}) > 30  # the same crop is hidden in other ways
         assert "teacher_image" not in found[0]
     assert len({one["digest"].tobytes() for one in found}) == 3
-    other = crop({"image": 255 - ramp()}, np.random.default_rng(0))
+    other = crop({"image": 255 - ramp()}, Draw(np.random.default_rng(0)))
     assert other["digest"].tobytes() not in {one["digest"].tobytes() for one in found}
 
 
 def test_the_evaluations_view_is_the_same_part_for_both():
-    found = PairedView(32, 64)({"image": ramp()}, np.random.default_rng(0))
+    found = PairedView(32, 64)({"image": ramp()}, Draw(np.random.default_rng(0)))
     assert found["teacher_image"].shape == (64, 64, 3)
     assert np.abs(found["image"].mean((0, 1)) - found["teacher_image"].mean((0, 1))).max() < 1.5
 
@@ -475,7 +476,7 @@ def test_with_a_decoder_the_encoder_sees_what_is_left_alone():
     assert seen == [(6, 1 + 4, 32)]
     assert terms["hidden"].item() == 0.75
     terms["loss"].backward()
-    assert made.transform()({"image": ramp()}, np.random.default_rng(0)).keys() == {"image"}
+    assert made.transform()({"image": ramp()}, Draw(np.random.default_rng(0))).keys() == {"image"}
 
     pixels, mask = images().requires_grad_(), made.masks(batch(2))
     made.predict(pixels, mask).square().sum().backward()
@@ -493,8 +494,8 @@ def teacher_run(tmp_run, tmp_path_factory):
     catalog = Catalog.installed()
     shutil.copytree(tmp_run("vision/mae", steps=2).folder, place / "teacher")
     teacher = Run(place / "teacher", catalog)
-    chosen = run.compose("vision/eva", catalog, name="tiny", steps=3, settings=[f"task.teacher={teacher.folder}"])
-    student = run.train(chosen, out=place / "student", catalog=catalog, evaluate=True)
+    chosen = compose.compose("vision/eva", catalog, name="tiny", steps=3, settings=[f"task.teacher={teacher.folder}"])
+    student = launch.train(chosen, out=place / "student", catalog=catalog, evaluate=True)
     return teacher, student
 
 
@@ -510,7 +511,7 @@ def test_a_run_says_what_its_teacher_was(teacher_run):
     found = student.evaluations["after"]["vision/teacher_cosine"]
     assert -1 <= found["cosine"] <= 1
     assert found["constant"] > 0
-    again = run.train(student.recipe, out=student.folder.parent / "again", evaluate=False)
+    again = launch.train(student.recipe, out=student.folder.parent / "again", evaluate=False)
     assert again.recipe == student.recipe
     assert [line["loss"] for line in again.metrics if "loss" in line] == [
         line["loss"] for line in student.metrics if "loss" in line
@@ -519,9 +520,9 @@ def test_a_run_says_what_its_teacher_was(teacher_run):
 
 def test_another_teacher_is_noticed_and_a_finished_student_needs_none(teacher_run, tmp_path):
     teacher, student = teacher_run
-    wrong = student.recipe.with_overrides([f"task.teacher={student.folder}"], Catalog.installed())
+    wrong = compose.with_overrides(student.recipe, [f"task.teacher={student.folder}"], Catalog.installed())
     with pytest.raises(UsageError, match=r"is not the one of this recipe.*teacher_hash=null"):
-        run.train(wrong, out=tmp_path / "wrong", evaluate=False)
+        launch.train(wrong, out=tmp_path / "wrong", evaluate=False)
     assert not (tmp_path / "wrong").exists()
 
     hidden = teacher.folder.rename(teacher.folder.with_name("gone"))
@@ -538,8 +539,10 @@ def test_another_teacher_is_noticed_and_a_finished_student_needs_none(teacher_ru
 def test_two_tasks_settle_what_each_found(tmp_path):
     catalog = Catalog.installed()
     words = ["task.vision/eva.teacher=hog", "task.vision/eva.min_block=1"]
-    chosen = run.compose("vision/mae+vision/eva", catalog, name="tiny", encoder="vision/vit", steps=2, settings=words)
-    made = run.train(chosen, out=tmp_path / "both", catalog=catalog, evaluate=False)
+    chosen = compose.compose(
+        "vision/mae+vision/eva", catalog, name="tiny", encoder="vision/vit", steps=2, settings=words
+    )
+    made = launch.train(chosen, out=tmp_path / "both", catalog=catalog, evaluate=False)
     assert made.recipe.task.options["vision/eva"]["teacher_dim"] == 48
     assert "teacher_dim" not in made.recipe.task.options["vision/mae"]
     assert set(made.evaluations["settled"]) == {"eva.teacher", "eva.teacher_hash", "eva.teacher_dim"}
@@ -559,11 +562,11 @@ def test_compiled_and_bf16_losses_are_the_plain_one():
 @pytest.mark.parametrize("relative", [False, True])
 def test_pictures_show_six_columns(relative):
     made = task(relative=relative)
-    picture = made.pictures(batch(3))["features"]
+    picture = made.show(batch(3))["features"]
     assert picture.shape == (3 * 34 - 2, 6 * 34 - 2, 3)
     assert picture.std() > 10
     plain = task(vit(image_size=32, patch_size=8, dim=32, depth=1, heads=4))
-    assert plain.pictures(batch(3))["features"].shape == (3 * 34 - 2, 5 * 34 - 2, 3)
+    assert plain.show(batch(3))["features"].shape == (3 * 34 - 2, 5 * 34 - 2, 3)
 
 
 def test_other_tasks_are_not_judged_by_a_teacher(tmp_path):

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from commandline import Answer, unlabel
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unlabel import Catalog, Recipe, RunError, UsageError, export, load_encoder, run
+from unlabel import Catalog, Recipe, RunError, UsageError, compose, export, load_encoder
+from unlabel.export import checking
 from unlabel.recipe import Ref, Stage
+from unlabel_vision import views
 from unlabel_vision.encoders.resnet import resnet
 from unlabel_vision.encoders.vit import vit
 
@@ -85,6 +91,26 @@ def test_the_snippet_of_a_plain_encoder_is_one_line_of_timm(exported: dict[str, 
 
 
 @pytest.mark.parametrize("name", ENCODERS)
+def test_the_readmes_transform_makes_the_inputs_that_evaluations_make(
+    name: str, exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(exported[name])
+    space: dict[str, Any] = {}
+    exec(snippet(exported[name]), space)
+    rows, columns = np.indices((70, 90))
+    image = np.stack([rows * 3, columns * 2, rows + columns], axis=-1).astype(np.uint8)
+
+    sample = views.ResizeCenterCrop(32)({"image": image}, np.random.default_rng(0))
+    expected = views.to_float(torch.from_numpy(np.ascontiguousarray(sample["image"]))[None])[0]
+
+    # the same filter, rounded to bytes once more and once less: a level of 255, divided by a deviation of 0.22
+    torch.testing.assert_close(space["transform"](Image.fromarray(image)), expected, atol=2 / 255 / 0.22, rtol=0)
+    preprocessing = json.loads((exported[name] / "preprocessing.json").read_text())
+    assert preprocessing["input_size"] == [3, 32, 32]
+    assert preprocessing["mean"] == list(views.IMAGENET_MEAN)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
 def test_a_run_and_its_export_load_alike(name: str, runs: dict[str, Path], exported: dict[str, Path]) -> None:
     mine, theirs = load_encoder(runs[name]), load_encoder(exported[name])
 
@@ -100,7 +126,7 @@ def test_the_command_checks_in_a_process_of_its_own_what_it_wrote(runs: dict[str
 
     assert answer.code == 0
     found = re.fullmatch(
-        r".*new: README.md, encoder.json, encoder.safetensors; "
+        r".*new: README.md, encoder.json, encoder.safetensors, preprocessing.json; "
         r"loaded back as its README says, largest difference (\S+)\n",
         answer.out,
     )
@@ -125,9 +151,9 @@ def test_an_export_that_does_not_load_is_a_failure(runs: dict[str, Path], tmp_pa
             return ""
 
     with pytest.raises(RunError, match="gives other features than the run"):
-        export._check(Liar(2, 2), tmp_path, Liar(2, 2).loading_code("x"))
+        checking.check(Liar(2, 2), tmp_path, Liar(2, 2).loading_code("x"))
     with pytest.raises(RunError, match="does not load: NameError: name 'model'"):
-        export._check(Liar(2, 2), tmp_path, "")
+        checking.check(Liar(2, 2), tmp_path, "")
 
 
 @pytest.mark.slow
@@ -221,20 +247,12 @@ def test_first_weights_from_torch_files_of_other_programs(
     torch.save({key: content, "epoch": 3} if key else content, tmp_path / "other.pth")
     encoder = vit(image_size=32, patch_size=8, dim=32, depth=2, heads=4)
 
-    report = export.initialise(_Holder(encoder), str(tmp_path / "other.pth"), Catalog([]))
+    report = export.initialise(encoder, str(tmp_path / "other.pth"), Catalog([]))
 
     assert report["matched"] == 30
     assert report["missing"] == report["misshapen"] == []
     assert report["unexpected"] == (["head.weight"] if prefix == "" else [])
     assert all(torch.equal(value, weights[name]) for name, value in encoder.exported().items())
-
-
-class _Holder(nn.Module):
-    """What `initialise` needs of a task."""
-
-    def __init__(self, encoder: nn.Module):
-        super().__init__()
-        self.encoder = encoder
 
 
 def test_weights_that_fit_in_part_are_reported(exported: dict[str, Path], tmp_path: Path) -> None:
@@ -246,7 +264,7 @@ def test_weights_that_fit_in_part_are_reported(exported: dict[str, Path], tmp_pa
     encoder = vit(image_size=32, patch_size=8, dim=32, depth=2, heads=4)
     before = encoder.model.norm.bias.clone()
 
-    report = export.initialise(_Holder(encoder), str(tmp_path / "part.safetensors"), Catalog([]))
+    report = export.initialise(encoder, str(tmp_path / "part.safetensors"), Catalog([]))
 
     assert report["summary"] == (
         "28 of 30 tensors loaded; 1 missing (norm.weight); 1 unexpected (fc_norm.weight); "
@@ -259,7 +277,7 @@ def test_weights_that_fit_in_part_are_reported(exported: dict[str, Path], tmp_pa
 def test_weights_of_another_architecture_are_refused(exported: dict[str, Path]) -> None:
     with pytest.raises(UsageError, match=r"none of its \d+ names \(.*, \.\.\.\) fits ViT"):
         export.initialise(
-            _Holder(vit(image_size=32, dim=32, depth=1, heads=4)),
+            vit(image_size=32, dim=32, depth=1, heads=4),
             str(exported["small"] / "encoder.safetensors"),
             Catalog([]),
         )
@@ -268,7 +286,7 @@ def test_weights_of_another_architecture_are_refused(exported: dict[str, Path]) 
 def test_a_position_table_of_another_size_is_fitted(exported: dict[str, Path]) -> None:
     larger = vit(image_size=64, patch_size=8, dim=32, depth=2, heads=4)
 
-    report = export.initialise(_Holder(larger), str(exported["vit"] / "encoder.safetensors"), Catalog([]))
+    report = export.initialise(larger, str(exported["vit"] / "encoder.safetensors"), Catalog([]))
 
     assert report["summary"] == "30 of 30 tensors loaded"
     assert larger.model.pos_embed.shape == (1, 1 + 8 * 8, 32)
@@ -292,7 +310,7 @@ def test_a_file_that_would_run_code_is_refused_and_not_run(
         path.write_bytes(pickle.dumps({"model": _Trap()}))
 
     with pytest.raises(UsageError, match=r"holds more than weights, or is damaged .*; it was not run"):
-        export.initialise(_Holder(vit(image_size=32, dim=32, depth=1, heads=4)), str(path), Catalog([]))
+        export.initialise(vit(image_size=32, dim=32, depth=1, heads=4), str(path), Catalog([]))
 
     assert not (tmp_path / "executed").exists()
 
@@ -315,7 +333,7 @@ def test_a_wrong_source_is_explained(source: str, reason: str, tmp_path: Path, m
     torch.save([torch.zeros(2)], tmp_path / "list.pt")
 
     with pytest.raises(UsageError, match=re.escape(reason)):
-        export.initialise(_Holder(resnet(depth=10, width=8, stem="small", image_size=32)), source, Catalog([]))
+        export.initialise(resnet(depth=10, width=8, stem="small", image_size=32), source, Catalog([]))
 
 
 def test_a_recipe_with_a_library_model_survives_its_file(tmp_path: Path) -> None:
@@ -327,7 +345,7 @@ def test_a_recipe_with_a_library_model_survives_its_file(tmp_path: Path) -> None
     )
     (tmp_path / "mine.json").write_text(chosen.to_json())
 
-    found = run.compose(
+    found = compose.compose(
         "vision/simclr", Catalog.installed(), name=str(tmp_path / "mine.json"), settings=["encoder.image_size=64"]
     )
 

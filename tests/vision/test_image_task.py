@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unlabel.data import Dataset
+from unlabel.data import Dataset, Draw
 from unlabel.engine import Engine
 from unlabel.evaluate.features import Frozen
 from unlabel.evaluate.finetune import finetune
@@ -81,6 +81,6 @@ def test_fine_tuning_sees_another_crop_in_each_epoch_and_again_the_same_ones_in_
 def test_evaluation_sees_no_random_crop() -> None:
     task, rng = Watching(), np.random.default_rng(0)
     image = Images()[3]
-    crops = [task.eval_transform()(image, rng)["image"] for _ in range(2)]
+    crops = [task.eval_transform()(image, Draw(rng))["image"] for _ in range(2)]
     assert np.array_equal(*crops)
     assert crops[0].shape == (SIZE, SIZE, 3)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from unlabel.data import Draw
 from unlabel.errors import UsageError
 from unlabel.task import Batch
 from unlabel_vision.tasks import jigsaw
@@ -199,15 +200,15 @@ def test_the_permutations_travel_with_the_weights():
 def test_evaluation_encodes_whole_images_of_the_encoders_size():
     task, rng = _task().eval(), np.random.default_rng(0)
     image = rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)
-    assert task.transform()({"image": image}, rng)["image"].shape == (24, 24, 3)
-    plain = task.eval_transform()({"image": image}, rng)["image"]
+    assert task.transform()({"image": image}, Draw(rng))["image"].shape == (24, 24, 3)
+    plain = task.eval_transform()({"image": image}, Draw(rng))["image"]
     features = task.encode({"image": torch.from_numpy(plain)[None]})
     assert features.shape == (1, 8)
     assert torch.equal(features, task.encode({"image": torch.from_numpy(plain)[None]}))
 
 
 def test_pictures_show_nine_tiles_an_image():
-    sheet = _task().pictures(_batch(3))["puzzles"]
+    sheet = _task().show(_batch(3))["puzzles"]
     assert sheet.dtype == np.uint8
     assert sheet.shape == (3 * 6 + 4, 3 * (3 * 6 + 4) + 16, 3)
 

@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from unlabel import compose
+from unlabel.session import Session
+
 KILLS = 20
 UPDATES = 100
 
@@ -21,13 +24,15 @@ def train(folder: Path, workers: int, resuming: bool) -> None:
     """What `unlabel train` and `unlabel resume` call, in a process that may be killed."""
     import torch
 
-    from unlabel import Catalog, run
+    from unlabel import Catalog
 
     torch.set_num_threads(1)
     catalog = Catalog.installed()
     changes = [f"execution.workers={workers}", "execution.precision=fp32", "save_every=3", "log_every=1"]
-    recipe = run.compose("vision/mae", catalog, name="tiny").with_length(steps=UPDATES).with_overrides(changes, catalog)
-    run.execute(recipe, folder, catalog, evaluate=False, quiet=True, resuming=resuming)
+    recipe = compose.with_overrides(
+        compose.compose("vision/mae", catalog, name="tiny").with_length(steps=UPDATES), changes, catalog
+    )
+    Session(recipe, folder, catalog, evaluate=False, quiet=True).run(resuming=resuming)
 
 
 def updates(folder: Path) -> int:

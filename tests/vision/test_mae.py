@@ -385,7 +385,7 @@ def test_the_representation_is_the_class_token_of_the_whole_image():
 
 def test_pictures_show_input_mask_and_reconstruction():
     made, given = randomised(), batch(10)
-    found = made.pictures(given)
+    found = made.show(given)
     assert set(found) == {"reconstruction", "attention", "tokens"}
     picture = found["reconstruction"]
     assert picture.dtype == np.uint8

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from unlabel import Catalog, Recipe, data, optim, run, seeds
+from unlabel import Catalog, Recipe, build, compose, data, optim, seeds
 from unlabel.engine import Engine
 from unlabel.task import Batch, Task
 from unlabel.testing.processes import pair
@@ -55,18 +55,18 @@ def catalog() -> Catalog:
 
 @functools.cache
 def recipe(name: str) -> Recipe:
-    return run.compose(name, catalog(), name="tiny", batch_size=8)
+    return compose.compose(name, catalog(), name="tiny", batch_size=8)
 
 
 @functools.cache
 def samples(name: str) -> data.Dataset:
-    part = run.build_dataset(recipe(name).dataset, catalog()).split("train")
+    part = build.build_dataset(recipe(name).dataset, catalog()).split("train")
     assert part is not None
     return part
 
 
 def made(name: str, engine: Engine) -> Task:
-    task, _ = run.build(recipe(name), catalog(), engine)
+    task = build.build(recipe(name), catalog(), engine)
     return task.train()
 
 
@@ -151,7 +151,7 @@ def test_pictures_show_the_task_and_where_the_encoder_looks(name: str) -> None:
     task = made(name, engine)
     given = batch(name, task, engine)
     with torch.no_grad():
-        first, again = task.pictures(given), task.pictures(given)
+        first, again = task.show(given), task.show(given)
     assert set(first) == SHOWN[name]
     for key, picture in first.items():
         assert picture.dtype == np.uint8

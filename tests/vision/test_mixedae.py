@@ -47,7 +47,8 @@ def assignment(groups: int = 2, group: int = 4, seed: int = 0) -> Tensor:
 
 def batch(count: int = 8, seed: int = 0) -> dict[str, Tensor]:
     pixels = np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-    return {"image": torch.from_numpy(pixels), "key": torch.arange(count) * 977 + seed}
+    number = torch.arange(count)
+    return {"image": torch.from_numpy(pixels), "key": number * 977 + seed, "index": number}
 
 
 # --- mixing
@@ -213,6 +214,21 @@ def test_contrast_of_equal_tokens_and_of_perfect_clusters(length, floor):
         assert clusters == pytest.approx(floor, abs=1e-3)
 
 
+@pytest.mark.parametrize("compose", [True, False])
+def test_an_image_that_is_twice_in_a_group_is_no_negative_of_itself(compose):
+    length, index = 64, torch.tensor([[3, 8, 3, 5]])
+    chosen = torch.arange(length)[None] % 4
+    twins = mixedae.contrast(torch.ones(1, length, 8), chosen, 0.25, index)
+    expected = (math.log(length - 1 - length // 4) + math.log(length - 1)) / 2  # of images 0 and 2, and of 1 and 3
+    assert twins.item() == pytest.approx(expected, rel=1e-6)
+
+    made = randomised(compose=compose)
+    terms = [made.loss_of(images(), assignment(), order)["loss_contrast"] for order in (None, torch.arange(8))]
+    assert torch.equal(*terms)
+    order = torch.tensor([0, 1, 2, 0, 4, 5, 6, 7])
+    assert made.loss_of(images(), assignment(), order)["loss_contrast"] < terms[0]
+
+
 def test_the_logged_excess_is_what_is_above_the_floor():
     made = randomised()
     terms = made.loss_of(images(), assignment())
@@ -326,14 +342,14 @@ def test_downstream_attention_is_ordinary_and_knows_no_segments():
 
 def test_pictures_show_whole_groups():
     made, given = randomised(), batch(12)
-    picture = made.pictures(given)["reconstruction"]
+    picture = made.show(given)["reconstruction"]
     assert picture.shape == (8 * 34 - 2, 4 * 34 - 2, 3)
     mixtures = [picture[34 * row : 34 * row + 32, 34:66] for row in range(8)]
     assert all(np.array_equal(mixtures[row], mixtures[row // 4 * 4]) for row in range(8))
     shown = [picture[34 * row : 34 * row + 32, :32] for row in range(8)]
     same = [(shown[row] == mixtures[row]).reshape(8, 4, 8, 4, 3).all(axis=(1, 3, 4)).sum() for row in range(8)]
     assert same == [16] * 8
-    assert made.pictures(batch(3)) == {}
+    assert made.show(batch(3)) == {}
 
 
 @pytest.mark.parametrize("count", [3, 6])

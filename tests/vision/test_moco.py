@@ -71,7 +71,9 @@ def _batch(count: int = 8, seed: int = 0) -> Batch:
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (count, 4, 4, 3), dtype=np.uint8).repeat(4, axis=1).repeat(4, axis=2)
     other = np.clip(image.astype(int) + rng.integers(-20, 21, image.shape), 0, 255).astype(np.uint8)
-    return {"view1": torch.from_numpy(image), "view2": torch.from_numpy(other), "key": torch.arange(count) * 31 + seed}
+    number = torch.arange(count)
+    images = {"view1": torch.from_numpy(image), "view2": torch.from_numpy(other)}
+    return {**images, "key": number * 31 + seed, "index": number}
 
 
 def _progress(step: int, steps: int = 10) -> Progress:
@@ -105,6 +107,18 @@ def test_a_query_never_meets_its_own_key_among_the_negatives():
     second = task.queue_loss(views, views, torch.arange(8)).item()
     assert first == pytest.approx(math.log(1 + 8 * math.exp(-2 / 0.2)), abs=1e-6)
     assert second == pytest.approx(math.log(9), rel=1e-5)  # by now the queue holds the first batch's keys
+
+
+def test_keys_of_the_querys_own_image_can_be_left_out_of_the_queue():
+    task, views, index = _flat(queue=8, skip_own=True), torch.ones(8, 3, 2, 2), torch.arange(8)
+    task.queue.rows.copy_(functional.normalize(torch.ones(8, 12), dim=1))
+    losses = [task.queue_loss(views, views, torch.arange(8), index).item() for _ in range(2)]
+    assert losses == pytest.approx([math.log(9), math.log(8)], rel=1e-5)  # nobody's rows, then the first batch's keys
+    assert torch.equal(task.queue.index, index)
+    restored = _flat(queue=8, skip_own=True)
+    restored.load_state_dict(task.state_dict())
+    assert restored.queue_loss(views, views, torch.arange(8), index).item() == pytest.approx(math.log(8), rel=1e-5)
+    assert "queue.index" not in _flat(queue=8).state_dict()
 
 
 def test_the_queue_wraps_and_keeps_the_newest_keys_in_order():
@@ -175,6 +189,9 @@ def test_version_3_of_equal_vectors_has_its_closed_form():
         nn.init.zeros_(encoder.layers[3].weight)
         nn.init.ones_(encoder.layers[3].bias)
     assert task.loss(_batch(8))["loss"].item() == pytest.approx(2 * 2 * 0.2 * math.log(8), rel=1e-5)
+    twins = {**_batch(8), "index": torch.tensor([0, 1, 2, 3, 4, 5, 6, 0])}  # of an image that is there twice
+    expected = 2 * 2 * 0.2 * (2 * math.log(7) + 6 * math.log(8)) / 8
+    assert task.loss(twins)["loss"].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_version_3_is_symmetric_and_takes_the_other_views_keys():

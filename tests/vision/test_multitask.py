@@ -15,13 +15,13 @@ from commandline import unlabel
 from safetensors.numpy import load_file
 from test_processes import largest_difference, train
 
-from unlabel import loop, optim, run
+from unlabel import build, compose, loop, optim
 from unlabel.catalog.plugins import Catalog
 from unlabel.data import Reader
 from unlabel.engine import Engine
+from unlabel.joint import Joint
 from unlabel.logs import Observer
-from unlabel.multitask import Joint
-from unlabel.recipe import Recipe
+from unlabel.recipe import Recipe, Ref
 
 BOTH = "vision/mae+vision/rotation"
 CPU = Engine("cpu", "fp32")
@@ -35,16 +35,18 @@ def catalog() -> Catalog:
 def recipe(catalog: Catalog, **changes: object) -> Recipe:
     settings = ["execution.precision=fp32", "execution.workers=0", "log_every=1", "monitor_every=100"]
     settings += changes.pop("settings", [])  # type: ignore[arg-type]
-    return run.compose(BOTH, catalog, name="tiny", encoder="vision/vit", settings=settings, **{"steps": 6, **changes})
+    return compose.compose(
+        BOTH, catalog, name="tiny", encoder="vision/vit", settings=settings, **{"steps": 6, **changes}
+    )
 
 
 def test_gradients_are_those_of_the_two_tasks_apart(catalog: Catalog) -> None:
     chosen = recipe(catalog, settings=["task.combine=pareto"])
-    dataset = run.build_dataset(chosen.dataset, catalog).split("train")
-    task, _ = run.build(chosen, catalog, CPU)
+    dataset = build.build_dataset(chosen.dataset, catalog).split("train")
+    task = build.build(chosen, catalog, CPU)
     assert isinstance(task, Joint)
-    batch, _ = Reader(dataset, task.transform(), 5).__getitems__([(0, index) for index in range(8)])
-    stage = chosen.stages[0].model_copy(update={"optimizer": "sgd", "lr": 1.0, "momentum": 0.0, "weight_decay": 0.0})
+    batch, _ = Reader(dataset, task.transform(), 5).read([(0, index) for index in range(8)])
+    stage = chosen.stages[0].model_copy(update={"optimizer": Ref("sgd", momentum=0.0), "lr": 1.0, "weight_decay": 0.0})
     stage = stage.resolved(len(dataset))
     before = {name: value.detach().clone() for name, value in task.named_parameters()}
 
@@ -72,7 +74,7 @@ def test_gradients_are_those_of_the_two_tasks_apart(catalog: Catalog) -> None:
 
 def test_layers_are_the_first_parts_and_other_heads_are_on_top(catalog: Catalog) -> None:
     chosen = recipe(catalog, settings=["stages.0.layer_decay=0.5"])
-    task, _ = run.build(chosen, catalog, CPU)
+    task = build.build(chosen, catalog, CPU)
     assert isinstance(task, Joint)
     names = {parameter: name for name, parameter in task.named_parameters()}
     groups = optim.groups(task, chosen.stages[0])
@@ -97,12 +99,12 @@ class StopAt(Observer):
 
 def test_a_resumed_run_ends_bit_identical(tmp_path: Path, catalog: Catalog) -> None:
     chosen = recipe(catalog, settings=["task.combine=pareto", "save_every=2"])
-    dataset = run.build_dataset(chosen.dataset, catalog).split("train")
+    dataset = build.build_dataset(chosen.dataset, catalog).split("train")
 
     def once(folder: Path, *observers: Observer) -> dict[str, torch.Tensor]:
-        task, _ = run.build(chosen, catalog, CPU)
+        task = build.build(chosen, catalog, CPU)
         folder.mkdir(exist_ok=True)
-        loop.train(chosen, task, dataset, CPU, folder, list(observers))
+        loop.train(loop.Training(chosen, task, dataset, CPU, folder, list(observers)))
         return task.state_dict()
 
     whole = once(tmp_path / "whole")
@@ -149,7 +151,7 @@ def test_names_of_several_tasks_are_no_components(monkeypatch: pytest.MonkeyPatc
     [
         ((), r"the tiny recipes of its parts differ .*choose one, e\.g\. --encoder vision/vit"),
         (("--encoder", "vision/resnet"), "vision/mae, a part of"),
-        (("--encoder", "vision/vit", "--combine", "mean"), "task.combine: .*'sum' or 'pareto'"),
+        (("--encoder", "vision/vit", "--combine", "mean"), "combination.how: .*'sum' or 'pareto'"),
         (("--encoder", "vision/vit", "--set", "task.vision/rotation.turns=3"), "vision/rotation has no keyword"),
     ],
 )

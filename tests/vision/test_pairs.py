@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unlabel import Catalog, run
+from unlabel import Catalog, claims, compose
+from unlabel.data import Draw
 from unlabel.errors import BadSample, UsageError
-from unlabel_vision import pair_views
+from unlabel.session import Session
 from unlabel_vision.datasets import pairs
 from unlabel_vision.datasets.folder import Folder
 from unlabel_vision.datasets.pairs import Pairs
+from unlabel_vision.tasks.croco import pair_views
 
 
 def write(folder: Path, *names: str, size: tuple[int, int] = (48, 40)) -> Path:
@@ -116,9 +118,9 @@ def test_only_what_is_plainly_pairs_is_claimed(tmp_path):
     (tmp_path / "notes.txt").write_text("see a.png b.png\n")
     assert not Pairs.claims(tmp_path / "notes.txt")
     catalog = Catalog.installed()
-    recipe = run.compose("vision/croco", catalog, name="tiny")
-    assert run.choose_dataset(str(plain), recipe, catalog).name == "vision/pairs"
-    assert run.choose_dataset(str(classes), recipe, catalog).name == "vision/folder"
+    recipe = compose.compose("vision/croco", catalog, name="tiny")
+    assert claims.dataset_ref(str(plain), recipe, catalog).name == "vision/pairs"
+    assert claims.dataset_ref(str(classes), recipe, catalog).name == "vision/folder"
     assert len(Folder(classes)) == 4
 
 
@@ -141,9 +143,9 @@ def test_a_run_sets_a_bad_pair_aside_as_one(tmp_path):
     (tmp_path / "data/left/07.png").write_bytes(b"")
     (tmp_path / "data/right/07.png").write_bytes(b"")
     catalog = Catalog.installed()
-    recipe = run.compose("vision/croco", catalog, name="tiny", data=str(tmp_path / "data"), steps=4, batch_size=20)
-    recipe = recipe.with_overrides(["max_bad=0.1", "execution.device=cpu", "monitor_every=1000"], catalog)
-    run.execute(recipe, tmp_path / "run", catalog, evaluate=False, quiet=True)
+    recipe = compose.compose("vision/croco", catalog, name="tiny", data=str(tmp_path / "data"), steps=4, batch_size=20)
+    recipe = compose.with_overrides(recipe, ["max_bad=0.1", "execution.device=cpu", "monitor_every=1000"], catalog)
+    Session(recipe, tmp_path / "run", catalog, evaluate=False, quiet=True).run()
     [line] = (tmp_path / "run/quarantine.jsonl").read_text().splitlines()
     record = json.loads(line)
     assert record["path"].endswith("left/07.png + " + str(tmp_path / "data/right/07.png"))
@@ -171,7 +173,7 @@ def test_views_of_several_sizes_train_single_image_tasks_by_their_first(tmp_path
     samples = [{**dataset[index], "image": np.zeros((8, 8, 3), np.uint8)} for index in range(2)]
     assert set(dataset.collate(samples)) == {"image"}
     crop = pair_views.PairCrop(16)
-    cut = [crop(dataset[index], np.random.default_rng(index)) for index in range(2)]
+    cut = [crop(dataset[index], Draw(np.random.default_rng(index))) for index in range(2)]
     assert dataset.collate(cut)["view2"].shape == (2, 16, 16, 3)
 
 
@@ -181,7 +183,7 @@ def test_shared_photographs_are_pairs(shared):
     assert ("aloeL.jpg", "aloeR.jpg") in pairs.by_ending(names, [("L", "R")])
     assert len(Pairs(folder / "monstree", neighbours=1)) == 22
     sample = Pairs(folder / "monstree", neighbours=1)[0]
-    crop = pair_views.PairCrop(64, window=(0.4, 0.8))(sample, np.random.default_rng(0))
+    crop = pair_views.PairCrop(64, window=(0.4, 0.8))(sample, Draw(np.random.default_rng(0)))
     assert {name: view.shape for name, view in crop.items()} == {"view1": (64, 64, 3), "view2": (64, 64, 3)}
 
 
@@ -195,7 +197,7 @@ def test_windows_lie_at_the_same_place_of_images_of_different_sizes():
 
     crop = pair_views.PairCrop(32, window=(0.3, 0.9))
     for index in range(20):
-        views = crop({"image": ramp(200, 300), "second": ramp(100, 150)}, np.random.default_rng(index))
+        views = crop({"image": ramp(200, 300), "second": ramp(100, 150)}, Draw(np.random.default_rng(index)))
         middles = [view.reshape(-1, 3).mean(0)[:2] for view in views.values()]
         # each crop is shifted by itself within a window that is an eighth larger
         assert np.abs(middles[0] - middles[1]).max() < 250 / 8
@@ -206,13 +208,13 @@ def test_central_views_keep_what_is_known_in_place():
     image = rng.integers(0, 256, (12, 10, 3), dtype=np.uint8)
     depth = np.arange(120, dtype=np.float32).reshape(12, 10)
     sample = {"image": image, "second": image + 1, "depth": depth, "rotation": np.eye(3)}
-    cut = pair_views.CentralPair(8)(sample, rng)
+    cut = pair_views.CentralPair(8)(sample, Draw(rng))
     assert np.array_equal(cut["image"], image[2:10, 1:9])
     assert np.array_equal(cut["depth"], depth[2:10, 1:9])
     assert np.array_equal(cut["rotation"], np.eye(3))
     with pytest.raises(UsageError, match="smaller than the encoder's 16"):
-        pair_views.CentralPair(16)(sample, rng)
-    alone = pair_views.CentralPair(8)({"image": image}, rng)
+        pair_views.CentralPair(16)(sample, Draw(rng))
+    alone = pair_views.CentralPair(8)({"image": image}, Draw(rng))
     assert alone["image"].shape == (8, 8, 3)
 
 

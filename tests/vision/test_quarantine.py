@@ -8,7 +8,9 @@ from pathlib import Path
 import corrupt
 import pytest
 
-from unlabel import Catalog, data, run
+from unlabel import Catalog, compose
+from unlabel.session import Session
+from unlabel.storage.jsonl import read_jsonl
 
 
 @pytest.mark.slow
@@ -18,12 +20,13 @@ def test_training_lists_every_broken_file_and_no_other(tmp_path: Path, workers: 
     broken = {str(path) for path, kind in kinds.items() if kind in corrupt.BAD}
     odd = Counter(kind for kind in kinds.values() if kind in corrupt.GOOD)
     catalog = Catalog.installed()
-    recipe = run.compose("vision/mae", catalog, name="tiny", data=str(tmp_path / "images"))
-    recipe = recipe.with_length(epochs=1).with_overrides(["max_bad=0.2", f"execution.workers={workers}"], catalog)
+    recipe = compose.compose("vision/mae", catalog, name="tiny", data=str(tmp_path / "images"))
+    settings = ["max_bad=0.2", f"execution.workers={workers}"]
+    recipe = compose.with_overrides(recipe.with_length(epochs=1), settings, catalog)
 
-    run.execute(recipe, tmp_path / "run", catalog, quiet=True)
+    Session(recipe, tmp_path / "run", catalog, quiet=True).run()
 
-    records = data.read_jsonl(tmp_path / "run/quarantine.jsonl")
+    records = read_jsonl(tmp_path / "run/quarantine.jsonl")
     assert {record["path"] for record in records} == broken
     assert len(records) == len(broken)
     assert all(record["reason"] for record in records)

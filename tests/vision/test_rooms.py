@@ -55,6 +55,19 @@ def test_samples_are_pure_and_of_the_right_form(kind):
     assert dataset[0]["image"].any()
 
 
+def test_kinds_of_rooms_take_turns_and_are_no_labels():
+    dataset = small(Rooms)
+    assert dataset.labels is None
+    assert dataset.classes is None
+    assert "label" not in dataset[0]
+    assert [dataset.name_of(index).partition(" (")[2] for index in range(4)] == [
+        "furniture)",
+        "screens)",
+        "clutter)",
+        "furniture)",
+    ]
+
+
 @pytest.mark.parametrize("kind", ALL)
 def test_flow_brings_the_second_view_onto_the_first(kind):
     dataset = small(kind)

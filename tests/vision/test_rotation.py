@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from unlabel.data import Draw
 from unlabel.errors import UsageError
 from unlabel_vision.tasks import rotation
 from unlabel_vision.tasks.rotation import Rotation
@@ -103,9 +104,9 @@ def test_the_encoder_sees_all_four_turns_and_evaluation_one():
 
 def test_crops_are_square_and_pictures_show_every_turn():
     task, rng = _task(), np.random.default_rng(0)
-    sample = task.transform()({"image": rng.integers(0, 256, (30, 50, 3), dtype=np.uint8)}, rng)
+    sample = task.transform()({"image": rng.integers(0, 256, (30, 50, 3), dtype=np.uint8)}, Draw(rng))
     assert sample["image"].shape == (16, 16, 3)
-    sheet = task.pictures({"image": _images(3)})["rotations"]
+    sheet = task.show({"image": _images(3)})["rotations"]
     assert sheet.shape == (4 * 18 - 2, 3 * 18 - 2, 3)
     assert np.array_equal(sheet[18:34, 18:34], np.rot90(_images(3)[1].numpy()))
 
@@ -118,4 +119,4 @@ def test_encoders_that_are_none_are_refused():
 def test_recipes_have_keywords_the_task_accepts():
     for recipe in (rotation.paper(), rotation.quick(), rotation.tiny()):
         assert Rotation(Conv(), **recipe.task.options).crop_scale[1] == 1.0
-    assert rotation.paper().stages[0].gamma == 0.2
+    assert rotation.paper().stages[0].schedule.options["gamma"] == 0.2

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from unlabel import Catalog
+from unlabel.claims import claimant
 from unlabel.errors import UsageError
-from unlabel.run import claimant
+from unlabel.evaluate.dense_probe import LabelMaps
 from unlabel_vision.datasets.segmentation import CAMVID, Segmentation
 from unlabel_vision.datasets.shapes import CLASSES, Shapes
 
@@ -83,8 +84,8 @@ def test_layouts_with_parts(tmp_path: Path, picture_of: str, mask_of: str, zippe
     assert Segmentation.claims(where)
     dataset = Segmentation(where)
     train, test = dataset.split("train"), dataset.split("test")
-    assert isinstance(train, Segmentation)
-    assert isinstance(test, Segmentation)
+    assert isinstance(train, LabelMaps)
+    assert isinstance(test, LabelMaps)
     assert (len(dataset), len(train), len(test)) == (5, 2, 2)
     assert np.array_equal(train.label_map(1), numbers(1))
     assert np.array_equal(test.label_map(0), numbers(3))  # the x of test, not that of train or val

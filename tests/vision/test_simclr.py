@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from unlabel import Stage, optim
+from unlabel.data import Draw
 from unlabel.engine import Engine
 from unlabel.errors import UsageError
 from unlabel.nn.batchnorm import BatchNorm
@@ -54,7 +55,9 @@ def _batch(count: int = 8, seed: int = 0) -> Batch:
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (count, 4, 4, 3), dtype=np.uint8).repeat(4, axis=1).repeat(4, axis=2)
     other = np.clip(image.astype(int) + rng.integers(-20, 21, image.shape), 0, 255).astype(np.uint8)
-    return {"view1": torch.from_numpy(image), "view2": torch.from_numpy(other), "key": torch.arange(count) * 31 + seed}
+    number = torch.arange(count)
+    images = {"view1": torch.from_numpy(image), "view2": torch.from_numpy(other)}
+    return {**images, "key": number * 31 + seed, "index": number}
 
 
 def test_the_loss_of_equal_embeddings_is_the_log_of_the_number_of_others():
@@ -62,6 +65,15 @@ def test_the_loss_of_equal_embeddings_is_the_log_of_the_number_of_others():
     nn.init.zeros_(task.projector[-1].weight)
     nn.init.ones_(task.projector[-1].bias)
     assert task.loss(_batch(8))["loss"].item() == pytest.approx(math.log(15), rel=1e-5)
+
+
+def test_an_image_that_is_twice_in_the_batch_is_no_negative_of_itself():
+    task = _task()
+    nn.init.zeros_(task.projector[-1].weight)
+    nn.init.ones_(task.projector[-1].bias)
+    twins = {**_batch(8), "index": torch.tensor([0, 1, 2, 3, 4, 5, 6, 0])}
+    expected = (4 * math.log(13) + 12 * math.log(15)) / 16  # two of the fifteen others are of the same image
+    assert task.loss(twins)["loss"].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_loss_and_gradient_match_golden(shared):
@@ -101,11 +113,11 @@ def test_the_order_of_samples_does_not_matter_and_their_pairing_does():
 def test_the_two_views_get_colours_of_their_own_from_the_key():
     task, batch = _task(strength=1.0), _batch(8)
     same = {**batch, "view2": batch["view1"]}
-    pictures = task.pictures(same)["views"]
+    pictures = task.show(same)["views"]
     assert pictures.dtype == np.uint8
     assert not np.array_equal(pictures[:16], pictures[-16:])
-    assert np.array_equal(pictures, task.pictures(same)["views"])
-    assert not np.array_equal(pictures, task.pictures({**same, "key": same["key"] + 1})["views"])
+    assert np.array_equal(pictures, task.show(same)["views"])
+    assert not np.array_equal(pictures, task.show({**same, "key": same["key"] + 1})["views"])
 
 
 def test_every_parameter_learns_and_the_batch_stays_as_it_was():
@@ -133,10 +145,10 @@ def test_training_tells_eight_images_apart():
 def test_samples_become_two_crops_and_evaluation_sees_the_plain_image():
     task, rng = _task(), np.random.default_rng(0)
     image = rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)
-    views = task.transform()({"image": image, "label": 1}, rng)
+    views = task.transform()({"image": image, "label": 1}, Draw(rng))
     assert views["view1"].shape == views["view2"].shape == (16, 16, 3)
     assert not np.array_equal(views["view1"], views["view2"])
-    plain = torch.from_numpy(task.eval_transform()({"image": image}, rng)["image"])[None]
+    plain = torch.from_numpy(task.eval_transform()({"image": image}, Draw(rng))["image"])[None]
     task.eval()
     features = task.encode({"image": plain})
     assert features.shape == (1, 8)
@@ -204,3 +216,30 @@ def test_two_processes_train_as_one_on_the_same_global_batch():
         assert np.allclose(together[name], expected, rtol=0, atol=1e-10), name
     moved = max(np.abs(alone[name] - start[name].numpy()).max() for name in alone if "running" not in name)
     assert moved > 1e-2  # it did train
+
+
+class Smooth(Conv):
+    """The same without batch normalisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 5, stride=3), nn.ReLU(), nn.Dropout2d(0.0), nn.Conv2d(8, 8, 3))
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 16])
+def test_the_gradient_does_not_depend_on_the_chunk(chunk: int) -> None:
+    """The projector, which normalises over the batch, sees all of it in either case."""
+    found = []
+    for size in (None, chunk):
+        torch.manual_seed(0)
+        task = SimCLR(Smooth(), hidden=16, out=8, temperature=0.5, strength=0.5, blur=0.0, chunk=size).double()
+        first, second = torch.rand(2, 8, 3, 16, 16, dtype=torch.float64)
+        task.loss_of(first, second).backward()
+        found.append([parameter.grad for parameter in task.parameters()])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_chunks_of_an_encoder_with_batch_normalisation_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"Conv normalises over the batch \(layers.1\)"):
+        _task(chunk=4)

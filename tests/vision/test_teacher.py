@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import math
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,11 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unlabel import RunError, UsageError, export
-from unlabel_vision import teacher, views
+from unlabel.data import Draw
+from unlabel.frozen import features
+from unlabel_vision import views
 from unlabel_vision.encoders.resnet import resnet
 from unlabel_vision.encoders.vit import vit
-from unlabel_vision.tasks.eva import EVA, PairedCrop
-from unlabel_vision.teacher import Cache, GradientsAndColors, Teacher
+from unlabel_vision.tasks.eva import EVA, PairedCrop, teacher
+from unlabel_vision.tasks.eva.teacher import GradientsAndColors, Teacher
 
 OPEN_CLIP = importlib.util.find_spec("open_clip") is not None
 
@@ -210,7 +210,7 @@ def test_grids_must_match_or_be_resampled(tmp_path):
     with pytest.raises(UsageError, match=r"10 x 10 patches, the student 4 x 4.*teacher_size=64.*interpolate=true"):
         EVA(student(), **options)
     made = EVA(student(), **options, interpolate=True)
-    found = made.transform()({"image": pixels(1, 60)[0].numpy()}, np.random.default_rng(0))
+    found = made.transform()({"image": pixels(1, 60)[0].numpy()}, Draw(np.random.default_rng(0)))
     assert found["teacher_image"].shape == (160, 160, 3)
     one = {name: torch.from_numpy(value)[None] for name, value in found.items()}
     assert made.provenance()["teacher_weights"] == str(tmp_path / "weights.safetensors")
@@ -296,69 +296,19 @@ def test_gradients_and_colours_are_patch_by_patch():
         assert torch.equal(made(image).view(4, 4, 12, 4), found)
 
 
-# --- the cache
+# --- crops that come again (see tests/core/test_frozen.py)
 
 
-def digests(images: Tensor) -> Tensor:
-    return torch.stack([torch.from_numpy(teacher.digest(image.numpy())) for image in images])
-
-
-def test_features_are_computed_once_and_are_the_teachers(tmp_path):
-    made, one = counting(), pixels(40)
-    kept = Cache(made, tmp_path)
-    first = kept.tokens(one, digests(one))
-    assert sum(made.network.seen) == 64  # two passes of 32
-    assert torch.equal(kept.tokens(one, digests(one)), first)
-    mixed = torch.tensor([39, 3, 17])
-    assert torch.equal(kept.tokens(one[mixed], digests(one[mixed])), first[mixed])
-    assert sum(made.network.seen) == 64
-    torch.testing.assert_close(first, made.tokens(one), atol=1e-6, rtol=1e-6)
-    assert not first.requires_grad
-
-    fresh = Cache(made, tmp_path / "other")
-    for part in one.split(7):  # in another company
-        assert torch.equal(fresh.tokens(part, digests(part)), kept.tokens(part, digests(part)))
-
-
-@pytest.mark.parametrize("damage", ["flipped", "truncated", "emptied", "another shape", "text"])
-def test_a_damaged_entry_is_computed_again(damage, tmp_path):
-    made, one = counting(), pixels(3)
-    kept = Cache(made, tmp_path)
-    first = kept.tokens(one, digests(one))
-    path = kept.path(bytes(digests(one)[1].tolist()), torch.device("cpu"))
-    content = bytearray(path.read_bytes())
-    if damage == "flipped":
-        content[-20] ^= 1
-        path.write_bytes(content)
-    elif damage == "another shape":
-        save_file({"tokens": torch.zeros(4, 6), "check": load_file(path)["check"]}, path)
-    else:
-        path.write_bytes({"truncated": content[:-9], "emptied": b"", "text": b"not a tensor" * 9}[damage])
-    made.network.seen.clear()
-    with pytest.warns(UserWarning, match=f"{path.name} is damaged and is made again"):
-        assert torch.equal(kept.tokens(one, digests(one)), first)
-    assert made.network.seen == [32]
-    assert torch.equal(kept.tokens(one, digests(one)), first)
-    assert made.network.seen == [32]
-
-
-def test_another_teacher_and_another_precision_have_entries_of_their_own(tmp_path):
-    one = pixels(2)
-    first = Cache(counting(), tmp_path).tokens(one, digests(one))
-    other = Cache(counting(mean=views.CLIP_MEAN), tmp_path).tokens(one, digests(one))
-    assert not torch.allclose(first, other)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        rough = Cache(counting(), tmp_path).tokens(one, digests(one))
-    assert 0 < (rough - first).abs().max() < 0.05
-    assert len(list(Path(tmp_path).iterdir())) == 3
-    assert torch.equal(Cache(counting(), tmp_path).tokens(one, digests(one)), first)
-
-
-def test_a_cache_that_cannot_be_written_costs_no_run(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    made, one = counting(), pixels(2)
-    found = Cache(made, tmp_path / "file" / "cache").tokens(one, digests(one))
-    torch.testing.assert_close(found, made.tokens(one), atol=1e-6, rtol=1e-6)
+def test_kept_features_are_the_teachers_own_of_each_teacher_apart(tmp_path):
+    one = pixels(3)
+    digests = torch.stack([torch.from_numpy(features.digest(image.numpy())) for image in one])
+    for made in (counting(), counting(mean=views.CLIP_MEAN)):
+        kept = teacher.cached(made, tmp_path)
+        first = kept.features(one, digests)
+        torch.testing.assert_close(first, made.tokens(one), atol=1e-6, rtol=1e-6)
+        made.network.seen.clear()
+        assert torch.equal(kept.features(one, digests), first)
+        assert made.network.seen == []
 
 
 def test_crops_that_come_again_are_looked_up(tmp_path):
@@ -367,18 +317,8 @@ def test_crops_that_come_again_are_looked_up(tmp_path):
     crop = made.transform()
     assert isinstance(crop, PairedCrop)
     for seed in range(12):
-        found = crop({"image": image}, np.random.default_rng(seed))
+        found = crop({"image": image}, Draw(np.random.default_rng(seed)))
         one = {name: torch.from_numpy(value)[None] for name, value in found.items()}
         torch.testing.assert_close(made.targets(one), made.teacher.tokens(one["image"]), atol=1e-6, rtol=1e-6)
         assert torch.isfinite(made.loss(one)["loss"])
     assert len(list(tmp_path.rglob("*.safetensors"))) == 2
-
-
-def test_digests_tell_images_apart():
-    one = pixels(1)[0].numpy()
-    other = one.copy()
-    other[31, 31, 2] ^= 1
-    assert not np.array_equal(teacher.digest(one), teacher.digest(other))
-    assert np.array_equal(teacher.digest(one), teacher.digest(np.asfortranarray(one)))
-    assert not np.array_equal(teacher.digest(one), teacher.digest(one.reshape(16, 64, 3)))
-    assert math.log2(256) * len(teacher.digest(one)) == 128

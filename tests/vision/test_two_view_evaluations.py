@@ -13,14 +13,13 @@ from unlabel.data import Dataset, Subset
 from unlabel.engine import Engine
 from unlabel.errors import UsageError
 from unlabel.evaluate.features import Frozen
-from unlabel_vision import binocular
-from unlabel_vision.binocular import DenseHead, PoseHead
 from unlabel_vision.datasets.digits import Digits
 from unlabel_vision.encoders.vit import vit
 from unlabel_vision.evaluations.depth import absolute_relative, depth
 from unlabel_vision.evaluations.flow import end_point_errors, flow
 from unlabel_vision.evaluations.pose import between_directions, between_rotations, pose
-from unlabel_vision.tasks.croco import CroCo
+from unlabel_vision.tasks.croco import CroCo, binocular
+from unlabel_vision.tasks.croco.binocular import DenseHead, PoseHead
 from unlabel_vision.tasks.mae import MAE
 
 SIZES = {"image_size": 16, "patch_size": 4, "dim": 32, "depth": 1, "heads": 4}

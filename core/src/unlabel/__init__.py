@@ -19,22 +19,31 @@ _HOME = {
     "BadSample": "unlabel.errors",
     "Batch": "unlabel.task",
     "Catalog": "unlabel.catalog.plugins",
+    "Clip": "unlabel.show.media",
     "Dataset": "unlabel.data",
+    "Draw": "unlabel.data",
     "Frozen": "unlabel.evaluate.features",
+    "Mark": "unlabel.show.media",
     "Moved": "unlabel.catalog.deprecation",
+    "Judging": "unlabel.recipe",
     "Observer": "unlabel.logs",
+    "Picture": "unlabel.show.media",
     "Progress": "unlabel.task",
     "Recipe": "unlabel.recipe",
     "Ref": "unlabel.recipe",
     "Run": "unlabel.run",
+    "Rows": "unlabel.task",
     "RunError": "unlabel.errors",
     "Sample": "unlabel.task",
+    "Sound": "unlabel.show.media",
     "Stage": "unlabel.recipe",
+    "Table": "unlabel.show.media",
     "Task": "unlabel.task",
+    "Text": "unlabel.show.media",
     "UsageError": "unlabel.errors",
     "hookimpl": "unlabel.catalog.hookspecs",
     "load_encoder": "unlabel.export",
-    "train": "unlabel.run",
+    "train": "unlabel.launch",
 }
 
 __all__ = sorted([*_HOME, "__version__"])
@@ -44,19 +53,28 @@ if TYPE_CHECKING:
     from unlabel.catalog.hookspecs import hookimpl as hookimpl
     from unlabel.catalog.plugins import Catalog as Catalog
     from unlabel.data import Dataset as Dataset
+    from unlabel.data import Draw as Draw
     from unlabel.errors import BadSample as BadSample
     from unlabel.errors import RunError as RunError
     from unlabel.errors import UsageError as UsageError
     from unlabel.evaluate.features import Frozen as Frozen
     from unlabel.export import load_encoder as load_encoder
+    from unlabel.launch import train as train
     from unlabel.logs import Observer as Observer
+    from unlabel.recipe import Judging as Judging
     from unlabel.recipe import Recipe as Recipe
     from unlabel.recipe import Ref as Ref
     from unlabel.recipe import Stage as Stage
     from unlabel.run import Run as Run
-    from unlabel.run import train as train
+    from unlabel.show.media import Clip as Clip
+    from unlabel.show.media import Mark as Mark
+    from unlabel.show.media import Picture as Picture
+    from unlabel.show.media import Sound as Sound
+    from unlabel.show.media import Table as Table
+    from unlabel.show.media import Text as Text
     from unlabel.task import Batch as Batch
     from unlabel.task import Progress as Progress
+    from unlabel.task import Rows as Rows
     from unlabel.task import Sample as Sample
     from unlabel.task import Task as Task
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from unlabel.errors import RunError, UsageError
 from unlabel.storage import files
+from unlabel.task import Progress
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -46,6 +48,7 @@ class Position:
         score: the online monitor's value here, if there was one (higher is better).
         scaler: state of the fp16 loss scaler.
         hashes: file name -> sha256.
+        steps, epoch: see `unlabel.task.Progress`; 0 in checkpoints that do not say.
     """
 
     task: str
@@ -55,6 +58,19 @@ class Position:
     score: float | None = None
     scaler: dict[str, Any] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
+    steps: int = 0
+    epoch: int = 0
+
+    @classmethod
+    def of(cls, task: str, progress: Progress, score: float | None, scaler: dict[str, Any]) -> Position:
+        """Where a run stands, to be saved; see the attributes."""
+        stage, step, total = progress.stage, progress.step, progress.total_step
+        return cls(task, stage, step, total, score, scaler, steps=progress.steps, epoch=progress.epoch)
+
+    @property
+    def progress(self) -> Progress:
+        """Where the run stood."""
+        return Progress(self.stage, self.step, self.steps, self.epoch, self.total_step)
 
 
 def save(folder: Path, task: Task, optimizers: dict[str, Optimizer], engine: Engine, position: Position) -> Path:
@@ -132,14 +148,19 @@ def newest(folder: Path, task: str) -> tuple[Path, Position, list[str]] | None:
 
 
 def load_task(path: Path, task: Task, engine: Engine) -> None:
-    """Load a checkpoint's task state, strictly, into a task (sharded or not)."""
+    """Load a checkpoint's task state, strictly but for `Task.obsolete`, into a task (sharded or not)."""
+    names = task.state_dict().keys()
+    state: dict[str, Any] = {
+        name: tensor
+        for name, tensor in load_file(path / _TASK).items()
+        if name in names or not any(fnmatchcase(name, pattern) for pattern in task.obsolete)
+    }
     if engine.shard:
         from torch.distributed.checkpoint.state_dict import set_model_state_dict
 
-        set_model_state_dict(task, dict(load_file(path / _TASK)), options=_whole())
+        set_model_state_dict(task, state, options=_whole())
         return
     expected = _unique(task)
-    state = load_file(path / _TASK)
     if state.keys() != expected.keys():
         odd = sorted(state.keys() ^ expected.keys())
         raise RunError(f"{path} does not fit this task: {len(odd)} entries differ, among them {', '.join(odd[:3])}")
@@ -157,19 +178,19 @@ def load_optimizers(path: Path, task: Task, optimizers: dict[str, Optimizer], en
         _load_sharded(moments, task, optimizers)
         return
     names = {parameter: name for name, parameter in task.named_parameters()}
-    found: dict[str, dict[str, Tensor]] = {}
+    states: dict[str, dict[str, Tensor]] = {}
     for key, value in moments.items():
         owner, _, entry = key.rpartition("/")
-        found.setdefault(owner, {})[entry] = value
+        states.setdefault(owner, {})[entry] = value
     for label, optimizer in optimizers.items():
         for group in optimizer.param_groups:
             on_device = bool(group.get("fused") or group.get("capturable"))
             for parameter in group["params"]:
-                entries = found.get(f"{label}/{names[parameter]}", {})
+                entries = states.get(f"{label}/{names[parameter]}", {})
                 if entries:
-                    optimizer.state[parameter] = {
-                        key: _like(value, parameter, on_device) for key, value in entries.items()
-                    }
+                    optimizer.state[parameter] = dict(
+                        _read_entry(key, value, parameter, on_device) for key, value in entries.items()
+                    )
 
 
 def prune(folder: Path, keep: int) -> None:
@@ -212,11 +233,11 @@ def _gathered(
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in _unique(task).items()}
     names = {parameter: name for name, parameter in task.named_parameters()}
     moments = {
-        f"{label}/{names[parameter]}/{key}": torch.as_tensor(value).detach().cpu().contiguous()
+        f"{label}/{names[parameter]}/{name}": tensor
         for label, optimizer in optimizers.items()
         for parameter in _parameters(optimizer)
         for key, value in optimizer.state.get(parameter, {}).items()
-        if value is not None
+        for name, tensor in _entry(key, value, optimizer).items()
     }
     return state, moments
 
@@ -225,11 +246,39 @@ def _parameters(optimizer: Optimizer) -> list[torch.nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _like(value: Tensor, parameter: Tensor, on_device: bool) -> Tensor:
-    """An optimizer tensor in the parameter's memory layout, on its device; a step counter only for fused updates."""
-    if value.shape == parameter.shape and value.dim() > 0:
-        return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
-    return value.to(parameter.device, copy=True) if on_device else value.clone()
+_NUMBERS: dict[str, tuple[type, torch.dtype]] = {
+    "bool": (bool, torch.bool),
+    "int": (int, torch.int64),
+    "float": (float, torch.float64),
+}
+"""Numbers of Python that an optimizer may keep, by the ending of their names in a file: a tensor would round them."""
+
+
+def _entry(key: str, value: Any, optimizer: Optimizer) -> dict[str, Tensor]:
+    """One entry of an optimizer's state as it is saved: nothing for None."""
+    if value is None:
+        return {}
+    if isinstance(value, Tensor):
+        return {key: value.detach().cpu().contiguous()}
+    for name, (kind, dtype) in _NUMBERS.items():
+        if type(value) is kind:
+            return {f"{key}:{name}": torch.tensor(value, dtype=dtype)}
+    raise UsageError(
+        f"{type(optimizer).__name__} keeps {key!r} as a {type(value).__name__}, which no checkpoint can hold: expected "
+        "tensors and numbers"
+    )
+
+
+def _read_entry(key: str, value: Tensor, parameter: Tensor, on_device: bool) -> tuple[str, Any]:
+    """The same, read: tensors on the parameter's device, a step counter only for fused updates."""
+    name, _, number = key.rpartition(":")
+    if name and number in _NUMBERS:
+        return name, value.item()
+    if value.dim() == 0:
+        return key, value.to(parameter.device, copy=True) if on_device else value.clone()
+    if value.shape == parameter.shape:  # in its memory layout
+        return key, torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+    return key, value.to(parameter.device, copy=True)
 
 
 def _whole() -> Any:

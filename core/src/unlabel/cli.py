@@ -46,14 +46,22 @@ class Kind(StrEnum):
     encoders = "encoders"
     datasets = "datasets"
     evaluations = "evaluations"
+    optimizers = "optimizers"
 
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 Device = Annotated[str, typer.Option(metavar="D", help="auto, cpu, cuda or cuda:N.")]
 Encoder = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Encoder: a name, NAME:MODEL (PLUGIN/NAME:MODEL) or package.module:factory."),
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Encoder: a name, NAME:MODEL (PLUGIN/NAME:MODEL) or package.module:factory; of several, PART=NAME each.",
+    ),
+]
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="A package.module:name that a file mentions and that may be imported."),
 ]
 
 
@@ -63,7 +71,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """What is installed: tasks, encoders, datasets, evaluations."""
-    from unlabel.catalog.describe import summary
+    from unlabel.catalog.summary import summary
 
     catalog = _installed()
     kinds = [kind.value] if kind else [entry.value for entry in Kind]
@@ -139,10 +147,11 @@ def _kinds(plugin: Any) -> list[str]:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="Name of a task, encoder, dataset or evaluation.")], as_json: Json = False
+    name: Annotated[str, typer.Argument(help="Name of a task, encoder, dataset, evaluation or optimizer.")],
+    as_json: Json = False,
 ) -> None:
     """Everything about one component: paper, idea, keywords, encoders, recipes."""
-    from unlabel.catalog.describe import component
+    from unlabel.describe import component
     from unlabel.errors import nearest
 
     catalog = _installed()
@@ -182,8 +191,13 @@ def train(
     ] = None,
     encoder: Encoder = None,
     init: Annotated[
-        str | None, typer.Option(metavar="SOURCE", help="First weights: LIBRARY:NAME, a .safetensors file or a run.")
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="First weights: LIBRARY:NAME, a .safetensors file or a run; of one of several encoders, PART=SOURCE.",
+        ),
     ] = None,
+    trust: Trust = None,
     recipe: Annotated[
         str, typer.Option(metavar="R", help="paper, quick (minutes on a CPU), tiny, or a .json/.yaml file.")
     ] = "quick",
@@ -223,12 +237,13 @@ def train(
     ] = True,
 ) -> None:
     """Train an encoder on a pretext task; ends with its evaluation before and after."""
-    from unlabel import run
+    from unlabel import compose, launch
+    from unlabel.session import Session
 
-    catalog = _installed()
+    catalog = _trusting(trust)
     fields = {
         "task.combine": combine,
-        "init": init,
+        "init": _init(init),
         "seed": seed,
         "max_bad": max_bad,
         "execution.precision": precision,
@@ -238,7 +253,7 @@ def train(
         "execution.shard": shard or None,
     }
     given = [f"{name}={json.dumps(value)}" for name, value in fields.items() if value is not None]
-    chosen = run.compose(
+    chosen = compose.compose(
         task,
         catalog,
         name=recipe,
@@ -249,16 +264,16 @@ def train(
         batch_size=batch_size,
         settings=[*given, *(settings or [])],
     )
-    folder = run.new_folder(out, chosen, overwrite)
-    names = _separated(observe)
+    folder = launch.new_folder(out, chosen, overwrite)
     with _Resumable(folder):
-        run.execute(chosen, folder, catalog, observe=names, evaluate=evaluate)
+        Session(chosen, folder, catalog, observe=_separated(observe), evaluate=evaluate).run()
 
 
 @app.command()
 def resume(
     folder: RunFolder,
     encoder: Encoder = None,
+    trust: Trust = None,
     observe: Annotated[
         str | None, typer.Option(metavar="NAMES", help="Further loggers: tensorboard,wandb or a plugin's.")
     ] = None,
@@ -267,13 +282,13 @@ def resume(
     ] = True,
 ) -> None:
     """Continue a run exactly where its last good checkpoint stands."""
-    from unlabel import run
+    from unlabel.run import Run
+    from unlabel.session import Session
 
-    catalog = _trusting(encoder)
-    found = run.Run(folder, catalog)
-    names = _separated(observe)
+    catalog = _trusting(trust, encoder)
+    recipe = Run(folder, catalog).recipe
     with _Resumable(folder):
-        run.execute(found.recipe, folder, catalog, observe=names, evaluate=evaluate, resuming=True)
+        Session(recipe, folder, catalog, observe=_separated(observe), evaluate=evaluate).run(resuming=True)
 
 
 @app.command()
@@ -304,15 +319,19 @@ def evaluate_(
         typer.Option("--set", metavar="K=V", help="Of an evaluation or the data, e.g. knn.k=5. Repeatable."),
     ] = None,
     encoder: Encoder = None,
+    trust: Trust = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Run the downstream evaluations of a run's encoder."""
-    found = _run(folder, encoder).evaluate(*(names or []), data=data, options=settings or [], device=device)
+    from unlabel.terminal import say
+
+    run, options = _run(folder, trust, encoder), settings or []
+    results = run.evaluate(*(names or []), data=data, options=options, device=device, say=say)
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(results, indent=2))
         return
-    for name, numbers in found.items():
+    for name, numbers in results.items():
         for measure, value in numbers.items():
             print(f"{name:<16} {measure:<20} {value:.4g}")
 
@@ -322,16 +341,18 @@ def embed(
     folder: RunFolder,
     data: Annotated[str, typer.Option(metavar="D", help="Dataset name or path.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="features.npz or features.parquet")],
+    of: Annotated[str, typer.Option(metavar="NAME", help="Which output, of a task with several.")] = "",
     encoder: Encoder = None,
+    trust: Trust = None,
     device: Device = "auto",
 ) -> None:
     """Features of every sample of a dataset, into a file."""
     from unlabel.embed import embed as write
 
-    found = write(_run(folder, encoder), data, out, device)
+    written = write(_run(folder, trust, encoder), data, out, device, of)
     print(
-        f"{found['samples']} samples, {found['dim']} numbers each: {out}"
-        + (f"; {found['bad']} unreadable left out" if found["bad"] else "")
+        f"{written['samples']} samples, {written['dim']} numbers each: {out}"
+        + (f"; {written['bad']} unreadable left out" if written["bad"] else "")
     )
 
 
@@ -346,11 +367,12 @@ def export(
         bool, typer.Option("--check/--no-check", help="Load it back as its README says, and compare.")
     ] = True,
     encoder: Encoder = None,
+    trust: Trust = None,
 ) -> None:
     """The encoder alone, in its ecosystem's naming, with a README whose snippet loads it."""
     from unlabel import export as exporting
 
-    found = exporting.export(_run(folder, encoder), out, format_, check)
+    found = exporting.export(_run(folder, trust, encoder), out, format_, check)
     checked = (
         ""
         if found["difference"] is None
@@ -477,8 +499,21 @@ def root(
         raise typer.Exit
 
 
-def _separated(text: str | None) -> list[str]:
-    return list(dict.fromkeys(name.strip() for name in (text or "").split(",") if name.strip()))
+def _separated(text: str | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in (text or "").split(",") if name.strip()))
+
+
+def _init(sources: list[str] | None) -> str | dict[str, str] | None:
+    """One source for the only encoder, or sources by the encoders' names."""
+    if not sources:
+        return None
+    parted = [(part, source) for part, equals, source in (text.partition("=") for text in sources) if equals]
+    named = {part: source for part, source in parted if part.isidentifier()}
+    if len(named) == len(sources):
+        return named
+    if len(sources) > 1:
+        raise UsageError(f"--init {' --init '.join(sources)}: give one, or PART=SOURCE for each encoder")
+    return sources[0]
 
 
 class _Resumable:
@@ -511,17 +546,18 @@ def _installed() -> Catalog:
     return Catalog.installed()
 
 
-def _trusting(encoder: str | None) -> Catalog:
+def _trusting(*names: list[str] | None) -> Catalog:
+    """The catalog, with what the user typed: those names may be imported although a file mentions them."""
     catalog = _installed()
-    if encoder is not None:
-        catalog.trusted.add(encoder)
+    for name in (name for several in names for name in several or ()):
+        catalog.trusted.add(name.rpartition("=")[2])
     return catalog
 
 
-def _run(folder: Path, encoder: str | None) -> Run:
+def _run(folder: Path, *trusted: list[str] | None) -> Run:
     from unlabel.run import Run
 
-    return Run(folder, _trusting(encoder))
+    return Run(folder, _trusting(*trusted))
 
 
 def _print_facts(facts: dict[str, Any], indent: str = "") -> None:
@@ -560,7 +596,7 @@ def _add_plugin_commands() -> None:
         app.command(wanted)(_loaded_command(offers[name]))
         return
     for offer in offers.values():  # named only, for the help and for "did you mean"; none is imported
-        from unlabel.catalog.describe import summary
+        from unlabel.catalog.summary import summary
 
         panel = f"Commands of plugin {offer.plugin}"
         app.command(offer.name, help=summary(offer)["summary"], rich_help_panel=panel)(lambda: None)

@@ -134,8 +134,9 @@ def minimum_norm(gram: Tensor) -> Tensor:
     weights = torch.zeros(tasks, dtype=torch.float64)
     weights[products.diagonal().argmin()] = 1.0
     for _ in range(10 * tasks * tasks):  # a handful in practice; the bound is for rounding errors alone
-        slopes = products @ weights
+        slopes = products @ weights  # <g_k, d>, (T,)
         entering = int(slopes.argmin())
+        # optimal once <g_k, d> >= <d, d> for all k: no task gets worse (Sener and Koltun's problem, eq. 3)
         if weights[entering] > 0 or slopes[entering] >= weights @ slopes - 1e-12:
             break
         weights = _descend(products, weights, entering)

@@ -8,53 +8,49 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unlabel import seeds
+from unlabel import claims, judge
 from unlabel.engine import Engine
 from unlabel.errors import RunError, UsageError
 from unlabel.evaluate.features import Frozen
-from unlabel.show import pictures
+from unlabel.recipe import Judging
 from unlabel.storage import files
 
 if TYPE_CHECKING:
-    from unlabel.data import Dataset
     from unlabel.run import Run
-    from unlabel.task import Sample, Task
 
 __all__ = ["embed", "keep"]
 
-_KEPT = 400
-_SIDE = 32
 
-
-def embed(run: Run, data: str, out: Path, device: str = "auto") -> dict[str, int]:
+def embed(run: Run, data: str, out: Path, device: str = "auto", of: str = "") -> dict[str, int]:
     """Encode every readable sample of a dataset, its held-out part too.
 
     Args:
         run: whose encoder.
         data: dataset name or path.
-        out: ``.npz`` (arrays ``features`` float32 (N, D), ``names``, ``split``, and ``labels``, int64, -1 for none,
+        out: ``.npz`` (arrays ``features`` float32 (M, D), ``names``, ``split``, and ``labels``, int64, -1 for none,
             if there are any) or ``.parquet`` (the same as columns; extra ``parquet``). Written aside and renamed.
         device: where to compute.
+        of: which of the task's outputs; by default the first. A sample with several rows stands there several times.
 
     Returns:
-        ``{"samples": N, "dim": D, "bad": unreadable ones left out}``.
+        ``{"samples": M, "dim": D, "bad": unreadable ones left out}``.
 
     Raises:
-        UsageError: unknown ending, or the folder of `out` is not there.
+        UsageError: unknown ending or output, or the folder of `out` is not there.
         RunError: no sample can be read, or `out` cannot be written.
     """
-    from unlabel.run import build_dataset, choose_dataset
-
     if out.suffix not in (".npz", ".parquet"):
         raise UsageError(f"--out {out}: expected a file ending in .npz or .parquet")
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.parent}")
     if out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise UsageError("a .parquet file needs `pip install 'unlabel[parquet]'`; or give --out FILE.npz")
-    dataset = build_dataset(choose_dataset(data, run.recipe, run.catalog), run.catalog)
+    dataset = run.dataset(claims.dataset_ref(data, run.recipe, run.catalog))
     engine = Engine(device, "fp32")
-    frozen = Frozen(run.task(engine), dataset, engine)
-    parts = [_part(frozen, split) for split in ("train", "test") if dataset.split(split) is not None]
+    judged = judge.frozen(
+        run.recipe.model_copy(update={"judging": Judging(train=None, test=None)}), run.task(engine), dataset, engine
+    )
+    parts = [_part(judged, split, of) for split in ("train", "test") if dataset.split(split) is not None]
     table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "index"}
     if not (table["labels"] >= 0).any():
         del table["labels"]
@@ -63,63 +59,51 @@ def embed(run: Run, data: str, out: Path, device: str = "auto") -> dict[str, int
             (_npz if out.suffix == ".npz" else _parquet)(table, aside)
     except OSError as error:
         raise RunError(f"--out {out} cannot be written: {error}") from error
-    return {"samples": len(table["features"]), "dim": table["features"].shape[1], "bad": len(frozen.bad)}
+    return {"samples": len(table["features"]), "dim": table["features"].shape[1], "bad": len(judged.bad)}
 
 
-def keep(task: Task, dataset: Dataset, engine: Engine, path: Path, seed: int = 0) -> None:
+def keep(judged: Frozen, path: Path) -> None:
     """Features of some held-out samples (of training ones if none are held out), for the map in a run's report.
 
     Args:
-        task: whose `encode`.
-        dataset: all of it.
-        engine: where to compute.
-        path: ``.npz`` as `embed` writes it, with ``classes`` (their names) and, where samples hold a picture (a uint8
-            array (H, W, 3)), ``thumbnails``: uint8, (N, 32, 32, 3). Written aside and renamed.
-        seed: which samples.
+        judged: whose features; those it has computed already are taken, and its `shown` samples.
+        path: ``.npz`` as `embed` writes it, with ``classes`` (their names) and, of what the dataset shows of its
+            samples, ``thumbnails`` (uint8, (N, 32, 32, 3)) of pictures and clips, ``words`` of texts: their first ones.
+            Written aside and renamed.
     """
-    split: Any = "train" if dataset.split("test") is None else "test"
-    frozen = Frozen(task, dataset, engine, seed=seed, limit={split: _KEPT})
-    table = _part(frozen, split)
-    chosen = np.sort(seeds.permutation(len(table["names"]), seed)[:_KEPT])  # samples that belong together are all there
-    table = {name: column[chosen] for name, column in table.items()}
+    split: Any = "test" if judged.has_split("test") else "train"
+    shown = judged.shown(split)
+    source = judged if judged.has_features(split) else judged.limited(split, len(shown))
+    table = _part(source, split)
+    wanted = np.isin(table["index"], shown)
+    table = {name: column[wanted] for name, column in table.items()}
     if (table["labels"] >= 0).any():
-        table["classes"] = np.array(frozen.classes, dtype=np.str_)
+        table["classes"] = np.array(judged.classes, dtype=np.str_)
     else:
         del table["labels"]
-    samples = frozen.dataset(split)
-    seen = [_thumbnail(samples[int(index)]) for index in table.pop("index")]
-    if all(thumbnail is not None for thumbnail in seen):
-        table["thumbnails"] = np.stack([thumbnail for thumbnail in seen if thumbnail is not None])
+    thumbnails = source.thumbnails(split)
+    seen = [thumbnails.get(index) for index in table.pop("index").tolist()]
+    pictures = [thumbnail for thumbnail in seen if isinstance(thumbnail, np.ndarray)]
+    if seen and len(pictures) == len(seen):
+        table["thumbnails"] = np.stack(pictures)
+    words = [thumbnail if isinstance(thumbnail, str) else "" for thumbnail in seen]
+    if any(words):
+        table["words"] = np.array(words, dtype=np.str_)
     with files.writing(path) as aside:
         _npz(table, aside)
 
 
-def _thumbnail(sample: Sample) -> np.ndarray | None:
-    """The middle of the first picture in a sample, small: uint8, (32, 32, 3); None if there is none."""
-    for value in sample.values():
-        if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] == 3:
-            side = min(value.shape[:2])
-            top, left = (value.shape[0] - side) // 2, (value.shape[1] - side) // 2
-            square = value[top : top + side, left : left + side]
-            while len(square) >= 2 * _SIDE:
-                square = pictures.halved(square)
-            places = (np.arange(_SIDE) * len(square)) // _SIDE
-            return square[places][:, places]
-    return None
-
-
-def _part(frozen: Frozen, split: Any) -> dict[str, np.ndarray]:
-    features, labels = frozen.features(split)
-    dataset: Dataset = frozen.dataset(split)
-    bad = {record["index"] for record in frozen.bad if record["split"] == split}
-    index = np.array([index for index in frozen.indices(split).tolist() if index not in bad], dtype=np.int64)
+def _part(judged: Frozen, split: Any, of: str = "") -> dict[str, np.ndarray]:
+    rows = judged.rows(split, of)
+    assert rows.labels is not None
+    dataset, index = judged.dataset(split), rows.sample.numpy()
     names = [dataset.name_of(number) for number in index.tolist()]
     return {
         "index": index,
-        "features": features.numpy(),
+        "features": rows.features.numpy(),
         "names": np.array(names, dtype=np.str_),
         "split": np.array([split] * len(names), dtype=np.str_),
-        "labels": labels.numpy(),
+        "labels": rows.labels.numpy(),
     }
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +18,9 @@ from torch import Tensor
 
 from unlabel.errors import RunError, UsageError, one_line
 from unlabel.storage import files
+from unlabel.storage.jsonl import read_jsonl
 from unlabel.task import Progress
+from unlabel.terminal import terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -95,8 +96,6 @@ class Metrics(Observer):
         super().__init__(folder)
         path = folder / "metrics.jsonl"
         if path.exists():
-            from unlabel.data import read_jsonl
-
             kept = [record for record in read_jsonl(path) if record["total_step"] <= resume_at]
             files.write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))
         self.file: IO[str] = path.open("a", encoding="utf-8")
@@ -280,10 +279,3 @@ class WandB(Observer):
 
     def close(self) -> None:
         self.session.finish()
-
-
-def terminal() -> Console:
-    """The console messages go to: standard error, so that ``--json`` on standard output stays clean."""
-    from rich.console import Console
-
-    return Console(file=sys.stderr, soft_wrap=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import FrameType
@@ -28,7 +29,7 @@ from unlabel.logs import Interval, Observer
 from unlabel.recipe import Recipe, Stage
 from unlabel.task import Batch, Progress, Task
 
-__all__ = ["Interrupted", "train"]
+__all__ = ["Interrupted", "Training", "resume", "train"]
 
 Monitor = Callable[[], dict[str, float]]
 """Online check of the task as it stands: named numbers, any of which may be ``"score"`` (higher is better)."""
@@ -43,100 +44,103 @@ class Interrupted(RunError):
         self.exit_code = 128 + number
 
 
-def train(
-    recipe: Recipe,
-    task: Task,
-    dataset: Dataset,
-    engine: Engine,
-    folder: Path,
-    observers: list[Observer],
-    monitor: Monitor | None = None,
-) -> None:
-    """Train through the recipe's stages, from the newest good checkpoint in `folder` on if there is one.
+@dataclass(frozen=True)
+class Training:
+    """What is trained, on what, and who watches.
 
-    Args:
-        recipe: what to run; its stages' lengths are resolved against `dataset` here.
+    Attributes:
+        recipe: what to run; its stages' lengths are resolved against `dataset`.
         task: built and prepared by `engine`; changed in place.
         dataset: the training split.
         engine: device, processes, precision.
         folder: the run's folder; checkpoints go to ``checkpoints/``, bad samples to ``quarantine.jsonl``.
         observers: told what happens.
-        monitor: called every `recipe.monitor_every` updates.
+        monitor: called every `Judging.monitor_every` updates.
+    """
+
+    recipe: Recipe
+    task: Task
+    dataset: Dataset
+    engine: Engine
+    folder: Path
+    observers: list[Observer]
+    monitor: Monitor | None = None
+
+
+def train(training: Training) -> None:
+    """Train through the recipe's stages, from the newest good checkpoint in the run's folder on if there is one.
 
     Raises:
         Interrupted: a signal arrived; the run was saved first.
         RunError: loss not finite, too many bad samples, checkpoint not writable.
     """
-    stages = [stage.resolved(len(dataset)) for stage in recipe.stages]
-    start = resume(recipe, task, engine, folder)
+    recipe, dataset, folder = training.recipe, training.dataset, training.folder
+    stages = [training.task.configure_stage(stage.resolved(len(dataset))) for stage in recipe.stages]
+    start = resume(recipe, training.task, training.engine, folder)
     quarantine = Quarantine(folder / "quarantine.jsonl", len(dataset), recipe.max_bad)
     with _Signals() as signals:
         for number, stage in enumerate(stages):
             if not stage.steps or number < start.stage or (number == start.stage and start.step >= stage.steps):
                 continue  # left out, or done before
-            here = start if number == start.stage else Position(recipe.task.name, number, 0, _before(stages, number))
-            run_stage(recipe, task, stage, here, dataset, engine, folder, observers, monitor, quarantine, signals)
+            here = start if number == start.stage else Position(recipe.name, number, 0, _before(stages, number))
+            run_stage(training, stage, here, quarantine, signals)
 
 
-def run_stage(
-    recipe: Recipe,
-    task: Task,
-    stage: Stage,
-    start: Position,
-    dataset: Dataset,
-    engine: Engine,
-    folder: Path,
-    observers: list[Observer],
-    monitor: Monitor | None,
-    quarantine: Quarantine,
-    signals: _Signals,
-) -> None:
+def run_stage(training: Training, stage: Stage, start: Position, quarantine: Quarantine, signals: _Signals) -> None:
     """One stage, from update `start.step` on."""
+    recipe, task, dataset, engine = training.recipe, training.task, training.dataset, training.engine
+    folder, observers, monitor = training.folder, training.observers, training.monitor
     steps, horizon = stage.steps or 0, stage.horizon or 0
     save_every = recipe.save_every or max(1, min(1000, steps // 20))
-    monitor_every = recipe.monitor_every or max(1, steps // 10)
-    checkpoints, score, epoch = folder / "checkpoints", start.score, -1
+    monitor_every = recipe.judging.monitor_every or max(1, steps // 10)
+    checkpoints, score = folder / "checkpoints", start.score
 
     task.train()
     task.zero_grad(set_to_none=True)  # of parameters that an earlier stage froze but still reached
     task.enter_stage(stage)
     optimizers = task.optimizers(stage)
+    optim.check_names(stage, optimizers)
     if start.step:
         checkpoint.load_optimizers(_path(checkpoints, start), task, optimizers, engine)
     workers = data.default_workers(engine) if recipe.execution.workers is None else recipe.execution.workers
+    seed = seeds.mix(recipe.seed, start.stage)
     stream = data.batches(
         dataset,
         stage,
         engine,
-        seed=seeds.mix(recipe.seed, start.stage),
+        seed=seed,
         transform=task.transform(),
         start=start.step * stage.accumulate,
         workers=workers,
     )
-    interval, guard = Interval(), _Guard(recipe, stage, start.stage, dataset, engine, task, folder)
+    parts = 1 if len(dataset) < engine.world else engine.world  # processes that share an update
+    interval, guard = Interval(), _Guard(training, stage, start.stage)
     for observer in observers:
         observer.stage(start.stage, stage, start.step)
 
     for step in range(start.step, steps):
         progress = Progress(
-            start.stage, step, horizon, step * stage.size // len(dataset), start.total_step - start.step + step
+            start.stage, step, horizon, stage.epoch_of(step, len(dataset)), start.total_step - start.step + step
         )
         batches = _next(stream, stage.accumulate, quarantine, engine, observers, progress)
-        if progress.epoch != epoch:
-            epoch = progress.epoch
-            task.enter_epoch(epoch)
+        task.progress = progress
+        begun_before = step > 0 and progress.epoch == stage.epoch_of(step - 1, len(dataset))
+        if not begun_before or step == start.step:
+            task.enter_epoch(progress, resumed=begun_before)
 
         seeds.seed(recipe.seed, start.stage, step, engine.rank)  # all randomness of this update
-        optim.set_lr(optimizers, stage, step)
-        metrics = task.training_step(batches, optimizers, engine, stage)
-        progress = Progress(start.stage, step + 1, horizon, epoch, progress.total_step + 1)
+        optim.set_schedules(optimizers, stage, step)
+        with engine.iteration():
+            metrics = task.training_step(batches, optimizers, engine, stage)
+        progress = Progress(start.stage, step + 1, horizon, progress.epoch, progress.total_step + 1)
+        task.progress = progress
         task.after_update(progress)
         if step == 0:
             for observer in observers:
                 observer.event(progress, "begun", {})
 
         guard.add(step, metrics)
-        interval.add(metrics, stage.size)
+        interval.add(metrics, sum(len(batch["index"]) for batch in batches) * parts)
         last = step + 1 == steps
         if last or (step + 1) % recipe.log_every == 0:
             guard.look()
@@ -154,9 +158,7 @@ def run_stage(
         if last or stop or (step + 1) % save_every == 0:
             guard.look()
             guard.check_weights(step)
-            position = Position(
-                recipe.task.name, start.stage, step + 1, progress.total_step, score, engine.scaler.state_dict()
-            )
+            position = Position.of(recipe.name, progress, score, engine.scaler.state_dict())
             path = checkpoint.save(checkpoints, task, optimizers, engine, position)
             if engine.main:
                 checkpoint.prune(checkpoints, recipe.keep)
@@ -168,11 +170,12 @@ def run_stage(
 
 def resume(recipe: Recipe, task: Task, engine: Engine, folder: Path) -> Position:
     """Load the newest good checkpoint into the task; the beginning if there is none."""
-    found = checkpoint.newest(folder / "checkpoints", recipe.task.name)
-    if found is None:
-        return Position(recipe.task.name, 0, 0, 0)
-    path, position, _ = found
+    newest = checkpoint.newest(folder / "checkpoints", recipe.name)
+    if newest is None:
+        return Position(recipe.name, 0, 0, 0)
+    path, position, _ = newest
     checkpoint.load_task(path, task, engine)
+    task.progress = position.progress
     if position.scaler:
         engine.scaler.load_state_dict(position.scaler)
     return position
@@ -226,14 +229,12 @@ class _Guard:
     and before each checkpoint, so that no bad one is ever saved.
     """
 
-    def __init__(
-        self, recipe: Recipe, stage: Stage, number: int, dataset: Dataset, engine: Engine, task: Task, folder: Path
-    ):
-        self.recipe, self.stage, self.number = recipe, stage, number
-        self.dataset, self.engine, self.task, self.folder = dataset, engine, task, folder
+    def __init__(self, training: Training, stage: Stage, number: int):
+        self.training, self.stage, self.number = training, stage, number
+        self.engine = training.engine
         self.pending: list[tuple[int, dict[str, Tensor]]] = []
         # under fp16 an infinite gradient is ordinary: the scaler skips the update
-        self.watched = () if engine.precision == "fp16" else ("gradient_norm",)
+        self.watched = () if training.engine.precision == "fp16" else ("gradient_norm",)
 
     def add(self, step: int, metrics: dict[str, Tensor]) -> None:
         self.pending.append((step, metrics))
@@ -249,21 +250,26 @@ class _Guard:
 
     def check_weights(self, step: int) -> None:
         """Before saving: an update may have ruined weights although its own loss was still finite."""
-        for name, tensor in self.task.named_parameters():
+        for name, tensor in self.training.task.named_parameters():
             if not torch.isfinite(tensor).all():
                 self._stop(step, name, math.nan)
 
     def _stop(self, step: int, name: str, value: float) -> None:
-        start = step * self.stage.accumulate
-        transform = self.task.transform()
-        seed = seeds.mix(self.recipe.seed, self.number)
-        stream = data.batches(self.dataset, self.stage, self.engine, seed=seed, transform=transform, start=start)
+        dataset, folder = self.training.dataset, self.training.folder
+        stream = data.batches(
+            dataset,
+            self.stage,
+            self.engine,
+            seed=seeds.mix(self.training.recipe.seed, self.number),
+            transform=self.training.task.transform(),
+            start=step * self.stage.accumulate,
+        )
         batch, _ = next(iter(stream))
-        samples = [self.dataset.name_of(index) for index in batch["index"].tolist()]
-        path = self.folder / f"nonfinite-stage{self.number}-update{step}.safetensors"
+        samples = [dataset.name_of(index) for index in batch["index"].tolist()]
+        path = folder / f"nonfinite-stage{self.number}-update{step}.safetensors"
         if self.engine.main:
-            own = [key for key in batch if isinstance(batch[key], Tensor) and key not in self.dataset.context()]
-            save_file({key: batch[key].contiguous() for key in own}, path)
+            own = {name: value for name, value in batch.items() if name not in dataset.context()}
+            save_file(dict(_tensors(own)), path)
             path.with_suffix(".json").write_text(
                 json.dumps({"term": name, "update": step, "samples": samples}, indent=2)
             )
@@ -272,6 +278,15 @@ class _Guard:
             f"and the batch ({samples[0]}, ... {len(samples)} samples) is in {path}; a lower learning rate "
             f"(--set stages.{self.number}.lr=...), --precision fp32 or stages.{self.number}.clip_norm=1 usually helps"
         )
+
+
+def _tensors(values: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a batch, of its parts as ``field.part``; what else there is, such as texts, is passed over."""
+    if isinstance(values, Tensor):
+        yield name, values.contiguous().clone()  # a file has no two names for one memory
+    elif isinstance(values, Mapping | list | tuple):
+        for part, value in values.items() if isinstance(values, Mapping) else enumerate(values):
+            yield from _tensors(value, f"{name}.{part}" if name else str(part))
 
 
 class _Signals:

@@ -42,7 +42,7 @@ def update(teacher: nn.Module, student: nn.Module, momentum: float, *, buffers: 
             f"the teacher has {len(slow)} parameters and the student {len(fast)}: is one a copy of the other?"
         )
     if slow:
-        torch._foreach_lerp_(slow, fast, 1.0 - momentum)
+        torch._foreach_lerp_(slow, fast, 1.0 - momentum)  # He et al. (1911.05722), eq. 2
     if buffers:
         pairs = list(zip(teacher.buffers(), student.buffers(), strict=True))
         for dtype in {mine.dtype for mine, _ in pairs}:  # one kernel a dtype, instead of one a buffer
@@ -81,32 +81,41 @@ class Queue(nn.Module):
     Args:
         size: number of rows.
         dim: width of a row.
+        indexed: remember the sample of each row, so that a contrast can leave a sample's own rows out.
 
     Attributes:
         rows: float32, (size, dim), each of length 1 to begin with.
         pointer: int64, (1,): where the next row goes.
+        index: int64, (size,), of an indexed queue: the sample of each row, -1 to begin with.
     """
 
     rows: Tensor
     pointer: Tensor
+    index: Tensor
 
-    def __init__(self, size: int, dim: int) -> None:
+    def __init__(self, size: int, dim: int, *, indexed: bool = False) -> None:
         super().__init__()
         self.register_buffer("rows", functional.normalize(torch.randn(size, dim), dim=1))
         self.register_buffer("pointer", torch.zeros(1, dtype=torch.int64))
+        if indexed:
+            self.register_buffer("index", torch.full((size,), -1))
 
     @torch.no_grad()
-    def enqueue(self, features: Tensor) -> None:
+    def enqueue(self, features: Tensor, index: Tensor | None = None) -> None:
         """Write features over the oldest rows, as they are, going on at the start when the end is reached.
 
         Args:
             features: float, (N, dim), gathered from all processes if there are several. Of more than
                 `size` rows the last ones stay.
+            index: int64, (N,): the sample of each row; for an indexed queue.
         """
         size, count = len(self.rows), len(features)
         skipped = max(0, count - size)
         place = torch.arange(skipped, count, device=self.rows.device)
-        self.rows.index_copy_(0, (self.pointer + place) % size, features[skipped:].to(self.rows.dtype))
+        row = (self.pointer + place) % size
+        self.rows.index_copy_(0, row, features[skipped:].to(self.rows.dtype))
+        if index is not None:
+            self.index.index_copy_(0, row, index[skipped:])
         self.pointer.add_(count).remainder_(size)
 
     def extra_repr(self) -> str:

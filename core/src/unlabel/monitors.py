@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean, median, variance
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +20,12 @@ from unlabel import data
 from unlabel.evaluate import metrics
 from unlabel.evaluate.features import Frozen
 from unlabel.evaluate.knn import predict
+from unlabel.logs import Observer
+from unlabel.task import Progress, Task
 
 __all__ = [
     "Health",
+    "HealthObserver",
     "Level",
     "alignment",
     "effective_rank",
@@ -260,3 +264,34 @@ def _start_and_end(values: Sequence[float]) -> tuple[float, float]:
 def _error(before: Sequence[float], after: Sequence[float]) -> float:
     """Standard error of the difference of two means."""
     return math.sqrt(variance(before) / len(before) + variance(after) / len(after))
+
+
+class HealthObserver(Observer):
+    """Collects the logged numbers for the verdict.
+
+    Args:
+        folder: the run's.
+        task: says what is healthy; its first encoder's width bounds the rank of features.
+        samples: of the online check, which bound it, too.
+    """
+
+    def __init__(self, folder: Path, task: Task, samples: int):
+        super().__init__(folder)
+        widths = [getattr(encoder, "dim", None) for encoder in task.encoders().values()]
+        width = widths[0] if widths else None
+        self.health = Health(task.expected, None if width is None else min(int(width), samples or int(width)))
+        self.speeds: list[float] = []
+
+    def log(self, progress: Progress, metrics: Any) -> None:
+        skipped = ("stage", "step", "epoch", "total_step", "lr", "samples_per_second", "seconds")
+        self.health.record(progress.total_step, {name: value for name, value in metrics.items() if name not in skipped})
+        if "samples_per_second" in metrics:
+            self.speeds.append(metrics["samples_per_second"])
+
+    def verdict(self) -> list[tuple[str, str]]:
+        """Level and sentence of what there is to say."""
+        return [(level, sentence) for level, sentence in self.health.verdict()]
+
+    def speed(self) -> float:
+        """Samples a second, the median over the logged intervals; 0 if nothing was logged."""
+        return sorted(self.speeds)[len(self.speeds) // 2] if self.speeds else 0.0

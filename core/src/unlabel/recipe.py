@@ -7,187 +7,47 @@ and every keyword is checked against the real signature, with its type, before a
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import json
-import math
-import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from unlabel.errors import UsageError, nearest
+from unlabel.stage import Group, Ref, Stage, Strict
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from unlabel.catalog.plugins import Catalog
-
-__all__ = ["Execution", "Group", "Recipe", "Ref", "Stage", "with_defaults", "with_data", "keywords", "load", "named"]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
-
-
-class Ref(BaseModel):
-    """A name from the catalog with the keywords it is built with: ``Ref("sonar/conv", dim=512)``.
-
-    The name may also be ``package.module:factory``. In files: ``{"name": "sonar/conv", "dim": 512}``; a keyword
-    that is itself called ``name`` stands under ``options``.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str
-    options: dict[str, Any] = Field(default_factory=dict)
-
-    def __init__(self, name: str, /, **options: Any) -> None:
-        super().__init__(name=name, options=options)
-
-    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # pydantic's word for: validate without it
-
-    @model_validator(mode="before")
-    @classmethod
-    def _flat(cls, value: Any) -> Any:
-        """Accept the flat form of files and a bare name."""
-        if isinstance(value, str):
-            return {"name": value}
-        if not isinstance(value, Mapping):
-            return value
-        named = {"name": value["name"]} if "name" in value else {}
-        nested = value.get("options", {})
-        if not isinstance(nested, Mapping):
-            return {**named, "options": {key: entry for key, entry in value.items() if key != "name"}}
-        return {**named, "options": {**nested, **{k: v for k, v in value.items() if k not in ("name", "options")}}}
-
-    @model_serializer
-    def _serialise(self) -> dict[str, Any]:
-        if self.options.keys() & {"name", "options"}:
-            return {"name": self.name, "options": self.options}
-        return {"name": self.name, **self.options}
-
-    def with_options(self, **options: Any) -> Ref:
-        """The same name with some keywords changed."""
-        return self.model_copy(update={"options": {**self.options, **options}})
+__all__ = [
+    "Combination",
+    "Execution",
+    "Group",
+    "Judging",
+    "Recipe",
+    "Ref",
+    "Stage",
+    "canonical",
+    "explain",
+    "load",
+    "parse",
+    "task_labels",
+    "task_names",
+]
 
 
-class Group(_Strict):
-    """Parameters whose name matches `pattern` (shell style) differ from the rest of their stage."""
-
-    pattern: str = Field(description="shell-style pattern over parameter names, e.g. '*.bias' or 'predictor.*'")
-    lr_scale: float = Field(default=1.0, ge=0, description="multiplies the learning rate")
-    weight_decay: float | None = Field(default=None, ge=0, description="replaces the stage's weight decay")
-    freeze: bool = Field(default=False, description="not trained in this stage")
-    fixed_lr: bool = Field(default=False, description="keeps its peak learning rate: no warm-up, no decay")
+_VERSION = 2
+_WRITTEN = {"execution", "keep", "max_bad"}  # fields that a recipe has if a run wrote it, and hardly otherwise
 
 
-class Stage(_Strict):
-    """One phase of training: how long, how many samples an update, which optimizer and schedule.
-
-    Give `steps` or `epochs`. Stopping earlier than the schedule's end is `horizon` (or `horizon_epochs`):
-    the schedule is computed for the horizon, training stops at `steps`.
-    """
-
-    name: str = Field(default="main", description="shown in logs")
-    steps: int | None = Field(default=None, ge=0, description="updates in this stage; 0 leaves it out")
-    epochs: float | None = Field(default=None, gt=0, description="passes over the training data, instead of `steps`")
-    horizon: int | None = Field(
-        default=None, ge=1, description="updates the schedule is computed for; default: `steps`"
-    )
-    horizon_epochs: float | None = Field(default=None, gt=0, description="the same in epochs")
-    batch_size: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
-        default=256,
-        description="samples per update, over all processes and micro-batches; 'all': every training sample",
-    )
-    accumulate: int = Field(default=1, ge=1, description="micro-batches per update")
-    optimizer: str = Field(default="adamw", description="adamw, adam, sgd, lars or any class of torch.optim")
-    lr: float = Field(default=1.5e-4, ge=0, description="peak learning rate")
-    lr_batch_size: int | None = Field(
-        default=None, ge=1, description="`lr` is stated for this batch size and scaled linearly"
-    )
-    min_lr: float = Field(default=0.0, ge=0, description="learning rate at the end of the schedule")
-    warmup_steps: int | None = Field(default=None, ge=0, description="updates of linear warm-up")
-    warmup_epochs: float | None = Field(default=None, ge=0, description="the same in epochs")
-    warmup_start_lr: float = Field(default=0.0, ge=0, description="learning rate at the first update")
-    warmup_inclusive: bool = Field(
-        default=False, description="the last update of the warm-up has the peak rate already, not the first one after"
-    )
-    schedule: Literal["cosine", "constant", "linear", "step", "polynomial"] = "cosine"
-    milestones: tuple[float, ...] = Field(
-        default=(), description="schedule 'step': fractions of the horizon, in (0, 1)"
-    )
-    gamma: float = Field(default=0.1, gt=0, description="schedule 'step': factor at each milestone")
-    power: float = Field(default=1.0, gt=0, description="schedule 'polynomial': exponent")
-    weight_decay: float = Field(default=0.05, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    nesterov: bool = False
-    trust_coefficient: float = Field(default=0.001, gt=0, description="lars: trust coefficient")
-    clip_norm: float | None = Field(default=None, gt=0, description="largest norm of the gradient, over all parameters")
-    clip_tensor_norm: float | None = Field(
-        default=None, gt=0, description="largest norm of the gradient of each tensor"
-    )
-    layer_decay: float | None = Field(
-        default=None, gt=0, le=1, description="learning-rate factor per layer below the top"
-    )
-    decay_vectors: bool = Field(default=False, description="apply weight decay to biases and 1-D parameters too")
-    groups: list[Group] = Field(default_factory=list)
-    weights: dict[str, float] = Field(default_factory=dict, description="weights of the task's named losses")
-    options: dict[str, Any] = Field(default_factory=dict, description="what the task's enter_stage reads")
-
-    @model_validator(mode="after")
-    def _one_length(self) -> Stage:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give either `steps` or `epochs`")
-        if self.warmup_steps is not None and self.warmup_epochs is not None:
-            raise ValueError("give either `warmup_steps` or `warmup_epochs`")
-        if self.horizon is not None and self.horizon_epochs is not None:
-            raise ValueError("give either `horizon` or `horizon_epochs`")
-        if (self.horizon or math.inf) < (self.steps or 0) or (self.horizon_epochs or math.inf) < (self.epochs or 0):
-            raise ValueError("the schedule's horizon is before the end of the stage")
-        return self
-
-    def resolved(self, samples: int) -> Stage:
-        """The same stage with every length in updates, for a training set of `samples` samples."""
-        size = samples if self.batch_size == "all" else self.batch_size
-        each = samples / size  # updates of an epoch
-        steps = self.steps if self.steps is not None else math.ceil((self.epochs or 0) * each)
-        horizon = self.horizon or (math.ceil(self.horizon_epochs * each) if self.horizon_epochs else steps)
-        warmup = self.warmup_steps if self.warmup_steps is not None else round((self.warmup_epochs or 0) * each)
-        horizon = max(horizon, steps)  # one may be stated in updates and the other in epochs
-        changes = {"steps": steps, "epochs": None, "horizon": horizon, "horizon_epochs": None, "batch_size": size}
-        return self.model_copy(update={**changes, "warmup_steps": min(warmup, horizon), "warmup_epochs": None})
-
-    @property
-    def size(self) -> int:
-        """Samples per update of a resolved stage."""
-        if self.batch_size == "all":
-            raise ValueError(f"stage {self.name!r} has no batch size before it is resolved for a dataset")
-        return self.batch_size
-
-    @property
-    def warmup(self) -> int:
-        """Warm-up of a resolved stage, in updates."""
-        return self.warmup_steps or 0
-
-    @property
-    def peak_lr(self) -> float:
-        """`lr`, scaled to this batch size if `lr_batch_size` says what it was stated for."""
-        return self.lr * self.size / self.lr_batch_size if self.lr_batch_size else self.lr
-
-    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """The scalar to differentiate, out of a task's named terms; see `unlabel.combine.total`."""
-        from unlabel import combine
-
-        return combine.total(dict(terms), self.weights or None)
-
-
-class Execution(_Strict):
+class Execution(Strict):
     """Where and how a recipe runs; changes speed, and rounding at most."""
 
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
@@ -200,14 +60,55 @@ class Execution(_Strict):
     deterministic: bool = Field(default=False, description="deterministic kernels on accelerators")
 
 
-class Recipe(_Strict):
-    """A whole run as data."""
+class Judging(Strict):
+    """How an encoder is judged: on how many samples, how they are read, how often while it trains."""
 
-    task: Ref
-    encoder: Ref
+    train: int | None = Field(
+        default=10_000, ge=1, description="training samples that evaluations may learn from, at most; null: all"
+    )
+    test: int | None = Field(default=5_000, ge=1, description="held-out samples that are scored, at most; null: all")
+    batch_size: int | None = Field(
+        default=None, ge=1, description="samples encoded at a time; default: as many as in training, at most 256"
+    )
+    workers: int | None = Field(default=None, ge=0, description="loader processes; default: as for training")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] | None = Field(
+        default=None, description="of the encoder; default: the run's"
+    )
+    raw: bool = Field(default=True, description="judge the raw inputs, too: the control that an encoder has to beat")
+    monitor: int = Field(default=1_024, ge=0, description="samples of the online check, at most; 0: no such check")
+    monitor_every: int | None = Field(
+        default=None, ge=1, description="updates between online checks; default: ten a stage"
+    )
+
+
+class Combination(Strict):
+    """How several tasks on shared encoders become one update; see `unlabel.joint.Joint`."""
+
+    how: Literal["sum", "pareto"] = Field(
+        default="sum", description="sum of the losses, or the minimum-norm point of their gradients"
+    )
+    normalise: Literal["l2", "loss", "loss+norm", "none"] = Field(
+        default="l2", description="pareto: what each part's gradient is divided by before the weights are sought"
+    )
+    update: Literal["authors", "normalised"] = Field(
+        default="authors", description="pareto: whose gradients the weights multiply"
+    )
+
+
+class Recipe(Strict):
+    """A whole run as data.
+
+    One task and one encoder are written as ``task`` and ``encoder``, here and in files; several as ``tasks``, a list,
+    and ``encoders``, by the names that the tasks give them. What version 0.1 wrote is read as it was meant.
+    """
+
+    tasks: list[Ref] = Field(min_length=1)
+    encoders: dict[str, Ref] = Field(min_length=1)
     dataset: Ref
     stages: list[Stage] = Field(min_length=1)
+    combination: Combination = Field(default_factory=Combination, description="of several tasks")
     evaluations: list[Ref] | None = Field(default=None, description="default: the task's own")
+    judging: Judging = Field(default_factory=Judging)
     seed: int = Field(default=0, ge=0)
     save_every: int | None = Field(
         default=None, ge=1, description="updates between checkpoints; default: about twenty a stage"
@@ -216,18 +117,92 @@ class Recipe(_Strict):
         default=2, ge=1, description="newest checkpoints kept; the best by the online monitor is kept besides"
     )
     log_every: int = Field(default=10, ge=1, description="updates per line of metrics.jsonl")
-    monitor_every: int | None = Field(
-        default=None, ge=1, description="updates between online checks; default: ten a stage"
-    )
     max_bad: float = Field(default=0.01, ge=0, le=1, description="largest tolerated share of unusable samples")
-    init: str | None = Field(default=None, description="where the encoder's first weights come from")
+    init: str | dict[str, str] | None = Field(
+        default=None, description="where the first weights come from: of the encoder, or of several by name"
+    )
     execution: Execution = Field(default_factory=Execution)
+    version: int = Field(default=_VERSION, ge=_VERSION, le=_VERSION, description="of the form, not of the package")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            dataset: Ref,
+            stages: list[Stage],
+            task: Ref | None = None,
+            encoder: Ref | None = None,
+            **fields: Any,
+        ) -> None: ...
+
+    @model_validator(mode="before")
+    @classmethod
+    def _canonical(cls, value: Any) -> Any:
+        return canonical(_continued(value))
 
     @model_validator(mode="after")
     def _some_stage(self) -> Recipe:
         if not any(stage.steps or stage.epochs for stage in self.stages):
             raise ValueError("every stage is left out: give one of them `steps` above 0, or `epochs`")
+        names = [ref.name for ref in self.tasks]
+        if len(set(names)) < len(names):
+            raise ValueError(f"tasks {', '.join(names)}: expected different ones")
+        if len(names) == 1 and self.combination != Combination():
+            raise ValueError(f"combination: {names[0]} is one task, and there is nothing to combine")
         return self
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """One task as ``task``, one encoder called encoder as ``encoder``."""
+        data: dict[str, Any] = handler(self)
+        tasks, encoders = data.pop("tasks"), data.pop("encoders")
+        first: dict[str, Any] = {"task": tasks[0]} if len(tasks) == 1 else {"tasks": tasks}
+        if len(tasks) == 1:
+            data.pop("combination", None)
+        first |= {"encoder": encoders["encoder"]} if list(encoders) == ["encoder"] else {"encoders": encoders}
+        return {**first, **data}
+
+    @property
+    def name(self) -> str:
+        """The task's name; of several, all of them: ``A+B``."""
+        return "+".join(ref.name for ref in self.tasks)
+
+    @property
+    def task(self) -> Ref:
+        """The only task; UsageError if there are several."""
+        if len(self.tasks) > 1:
+            raise UsageError(f"the recipe of {self.name} has several tasks, and this needs one")
+        return self.tasks[0]
+
+    @property
+    def encoder(self) -> Ref:
+        """The only encoder; UsageError if there are several."""
+        if len(self.encoders) > 1:
+            raise UsageError(f"the recipe of {self.name} has several encoders ({', '.join(self.encoders)}): name one")
+        return next(iter(self.encoders.values()))
+
+    @property
+    def first_weights(self) -> dict[str, str]:
+        """`init` by the encoder's name."""
+        if self.init is None:
+            return {}
+        return self.init if isinstance(self.init, dict) else {next(iter(self.encoders)): self.init}
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Recipe:
+        """A copy with some fields replaced; ``task``, ``encoder`` and ``monitor_every`` mean the only one here, too."""
+        fields = dict(update or {})
+        if "task" in fields:
+            fields["tasks"] = [fields.pop("task")]
+        if "encoder" in fields:
+            name = next(iter(self.encoders)) if len(self.encoders) == 1 else "encoder"
+            fields["encoders"] = {name: fields.pop("encoder")}
+        if "monitor_every" in fields:
+            judging = fields.get("judging", self.judging)
+            fields["judging"] = judging.model_copy(update={"monitor_every": fields.pop("monitor_every")})
+        if odd := fields.keys() - Recipe.model_fields.keys():
+            raise TypeError(f"a recipe has no {', '.join(sorted(odd))}")
+        return super().model_copy(update=fields, deep=deep)
 
     def to_json(self) -> str:
         """Complete and re-runnable: ``unlabel train ... --recipe FILE``."""
@@ -247,64 +222,82 @@ class Recipe(_Strict):
                 stage["batch_size"] = batch_size
         return parse(data, "--epochs" if epochs is not None else "--steps")
 
-    def with_overrides(self, assignments: Iterable[str], catalog: Catalog) -> Recipe:
-        """A copy with ``path=value`` assignments applied, e.g. ``stages.0.lr=3e-4`` or ``task.mask_ratio=0.6``.
 
-        Raises:
-            UsageError: unknown field (with the nearest one), or a value of the wrong type.
-        """
-        from unlabel import multitask
-
-        data = self.model_dump(mode="json")
-        joined = multitask.names(self.task.name)
-        data["task"] = {**({name: {} for name in joined} if len(joined) > 1 else {}), **data["task"]}
-        for assignment in assignments:
-            path, value = assigned(assignment)
-            _assign(data, path, value)
-        recipe = parse(data, "")
-        if recipe.task.name != self.task.name:
-            raise UsageError(
-                f"the task {self.task.name} cannot be changed to {recipe.task.name} by a setting: start from its recipe"
-            )
-        recipe.check(catalog)
-        return recipe
-
-    def check(self, catalog: Catalog) -> None:
-        """Check every keyword of every component against its real signature and type, without building any.
-
-        Raises:
-            UsageError: an unknown name or keyword (with the nearest), or a value of the wrong type.
-        """
-        from unlabel import multitask
-
-        self.task.options = multitask.check(self.task, catalog)
-        self.encoder.options = keywords(self.encoder, factory(self.encoder, "encoders", catalog), "encoder")
-        self.dataset.options = keywords(self.dataset, factory(self.dataset, "datasets", catalog), "dataset")
-        for ref in self.evaluations or ():
-            keywords(ref, catalog.load("evaluations", ref.name), "evaluation", skip=1)
-
-
-def with_data(chosen: Recipe, implied: Mapping[str, Any], catalog: Catalog) -> Recipe:
-    """The recipe with what its data determine: each such keyword that encoder or task takes and that is left open.
+def canonical(value: Any) -> Any:
+    """Plain data of a recipe in its one form: ``tasks``, ``encoders``, ``judging``; what is wrong is left as it is.
 
     Args:
-        chosen: left as it is.
-        implied: what `Dataset.implies` says.
-        catalog: what is installed.
+        value: what a file holds or a constructor was given: ``task`` or ``tasks``, ``encoder`` or ``encoders``. Version
+            0.1 wrote several tasks as one called ``A+B`` with the keywords of each under its name and how they are
+            combined beside them, and ``monitor_every`` at the top.
     """
-    if not implied:
-        return chosen
-    from unlabel import multitask
+    if not isinstance(value, Mapping):
+        return value
+    data = dict(value)
+    if "task" in data and "tasks" not in data:
+        refs, combination = _parted(data.pop("task"))
+        data["tasks"] = refs
+        if combination:
+            data["combination"] = {**dict(data.get("combination", {})), **combination}
+    if "encoder" in data and "encoders" not in data:
+        data["encoders"] = {"encoder": data.pop("encoder")}
+    if "monitor_every" in data:
+        judging, every = data.get("judging", {}), data.pop("monitor_every")
+        judging = judging.model_dump() if isinstance(judging, BaseModel) else judging
+        data["judging"] = {"monitor_every": every, **judging} if isinstance(judging, Mapping) else judging
+    return data
 
-    known = parameters(factory(chosen.encoder, "encoders", catalog))
-    encoder = Ref(chosen.encoder.name, **with_defaults(chosen.encoder.options, known, implied))
-    return chosen.model_copy(update={"encoder": encoder, "task": multitask.with_data(chosen.task, implied, catalog)})
+
+def _continued(value: Any) -> Any:
+    """Go on as version 0.1 did with what it wrote: its files are complete, and do not say their version."""
+    if not isinstance(value, Mapping) or "version" in value or not value.keys() >= _WRITTEN:
+        return value
+    stages = value.get("stages")
+    if not isinstance(stages, list) or not all(isinstance(stage, Mapping) for stage in stages):
+        return value
+    return {**value, "stages": [{"last_batch": "straddle", **stage} for stage in stages]}
 
 
-def with_defaults(options: Mapping[str, Any], known: Iterable[str], implied: Mapping[str, Any]) -> dict[str, Any]:
-    """Options with the implied values of those keywords among `known` that are missing or None."""
-    missing = {name: implied[name] for name in known if name in implied and options.get(name) is None}
-    return {**options, **missing}
+def task_names(text: str) -> list[str]:
+    """The catalog names in ``A+B``; of a single task, its own.
+
+    Raises:
+        UsageError: a name is missing or there twice.
+    """
+    names = [name.strip() for name in text.split("+")]
+    if not all(names) or len(set(names)) < len(names):
+        raise UsageError(f"task {text!r}: expected different names joined by '+', e.g. sonar/echo+sonar/drift")
+    return names
+
+
+def task_labels(names: Sequence[str]) -> dict[str, str]:
+    """Short name of each task: what follows the slash, or the whole name, slash replaced, where that is not unique."""
+    short = {name: name.rpartition("/")[2] for name in names}
+    counts = Counter(short.values())
+    return {
+        name: (label if counts[label] == 1 else name.replace("/", "_")).replace(".", "_")
+        for name, label in short.items()
+    }
+
+
+def _parted(task: Any) -> tuple[list[Any], dict[str, Any]]:
+    """The tasks of ``A+B``, each with its keywords, and what is left: how they are combined."""
+    task = {"name": task} if isinstance(task, str) else task
+    name = task.name if isinstance(task, Ref) else task.get("name") if isinstance(task, Mapping) else None
+    names = task_names(name) if isinstance(name, str) else []
+    if len(names) < 2:
+        return [task], {}  # what is no task is refused where it is read
+    ref = task if isinstance(task, Ref) else Ref.model_validate(task)
+    refs = []
+    for name in names:
+        options = ref.options.get(name, {})
+        if not isinstance(options, Mapping):
+            raise UsageError(f"task.{name}: expected the keywords of this part, not {options!r}")
+        refs.append({"name": name, "options": dict(options)})
+    others = {key: value for key, value in ref.options.items() if key not in names}
+    if "combine" in others:
+        others["how"] = others.pop("combine")
+    return refs, others
 
 
 def parse(data: Any, source: str) -> Recipe:
@@ -315,27 +308,7 @@ def parse(data: Any, source: str) -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise UsageError(f"{prefix}{_explain(error)}") from error
-
-
-def assigned(assignment: str) -> tuple[str, Any]:
-    """Path and value of ``path=value``. Values are JSON (numbers, true, null, lists); all else is text, or YAML lists.
-
-    Raises:
-        UsageError: there is no ``=``, or a list or mapping does not end.
-    """
-    path, equals, text = assignment.partition("=")
-    if not equals or not path.strip():
-        raise UsageError(f"--set {assignment!r}: expected FIELD=VALUE, e.g. stages.0.lr=3e-4")
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        try:
-            # YAML only for lists and mappings: it takes the words on, no and 1:30 for something else
-            value = yaml.safe_load(text) if text.lstrip()[:1] in ("[", "{") else text
-        except yaml.YAMLError as error:
-            raise UsageError(f"--set {assignment!r}: the value is neither JSON nor YAML") from error
-    return path.strip(), value
+        raise UsageError(f"{prefix}{explain(error)}") from error
 
 
 def load(path: Path) -> Recipe:
@@ -350,164 +323,22 @@ def load(path: Path) -> Recipe:
         raise UsageError(f"recipe {path} is not {kind}: {' '.join(str(error).split())}") from error
 
 
-def named(module: Any) -> dict[str, Callable[[], Recipe]]:
-    """The recipes that a task's module offers: ``paper``, ``quick``, ``tiny``, and ``paper_...`` for other data."""
-    others = sorted(name for name in vars(module) if name.startswith("paper_"))
-    return {name: getattr(module, name) for name in ("paper", *others, "quick", "tiny") if hasattr(module, name)}
-
-
-def factory(ref: Ref, kind: str, catalog: Catalog) -> Callable[..., Any]:
-    """What builds a Ref: a catalog entry, or ``package.module:factory`` for encoders no plugin offers.
-
-    Reading a recipe never runs what it likes: a factory that only stands in a file, and was not typed
-    by the user in this session (`Catalog.trusted`), must be a torch module class or a function
-    annotated to return one.
-
-    Raises:
-        UsageError: unknown, not importable, or not to be trusted.
-    """
-    if ":" not in ref.name or kind != "encoders":
-        return typing.cast(Callable[..., Any], catalog.load(kind, ref.name))
-    module, _, attribute = ref.name.partition(":")
-    try:
-        home = importlib.import_module(module)
-    except Exception as error:  # the user's own code: an error in it is theirs to read, not a bug of ours
-        reason = f"{type(error).__name__}: {error}"
-        raise UsageError(
-            f"{ref.name}: {module!r} cannot be imported ({reason}); is its folder on PYTHONPATH?"
-        ) from error
-    if not hasattr(home, attribute):
-        raise UsageError(f"{ref.name}: module {module!r} has no {attribute!r}{nearest(attribute, dir(home))}")
-    found = getattr(home, attribute)
-    if not callable(found):
-        raise UsageError(f"{ref.name} is a {type(found).__name__}, not a class or function that makes an encoder")
-    if ref.name not in catalog.trusted and not _makes_module(found):
-        raise UsageError(
-            f"encoder {ref.name!r} stands in a file and is neither a torch.nn.Module class nor a function annotated "
-            f"'-> nn.Module': annotate it, or confirm it by giving --encoder {ref.name}"
-        )
-    return typing.cast(Callable[..., Any], found)
-
-
-def _makes_module(found: Callable[..., Any]) -> bool:
-    from torch import nn
-
-    made = made_by(found)
-    return made is not None and issubclass(made, nn.Module)
-
-
-def made_by(target: Callable[..., Any]) -> type | None:
-    """The class that a class or an annotated function makes; None if its annotation does not say."""
-    made = target if inspect.isclass(target) else _hints(target).get("return") if inspect.isfunction(target) else None
-    return made if inspect.isclass(made) else None
-
-
-def _hints(target: Any) -> dict[str, Any]:
-    """Resolved annotations; none if some name in them exists for type checkers only, or there cannot be any."""
-    try:
-        return typing.get_type_hints(target)
-    except (NameError, TypeError):
-        return {}
-
-
-def keywords(ref: Ref, target: Callable[..., Any], role: str, skip: int = 0) -> dict[str, Any]:
-    """The options of a Ref, checked and converted against the signature of what they are given to.
-
-    Args:
-        ref: name and options.
-        target: class or function; its first `skip` parameters are not options.
-        role: how the user addresses it (``task``, ``encoder``, ...).
-
-    Raises:
-        UsageError: unknown keyword, missing one, or a value of the wrong type.
-    """
-    known = parameters(target, skip)
-    checked = {}
-    for name, value in ref.options.items():
-        if name not in known:
-            listing = f"; it takes {', '.join(known)}" if known else "; it takes no keywords"
-            raise UsageError(f"{role}.{name}: {ref.name} has no keyword {name!r}{nearest(name, known) or listing}")
-        try:
-            checked[name] = _adapter(known[name].annotation).validate_python(value)
-        except ValidationError as error:
-            raise UsageError(f"{role}.{_explain(error, name)}") from error
-    for name in required(target, skip):
-        if name not in ref.options:
-            raise UsageError(f"{ref.name} needs {role}.{name}: {_way(ref, role, name)}")
-    return checked
-
-
-def _way(ref: Ref, role: str, name: str) -> str:
-    """How a user gives a missing keyword."""
-    if (role, name) == ("dataset", "path"):
-        return "give a path instead of this name"
-    return (
-        f"give it with --encoder {ref.name}:VALUE" if role == "encoder" else f"give it with --set {role}.{name}=VALUE"
-    )
-
-
-def _adapter(annotation: Any) -> TypeAdapter[Any]:
-    """Checks and converts to a type; one that pydantic does not know (a torch.dtype, a network) by isinstance."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return TypeAdapter(annotation)
-    return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-
-
-def required(target: Callable[..., Any], skip: int = 0) -> list[str]:
-    """Names of the parameters without a default, in order; see `parameters`."""
-    return [name for name, parameter in parameters(target, skip).items() if parameter.default is parameter.empty]
-
-
-def parameters(target: Callable[..., Any], skip: int = 0) -> dict[str, inspect.Parameter]:
-    """The named parameters of a class or function, annotations resolved (``Any`` where there is none).
-
-    Raises:
-        UsageError: something written in C, which does not say what it takes.
-    """
-    hints = _hints(target.__init__ if inspect.isclass(target) else target)
-    try:
-        found = list(inspect.signature(target).parameters.values())[skip:]
-    except ValueError as error:
-        raise UsageError(f"{target!r} does not say which keywords it takes: wrap it in a function that does") from error
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {p.name: p.replace(annotation=hints.get(p.name, Any)) for p in found if p.kind in kinds}
-
-
-def _assign(data: Any, path: str, value: Any) -> None:
-    """Set a dotted path in plain data; existing containers are checked here, leaf names by the model afterwards."""
-    *parents, last = path.split(".")
-    place = data
-    for number, part in enumerate(parents):
-        place = _step(place, part, ".".join(parents[: number + 1]))
-    if isinstance(place, list):
-        place[_index(place, last, path)] = value
-    elif isinstance(place, dict):
-        place[last] = value
-    else:
-        raise UsageError(f"--set {path}: {'.'.join(parents)!r} has no fields")
-
-
-def _step(place: Any, part: str, path: str) -> Any:
-    if isinstance(place, list):
-        return place[_index(place, part, path)]
-    if not isinstance(place, dict) or part not in place:
-        raise UsageError(f"--set {path}: no field {part!r}{nearest(part, place) if isinstance(place, dict) else ''}")
-    return place[part]
-
-
-def _index(items: list[Any], part: str, path: str) -> int:
-    if not part.isdecimal() or int(part) >= len(items):
-        raise UsageError(f"--set {path}: {part!r} is not one of 0..{len(items) - 1}")
-    return int(part)
-
-
-def _explain(error: ValidationError, within: str = "") -> str:
+def explain(error: ValidationError, within: str = "") -> str:
     """The first problem, in one line: where, what was expected, what was given, the nearest field."""
     problem = error.errors(include_url=False)[0]
     location = [part for part in problem["loc"] if not isinstance(part, str) or part.isidentifier()]
+    for one, several in (("task", ["tasks", 0]), ("encoder", ["encoders", "encoder"])):  # as users write them
+        if location[:2] == several or location == several[:1]:
+            location[: len(several)] = [one]
     place = ".".join(str(part) for part in ([within] if within else location))
     if problem["type"] == "extra_forbidden":
-        fields: dict[str, type[BaseModel]] = {"stages": Stage, "execution": Execution, "groups": Group}
+        fields: dict[str, type[BaseModel]] = {
+            "stages": Stage,
+            "groups": Group,
+            "execution": Execution,
+            "judging": Judging,
+            "combination": Combination,
+        }
         owner = next((fields[str(part)] for part in reversed(location[:-1]) if str(part) in fields), Recipe)
         return f"{place}: no such field{_nearest_field(str(location[-1]), owner)}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
@@ -518,9 +349,16 @@ def _explain(error: ValidationError, within: str = "") -> str:
 
 def _nearest_field(name: str, owner: type[BaseModel]) -> str:
     """The nearest field of `owner`, or the same field where it really lives."""
-    others: list[tuple[str, type[BaseModel]]] = [("stages.0.", Stage), ("execution.", Execution)]
+    others: list[tuple[str, type[BaseModel]]] = [
+        ("stages.0.", Stage),
+        ("execution.", Execution),
+        ("judging.", Judging),
+        ("combination.", Combination),
+    ]
     elsewhere = others if owner is Recipe else []
-    found = [prefix + name for prefix, model in elsewhere if name in model.model_fields]
-    if found:
-        return f"; did you mean {found[0]}?"
-    return nearest(name, owner.model_fields) or f"; the fields are {', '.join(owner.model_fields)}"
+    places = [prefix + name for prefix, model in elsewhere if name in model.model_fields]
+    if places:
+        return f"; did you mean {places[0]}?"
+    written = {"tasks": "task", "encoders": "encoder"} if owner is Recipe else {}
+    fields = [written.get(field, field) for field in owner.model_fields]
+    return nearest(name, [*fields, *written]) or f"; the fields are {', '.join(fields)}"

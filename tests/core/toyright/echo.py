@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from toyright.pings import LENGTH
 from unlabel import Progress, Recipe, Ref, Stage, Task, momentum, seeds
+from unlabel.data import Draw
 
 
 class Quiet:
     """Multiplies a wave by a random loudness."""
 
-    def __call__(self, sample: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        return {"wave": sample["wave"] * np.float32(rng.uniform(0.8, 1.2))}
+    def __call__(self, sample: dict[str, np.ndarray], draw: Draw) -> dict[str, np.ndarray]:
+        return {"wave": sample["wave"] * np.float32(draw.rng.uniform(0.8, 1.2))}
 
 
 class Echo(Task):

@@ -14,9 +14,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unlabel import recipe, run
-from unlabel.data import read_jsonl
+from unlabel import build, recipe
 from unlabel.errors import UnlabelError
+from unlabel.storage.jsonl import read_jsonl
 
 if TYPE_CHECKING:
     from unlabel.bench.study import Cell
@@ -52,7 +52,7 @@ def seconds(cell: Cell, catalog: Catalog, threads: int, limit: float = _LIMIT) -
             subprocess.run([*command, "--no-evaluate"], env=environment, capture_output=True, timeout=limit, check=True)
             records = read_jsonl(out / "metrics.jsonl")
             chosen = recipe.parse(json.loads((out / "recipe.json").read_text(encoding="utf-8")), "")
-            samples = run.build_dataset(chosen.dataset, catalog).split("train")
+            samples = build.build_dataset(chosen.dataset, catalog).split("train")
         except (subprocess.SubprocessError, OSError, ValueError, UnlabelError):
             return None
     total = 0.0

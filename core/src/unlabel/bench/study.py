@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from unlabel import run
+from unlabel import compose
 from unlabel.errors import UsageError, nearest
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def _recipe(study: Study, choices: Iterable[Choice], seed: int, catalog: Catalog
     settings["seed"] = seed
     if task.value is None:
         raise UsageError("an entry of `tasks` has no `value`: which task?")
-    return run.compose(
+    return compose.compose(
         task.value,
         catalog,
         name=_seen(study.recipe, beside) if study.recipe.endswith((".json", ".yaml", ".yml")) else study.recipe,

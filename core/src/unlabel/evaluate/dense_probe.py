@@ -178,6 +178,11 @@ def label_maps(frozen: Frozen, split: Split, who: str) -> LabelMaps:
     part = frozen.dataset(split)
     if not isinstance(part, LabelMaps):
         whole = part.dataset if isinstance(part, data.Subset) else part
+        if isinstance(whole, LabelMaps):
+            raise UsageError(
+                f"{who}: {type(whole).__name__} has a class for every place, and says so of no part of it: give it "
+                '`per_sample = ("label_map",)` and `per_dataset = ("map_classes",)`'
+            )
         raise UsageError(
             f"{who} needs a class for every place, and {type(whole).__name__} has none: give a labelled dataset, "
             "see the evaluation's page, with --data"

@@ -2,13 +2,19 @@
 
 An evaluation is a plain function of a `Frozen`. It asks for the features (or the raw inputs, as a control) of
 ``"train"`` and of ``"test"``; labels come from the dataset, never through the batch, so an encoder cannot see them.
+
+Reading a sample may cost far more than encoding it. So all that is computed from the same samples comes out of one
+read of them: the features of the task and of its untrained twin (`Frozen.of`), every output of both, the raw inputs,
+and the thumbnails of those samples that the report shows.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
@@ -19,8 +25,9 @@ from torch.utils.data import DataLoader
 
 from unlabel import data, seeds
 from unlabel.data import Dataset
-from unlabel.errors import RunError, UsageError, nearest
-from unlabel.task import Batch, Sample, Task, Transform
+from unlabel.errors import RunError, UsageError, nearest, one_line
+from unlabel.show import thumbnails
+from unlabel.task import Batch, Rows, Sample, Task, Transform
 
 if TYPE_CHECKING:
     from unlabel.engine import Engine
@@ -74,29 +81,63 @@ class _Reader:
         self.transform = transform
         self.seed = seed
         self.epoch = epoch
+        self.shown: frozenset[int] = frozenset()
+        """Samples of which a thumbnail is wanted."""
 
-    def __getitem__(self, index: int) -> tuple[int, Sample | str]:
+    def __getitem__(self, index: int) -> tuple[int, Sample | str, Any]:
         try:
             sample = self.dataset[index]
         except UsageError:  # a ValueError too, but about what was asked for and not about this sample
             raise
         except data.UNREADABLE as error:
-            return index, data.reason(error)
+            return index, data.reason(error), None
+        thumbnail = thumbnails.thumbnail(self.dataset, sample) if index in self.shown else None
         if self.transform is not None:
             seeds.seed(self.seed, self.epoch, index)  # for transforms of libraries that draw from torch's generator
-            sample = self.transform(sample, seeds.generator(self.seed, self.epoch, index))
-        return index, {name: value for name, value in sample.items() if name != "label"}
+            part, first = self.dataset.part_of(index)
+            beside = data.others(part, self.seed, self.epoch, index - first)
+            rng = seeds.generator(self.seed, self.epoch, index)
+            sample = self.transform(sample, data.Draw(rng, self.epoch, others=beside))
+        return index, {name: value for name, value in sample.items() if name != "label"}, thumbnail
 
-    def collate(self, items: list[tuple[int, Sample | str]]) -> tuple[Batch, list[tuple[int, str]]]:
-        """Batch the samples that could be read, and list (index, reason) of the others."""
-        good = [(index, sample) for index, sample in items if not isinstance(sample, str)]
-        bad = [(index, reason) for index, reason in items if isinstance(reason, str)]
+    def collate(
+        self, items: list[tuple[int, Sample | str, Any]]
+    ) -> tuple[Batch, list[tuple[int, str]], dict[int, Any]]:
+        """Batch the samples that could be read, list (index, reason) of the others, and thumbnails by index."""
+        good = [(index, sample) for index, sample, _ in items if not isinstance(sample, str)]
+        bad = [(index, reason) for index, reason, _ in items if isinstance(reason, str)]
+        thumbnails = {index: thumbnail for index, _, thumbnail in items if thumbnail is not None}
         if not good:
-            return {}, bad
-        batch = self.dataset.collate([sample for _, sample in good])
+            return {}, bad, {}
+        batch = data.collated(self.dataset, [sample for _, sample in good], [index for index, _ in good])
         batch["index"] = torch.tensor([index for index, _ in good])
         batch["key"] = torch.tensor([seeds.key(self.seed, self.epoch, index) for index, _ in good])
-        return batch, bad
+        return batch, bad, thumbnails
+
+
+@dataclass
+class _Shared:
+    """What those have in common that judge tasks of one class on the same samples.
+
+    Attributes:
+        splits: name -> samples, as far as asked for.
+        bad: see `Frozen`.
+        members: whose features one read gives.
+        raw: name of a split -> raw inputs and the samples they are of.
+        thumbnails: name of a split -> index -> thumbnail.
+        shown: how many thumbnails of a split are kept.
+        keep_raw: whether raw inputs are kept when features are computed.
+        not_raw: why samples cannot be flattened to rows of numbers, once that is known; empty before.
+    """
+
+    splits: dict[str, Dataset | None] = field(default_factory=dict)
+    bad: list[dict[str, Any]] = field(default_factory=list)
+    members: weakref.WeakSet[Frozen] = field(default_factory=weakref.WeakSet)
+    raw: dict[str, Rows] = field(default_factory=dict)
+    thumbnails: dict[str, dict[int, Any]] = field(default_factory=dict)
+    shown: int = 0
+    keep_raw: bool = False
+    not_raw: str = ""
 
 
 class Frozen:
@@ -110,6 +151,8 @@ class Frozen:
         workers: processes that read samples; 0 reads in this one. The features are the same.
         seed: of everything random in an evaluation: subsets, validation splits, orders, new layers.
         limit: use at most so many samples of a split, drawn at random: ``{"train": 5000}``.
+        keep_raw: keep the raw inputs, too, when features are computed, for who asks for them later.
+        shown: of so many samples of a split keep a thumbnail when features are computed.
 
     Attributes:
         engine, seed: as given.
@@ -129,20 +172,37 @@ class Frozen:
         workers: int = 0,
         seed: int = 0,
         limit: Mapping[str, int] | None = None,
+        keep_raw: bool = False,
+        shown: int = 0,
     ) -> None:
         self._task = task
         self.engine = engine
         self.seed = seed
-        self.bad: list[dict[str, Any]] = []
         self._dataset = dataset
         self._batch_size = batch_size
         self._workers = workers
         self._limit = dict(limit or {})
-        self._splits: dict[str, Dataset | None] = {}
-        self._cache: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
+        self._features: dict[tuple[str, str], Rows] = {}
+        self._shared = _Shared(keep_raw=keep_raw, shown=shown)
+        self._shared.members.add(self)
         for name in self._limit:
             if name not in get_args(Split):
                 raise UsageError(f"limit of {name!r}: expected train or test{nearest(name, get_args(Split))}")
+
+    @property
+    def bad(self) -> list[dict[str, Any]]:
+        """Samples that could not be read and were left out."""
+        return self._shared.bad
+
+    @property
+    def keeps_raw(self) -> bool:
+        """Whether raw inputs are judged, too."""
+        return self._shared.keep_raw
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What the task can give: its `outputs`, or one without a name."""
+        return self._task.outputs or ("",)
 
     @property
     def task(self) -> Task:
@@ -159,19 +219,41 @@ class Frozen:
         return tuple(str(number) for number in range(1 + max(int(part.max(initial=-1)) for part in labels)))
 
     def of(self, task: Task) -> Frozen:
-        """The same samples, settings and list of bad samples with another task, for example an untrained one."""
+        """The same samples, settings and list of bad samples with another task, for example an untrained one.
+
+        If it is of the same class, the features of both come out of one read, whichever are asked for first.
+        """
         other = copy.copy(self)
-        other._task, other._cache = task, {}
+        other._task, other._features = task, {}
+        if type(task) is type(self._task):
+            self._shared.members.add(other)
+        else:
+            other._shared = _Shared(splits=self._shared.splits, bad=self._shared.bad)
+            other._shared.members.add(other)
+        return other
+
+    def limited(self, split: Split, count: int) -> Frozen:
+        """The same task and settings on at most `count` samples of one split."""
+        limit = {**self._limit, split: min(count, self._limit.get(split, count))}
+        other = copy.copy(self)
+        other._limit, other._features = limit, {}
+        other._shared = _Shared(splits=self._shared.splits, bad=self._shared.bad, shown=self._shared.shown)
+        other._shared.members.add(other)
         return other
 
     def _part(self, split: str) -> Dataset | None:
-        if split not in self._splits:
-            self._splits[split] = self._dataset.split(split)
-        return self._splits[split]
+        splits = self._shared.splits
+        if split not in splits:
+            splits[split] = self._dataset.split(split)
+        return splits[split]
 
     def has_split(self, split: Split) -> bool:
         """Whether the dataset has this part; ``"test"`` may be missing."""
         return self._part(split) is not None
+
+    def has_features(self, split: Split) -> bool:
+        """Whether the features of a split have been computed."""
+        return (split, self.outputs[0]) in self._features
 
     def has_labels(self) -> bool:
         """Whether any training sample has a class."""
@@ -231,29 +313,32 @@ class Frozen:
             Batches with ``"index"`` (into the split) and ``"key"``. Unreadable samples are missing and in `bad`.
         """
         part = self.dataset(split)
-        chosen = self.indices(split) if order is None else np.asarray(order, dtype=np.int64)
+        wanted = self.indices(split) if order is None else np.asarray(order, dtype=np.int64)
         shared = {} if read else self.engine.to_device(part.context())
         table = None if read or transform is not None else part.table()
-        size = batch_size or (max(1, len(chosen)) if part.full_batch and not read else self._batch_size)
+        size = batch_size or (max(1, len(wanted)) if part.full_batch and not read else self._batch_size)
         if table is not None:
-            for start in range(0, len(chosen), size):
-                index = torch.from_numpy(chosen[start : start + size])
+            for start in range(0, len(wanted), size):
+                index = torch.from_numpy(wanted[start : start + size])
                 keys = seeds.keys(self.seed, torch.full_like(index, epoch), index)
                 rows = {name: column[index] for name, column in table.items()}
                 yield {**self.engine.to_device({**rows, "index": index, "key": keys}), **shared}
             return
         reader = _Reader(part, transform, self.seed, epoch)
+        seen = self._shared.thumbnails.get(split, {})
+        reader.shown = frozenset(self.shown(split).tolist()) - seen.keys() if order is None else frozenset()
         loader = DataLoader(
             cast("torch.utils.data.Dataset[Any]", reader),
             batch_size=size,
-            sampler=chosen.tolist(),
+            sampler=wanted.tolist(),
             num_workers=self._workers,
             collate_fn=reader.collate,
             generator=torch.Generator(),  # the loader draws a base seed; not from the run's generator
         )
-        for batch, bad in loader:
+        for batch, bad, pictures in loader:
             for index, reason in bad:
                 self._leave_out({"split": split, "index": index, "path": part.name_of(index), "reason": reason})
+            self._shared.thumbnails.setdefault(split, {}).update(pictures)
             if batch:
                 yield {**self.engine.to_device(batch), **shared}
 
@@ -270,7 +355,7 @@ class Frozen:
         part = self.dataset(split)
         reader = _Reader(part, None, self.seed, 0)
         for index in (self.indices(split) if order is None else np.asarray(order, dtype=np.int64)).tolist():
-            _, sample = reader[index]
+            _, sample, _ = reader[index]
             if isinstance(sample, str):
                 self._leave_out({"split": split, "index": index, "path": part.name_of(index), "reason": sample})
                 continue
@@ -280,47 +365,109 @@ class Frozen:
         if entry not in self.bad:  # a split that is read twice has the same bad samples twice
             self.bad.append(entry)
 
-    def _encode(self, batch: Batch) -> Tensor:
-        with self.engine.autocast():
-            return self._task.encode(batch).flatten(1)
+    def shown(self, split: Split) -> np.ndarray:
+        """Which samples of a split the report shows: int64, ascending; drawn from those that are used."""
+        count = len(self.dataset(split))
+        used = min(count, self._limit.get(split, count))
+        return np.sort(seeds.permutation(count, self.seed)[: min(used, self._shared.shown)])
 
-    def _gather(self, split: Split, function: Callable[[Batch], Tensor], read: bool) -> tuple[Tensor, Tensor]:
-        """Apply `function` to every batch of a split; stack the rows and look up their labels."""
-        rows, indices = [], []
-        with evaluating(self._task), torch.inference_mode():
-            for batch in self.batches(split, self._task.eval_transform(), read=read):
-                rows.append(function(batch).to("cpu", torch.float32))
-                indices.append(batch["index"].cpu())
-        if not rows:
+    def thumbnails(self, split: Split) -> dict[int, Any]:
+        """Thumbnails of `shown` samples by index, as far as they have any; read now unless features were computed."""
+        kept = self._shared.thumbnails.setdefault(split, {})
+        part, shown = self.dataset(split), [int(index) for index in self.shown(split)]
+        if not self.has_features(split) or part.table() is not None:
+            read = {index: thumbnails.thumbnail(part, sample) for index, sample in self.samples(split, order=shown)}
+            kept.update({index: thumbnail for index, thumbnail in read.items() if thumbnail is not None})
+        return kept
+
+    def _read(self, split: Split) -> None:
+        """Read a split once, and compute what its members lack: their features, raw inputs, thumbnails."""
+        part = self.dataset(split)
+        lacking = [member for member in self._shared.members if (split, member.outputs[0]) not in member._features]
+        gathered: dict[tuple[Frozen, str], _Gathered] = {
+            (member, output): _Gathered() for member in lacking for output in member.outputs
+        }
+        # A table's rows cost nothing to read, and samples that are encoded together hold more than their own fields.
+        shared = self._shared
+        keep_raw = shared.keep_raw and not shared.not_raw and split not in shared.raw and part.table() is None
+        raw, context = _Gathered(), part.context().keys()
+        with ExitStack() as stack, torch.inference_mode():
+            for member in lacking:
+                stack.enter_context(evaluating(member._task))
+            for batch in self.batches(split, self._task.eval_transform()):
+                for (member, output), rows in gathered.items():
+                    with self.engine.autocast():
+                        rows.add(member._task.representation(batch, output), batch["index"])
+                if keep_raw and not shared.not_raw:
+                    try:
+                        raw.add(_raw({name: batch[name] for name in batch.keys() - context}), batch["index"])
+                    except Exception as error:  # what is no stack of numbers fails in many ways, and has no control
+                        shared.not_raw = one_line(error)
+        for (member, output), rows in gathered.items():
+            member._features[split, output] = self._stacked(split, rows)
+        if keep_raw and not shared.not_raw:
+            shared.raw[split] = self._stacked(split, raw)
+
+    def _stacked(self, split: Split, rows: _Gathered) -> Rows:
+        if not rows.features:
             reason = self.bad[-1]["reason"] if self.bad else "it is empty"
             raise RunError(f"no sample of the {split} part could be read: {reason}")
-        labels = torch.from_numpy(self.labels(split))[torch.cat(indices)]
-        return torch.cat(rows), labels  # outside inference mode, so that a probe may keep them for its gradient
+        samples = torch.cat(rows.samples)
+        labels = torch.cat(rows.labels) if rows.labels else torch.from_numpy(self.labels(split))[samples]
+        return Rows(torch.cat(rows.features), samples, labels)  # a probe may keep them for its gradient
 
-    def features(self, split: Split) -> tuple[Tensor, Tensor]:
-        """The encoder's features of a split, computed once.
+    def rows(self, split: Split, of: str = "") -> Rows:
+        """The encoder's features of a split, computed once, with the sample that each is of.
+
+        Args:
+            split: which samples.
+            of: one of `outputs`; by default the first.
 
         Returns:
-            float32, (N, D), and int64, (N,): features, and labels (-1 is unlabelled), on the CPU. N counts the
-            samples that could be read.
+            `Rows` on the CPU: float32, (M, D); int64, (M,), index into the split; int64, (M,), labels (-1 is
+            unlabelled). M is the number of samples that could be read, or more if a sample has several rows.
 
         Raises:
-            UsageError: the dataset has no such split.
+            UsageError: the dataset has no such split, or the task no such output.
             RunError: no sample could be read, or a feature is NaN or infinite.
         """
-        if ("features", split) not in self._cache:
-            features, labels = self._gather(split, self._encode, read=False)
-            broken = int((~features.isfinite()).any(dim=1).sum())
-            if broken:
-                raise RunError(f"the features of {broken} of {len(features)} {split} samples are NaN or infinite")
-            self._cache["features", split] = features, labels
-        return self._cache["features", split]
+        of = of or self.outputs[0]
+        if of not in self.outputs:
+            names = ", ".join(self._task.outputs) or "one output without a name"
+            raise UsageError(
+                f"{type(self._task).__name__} has no output {of!r}: it has {names}{nearest(of, self.outputs)}"
+            )
+        if (split, of) not in self._features:
+            self._read(split)
+        rows = self._features[split, of]
+        broken = int((~rows.features.isfinite()).any(dim=1).sum())
+        if broken:
+            raise RunError(f"the features of {broken} of {len(rows.features)} {split} samples are NaN or infinite")
+        return rows
+
+    def features(self, split: Split, of: str = "") -> tuple[Tensor, Tensor]:
+        """Features and labels of `rows`: float32, (M, D), and int64, (M,), -1 for unlabelled."""
+        features, _, labels = self.rows(split, of)
+        assert labels is not None
+        return features, labels
 
     def raw(self, split: Split) -> tuple[Tensor, Tensor]:
-        """The evaluation-transformed samples themselves, as read, flattened by `flatten`; otherwise as `features`."""
-        if ("raw", split) not in self._cache:
-            self._cache["raw", split] = self._gather(split, _raw, read=True)
-        return self._cache["raw", split]
+        """The evaluation-transformed samples themselves, as read, flattened by `flatten`; otherwise as `features`.
+
+        Raises:
+            UsageError: samples hold something else than numbers, or not the same number of them each.
+        """
+        if self._shared.not_raw:
+            raise UsageError(f"samples cannot be compared as they are: {self._shared.not_raw}")
+        if split not in self._shared.raw:
+            raw = _Gathered()
+            with torch.inference_mode():
+                for batch in self.batches(split, self._task.eval_transform(), read=True):
+                    raw.add(_raw(batch), batch["index"])
+            self._shared.raw[split] = self._stacked(split, raw)
+        features, _, labels = self._shared.raw[split]
+        assert labels is not None
+        return features, labels
 
     def labelled(self, split: Split, inputs: Inputs = "features") -> tuple[Tensor, Tensor]:
         """`features` or `raw` of the samples that have a class.
@@ -328,13 +475,36 @@ class Frozen:
         Raises:
             UsageError: there is no such split, or none of its samples has a class.
         """
-        if not (self.labels(split) >= 0).any():
+        if not self._has_classes(split):
             raise UsageError(
                 f"the {split} part of {type(self._dataset).__name__} has no labels, and this evaluation needs them:"
                 " give data with one folder per class, or another labelled dataset with --data"
             )
         rows, labels = self.features(split) if inputs == "features" else self.raw(split)
         return rows[labels >= 0], labels[labels >= 0]
+
+    def _has_classes(self, split: Split) -> bool:
+        if (self.labels(split) >= 0).any():
+            return True
+        rows = self._features.get((split, self.outputs[0]))  # rows may have labels of their own
+        return rows is not None and rows.labels is not None and bool((rows.labels >= 0).any())
+
+
+class _Gathered:
+    """Rows of batches, on the CPU, until they are stacked."""
+
+    def __init__(self) -> None:
+        self.features: list[Tensor] = []
+        self.samples: list[Tensor] = []
+        self.labels: list[Tensor] = []
+
+    def add(self, rows: Tensor | Rows, index: Tensor) -> None:
+        """Add a batch's rows, of the samples `index`: int64, (N,)."""
+        features, sample, labels = rows if isinstance(rows, Rows) else (rows.flatten(1), None, None)
+        self.features.append(features.to("cpu", torch.float32))
+        self.samples.append((index if sample is None else index[sample]).cpu())
+        if labels is not None:
+            self.labels.append(labels.cpu())
 
 
 def _raw(batch: Batch) -> Tensor:

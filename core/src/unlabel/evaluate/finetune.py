@@ -9,19 +9,19 @@ without pretraining is ``finetune(frozen.of(fresh_task))``.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.amp.grad_scaler import GradScaler
 
 from unlabel import optim, seeds
 from unlabel.errors import UsageError
-from unlabel.evaluate import metrics
+from unlabel.evaluate import metrics, supervised
 from unlabel.evaluate.features import Frozen
 from unlabel.recipe import Stage
-from unlabel.task import Batch, Task, Transform
+from unlabel.task import Batch, Task, Transform, one_row_each
 
 __all__ = ["Classifier", "finetune"]
 
@@ -52,7 +52,7 @@ class Classifier(Task):
 
     def encode(self, batch: Batch) -> Tensor:
         """Class scores: float, (N, classes)."""
-        scores: Tensor = self.head(self.task.encode(batch).flatten(1))
+        scores: Tensor = self.head(one_row_each(self.task.representation(batch), "fine-tuning").flatten(1))
         return scores
 
     def eval_transform(self) -> Transform | None:
@@ -121,37 +121,26 @@ def finetune(
 def _train(
     model: Classifier, frozen: Frozen, stage: Stage, chosen: np.ndarray, epochs: int, label_smoothing: float
 ) -> float:
-    """Train in place; returns the mean loss of the last epoch.
-
-    Every process does all of it, so nothing is averaged, and evaluating on one process alone does not hang.
-    """
+    """Train in place; returns the mean loss of the last epoch."""
     engine, labels = frozen.engine, torch.from_numpy(frozen.labels("train"))
-    optimizer = optim.build(model, stage)
-    scaler = GradScaler(engine.device.type, enabled=engine.precision == "fp16")
     transform = frozen.task.finetune_transform()
-    model.train()
+    updates: list[int] = []  # of each epoch: samples that cannot be read are left out
 
-    step = 0
-    for epoch in range(epochs):
-        order = chosen[seeds.permutation(len(chosen), frozen.seed, epoch)]
-        order = order[: len(order) // stage.size * stage.size]
-        losses = []
-        for batch in frozen.batches("train", transform, order=order, batch_size=stage.size, epoch=epoch):
-            targets = labels[batch["index"].cpu()].to(engine.device)
-            seeds.seed(frozen.seed, step)
-            optim.set_lr({"main": optimizer}, stage, step)
-            with engine.autocast():
-                scores = model.encode(batch)
-            loss = F.cross_entropy(scores.float(), targets, label_smoothing=label_smoothing)
-            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            if step == 0:
-                _check_gradient(model)
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad(set_to_none=True)
-            losses.append(loss.detach())
-            step += 1
-    return torch.stack(losses).mean().item()
+    def batches() -> Iterator[Batch]:
+        for epoch, order in supervised.orders(chosen, stage.size, epochs, frozen.seed):
+            updates.append(0)
+            for batch in frozen.batches("train", transform, order=order, batch_size=stage.size, epoch=epoch):
+                updates[-1] += 1
+                yield batch
+
+    def loss(batch: Batch) -> Tensor:
+        targets = labels[batch["index"].cpu()].to(engine.device)
+        with engine.autocast():
+            scores = model.encode(batch)
+        return F.cross_entropy(scores.float(), targets, label_smoothing=label_smoothing)
+
+    losses = supervised.fit(model, frozen, stage, batches(), loss, after_first=lambda: _check_gradient(model))
+    return losses[-updates[-1] :].mean().item()
 
 
 def _check_gradient(model: Classifier) -> None:

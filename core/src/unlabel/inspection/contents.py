@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from unlabel import data, run
+from unlabel import build, claims, data
 from unlabel.catalog.plugins import Catalog
 from unlabel.data import Dataset
 from unlabel.errors import UsageError, nearest
@@ -27,10 +27,15 @@ def inspect(path: str, catalog: Catalog, verify: bool = True) -> dict[str, Any]:
         UsageError: no such path, or no dataset knows what to do with it.
     """
     name, dataset = open_dataset(path, catalog)
-    found = {"dataset": name, **dataset.inspect(verify)}
-    if "samples_per_second" in found:
-        found["seconds_per_epoch_reading"] = round(found["samples"] / max(1e-9, found["samples_per_second"]), 2)
-    return found
+    facts = {"dataset": name, **(dataset.inspect(verify) or _facts(dataset, verify))}
+    if "samples_per_second" in facts:
+        facts["seconds_per_epoch_reading"] = round(facts["samples"] / max(1e-9, facts["samples_per_second"]), 2)
+    return facts
+
+
+def _facts(dataset: Dataset, verify: bool) -> dict[str, Any]:
+    """What a dataset says of itself, and with `verify` what reading it shows."""
+    return {**dataset.info(), **(read_through(dataset) if verify else {})}
 
 
 def open_dataset(path: str, catalog: Catalog) -> tuple[str, Dataset]:
@@ -41,15 +46,15 @@ def open_dataset(path: str, catalog: Catalog) -> tuple[str, Dataset]:
     """
     path = catalog.current("datasets", path)
     if path in catalog.names("datasets"):
-        return path, run.build_dataset(Ref(path), catalog)
+        return path, build.build_dataset(Ref(path), catalog)
     place = Path(path).expanduser()
     if not place.exists() and "{" not in path:
         beside = [str(entry) for entry in place.parent.iterdir()] if place.parent.is_dir() else []
         raise UsageError(
             f"there is no path and no dataset called {path!r}{nearest(path, [*beside, *catalog.names('datasets')])}"
         )
-    offer = run.claimant(place, catalog.offers("datasets"))
-    return offer.name, run.build_dataset(Ref(offer.name, path=str(place)), catalog)
+    offer = claims.claimant(place, catalog.offers("datasets"))
+    return offer.name, build.build_dataset(Ref(offer.name, path=str(place)), catalog)
 
 
 def read_through(dataset: Dataset) -> dict[str, Any]:

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from unlabel import data, run, seeds
+from unlabel import build, compose, data, seeds
 from unlabel.catalog.plugins import Catalog
 from unlabel.data import Dataset
 from unlabel.engine import Engine
 from unlabel.errors import UsageError
 from unlabel.inspection.contents import open_dataset
-from unlabel.recipe import Recipe, with_data
+from unlabel.recipe import Recipe
 from unlabel.task import Batch, Sample, Task
 
 __all__ = ["measure", "recommendation"]
@@ -46,20 +46,20 @@ def measure(path: str, catalog: Catalog, task: str | None = None, limit: float =
         UsageError: no such path or task, or no sample can be read.
     """
     chosen = _recipe(path, catalog, task)
-    dataset = run.build_dataset(chosen.dataset, catalog)
-    chosen = with_data(chosen, dataset.implies(), catalog)
+    dataset = build.build_dataset(chosen.dataset, catalog)
+    chosen = build.with_data(chosen, dataset.implies(), catalog)
     samples = dataset.split("train")
     if samples is None or not len(samples):
         raise UsageError(f"{path} has no training samples")
     engine = Engine.of(chosen.execution)
-    built, _ = run.build(chosen, catalog, engine)
+    built = build.build(chosen, catalog, engine)
     stage = next(s for s in chosen.stages if s.steps != 0)
     stage = stage.model_copy(update={"batch_size": min(stage.resolved(len(samples)).size, len(samples))})
     stage = stage.model_copy(update={"accumulate": 1}).resolved(len(samples))
     found = _stages(samples, built, engine, chosen.seed, stage.size, limit)
     found["model"] = _model(samples, built, engine, stage, chosen.seed, limit)
     engine.close()
-    return {"task": chosen.task.name, "batch_size": stage.size, "engine": engine.describe(), **recommendation(found)}
+    return {"task": chosen.name, "batch_size": stage.size, "engine": engine.describe(), **recommendation(found)}
 
 
 def _recipe(path: str, catalog: Catalog, task: str | None) -> Recipe:
@@ -70,7 +70,7 @@ def _recipe(path: str, catalog: Catalog, task: str | None) -> Recipe:
         if not tasks:
             raise UsageError(f"--speed: plugin {owner} has no task to time; give one with --task")
         task = tasks[0]
-    return run.compose(task, catalog, data=path)
+    return compose.compose(task, catalog, data=path)
 
 
 def _stages(samples: Dataset, task: Task, engine: Engine, seed: int, size: int, limit: float) -> dict[str, float]:
@@ -98,7 +98,8 @@ def _stages(samples: Dataset, task: Task, engine: Engine, seed: int, size: int, 
     if transform is not None:
 
         def transformed(number: int) -> list[Sample]:
-            return [transform(dict(sample), seeds.generator(seed, number, k)) for k, sample in enumerate(read)]
+            draws = [_draw(samples, seed, number, k) for k in range(len(read))]
+            return [transform(dict(sample), draw) for sample, draw in zip(read, draws, strict=True)]
 
         found["augment"] = size / _timed(transformed, limit)
         read = transformed(0)
@@ -107,6 +108,12 @@ def _stages(samples: Dataset, task: Task, engine: Engine, seed: int, size: int, 
     if engine.device.type != "cpu":
         found["copy"] = size / _timed(lambda _: _copied(engine, batch), limit)
     return found
+
+
+def _draw(samples: Dataset, seed: int, epoch: int, index: int) -> data.Draw:
+    """What a transform draws from, as if training had just begun."""
+    others = data.others(samples, seed, epoch, index)
+    return data.Draw(seeds.generator(seed, epoch, index), epoch, 0.0, others)
 
 
 def _readable(samples: Dataset, indices: list[int]) -> list[Sample]:

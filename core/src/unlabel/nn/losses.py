@@ -5,6 +5,9 @@ processes along the batch in rank order and sums the gradients of all copies on 
 `unlabel.engine.gather` does). Each process then computes the rows of its own samples. The mean of these
 local losses over the processes is the loss of the whole batch, and gradients averaged over the processes
 are its gradient, exactly, if every process has as many samples.
+
+A batch may hold a sample twice: where it straddles two epochs, or an order repeats samples. Such twins are no negatives
+of each other: given the `index` of each row's sample, a contrast leaves them out. Without twins nothing changes.
 """
 
 from __future__ import annotations
@@ -46,7 +49,29 @@ def _products(left: Tensor, right: Tensor) -> Tensor:
         return left @ right.T
 
 
-def nt_xent(z1: Tensor, z2: Tensor, temperature: float, gather: Gather | None = None, rank: int = 0) -> Tensor:
+def _without_twins(logits: Tensor, positive: Tensor, index: Tensor | None, others: Tensor | None) -> Tensor:
+    """Logits with minus infinity where a column is of the row's own sample, but for the row's positive.
+
+    Args:
+        logits: float, (N, M).
+        positive: int64, (N,): the column that stays.
+        index: int64, (N,): the sample of each row; None leaves all as they are.
+        others: int64, (M,): the sample of each column.
+    """
+    if index is None or others is None:
+        return logits
+    twin = (index[:, None] == others).scatter(1, positive[:, None], False)
+    return logits.masked_fill(twin, -torch.inf)
+
+
+def nt_xent(
+    z1: Tensor,
+    z2: Tensor,
+    temperature: float,
+    gather: Gather | None = None,
+    rank: int = 0,
+    index: Tensor | None = None,
+) -> Tensor:
     """Normalised temperature-scaled cross-entropy over 2N views (Chen et al., arXiv 2002.05709, eq. 1).
 
     Each view is to be recognised by the other view of its sample among all views but itself.
@@ -57,6 +82,7 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float, gather: Gather | None = 
         temperature: divides the cosines.
         gather: takes negatives from all processes; see the module.
         rank: this process's place in what `gather` returns.
+        index: int64, (N,): the sample of each row, for twins; see the module.
 
     Returns:
         Scalar, >= 0; the mean over this process's 2N rows. ln(2N - 1) for identical embeddings.
@@ -67,8 +93,12 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float, gather: Gather | None = 
 
     row = torch.arange(len(logits), device=logits.device)
     itself = row + rank * len(row)
-    logits[row, itself] = -torch.inf
-    return functional.cross_entropy(logits, itself ^ 1)  # the neighbour: 0 <-> 1, 2 <-> 3, ...
+    partner = itself ^ 1  # the neighbour: 0 <-> 1, 2 <-> 3, ...
+    logits[row, itself] = -torch.inf  # 1[k != i] of eq. 1
+    if index is not None:
+        samples = index if gather is None else gather(index)
+        logits = _without_twins(logits, partner, index.repeat_interleave(2), samples.repeat_interleave(2))
+    return functional.cross_entropy(logits, partner)
 
 
 def info_nce(
@@ -79,6 +109,7 @@ def info_nce(
     scale: float | None = None,
     gather: Gather | None = None,
     rank: int = 0,
+    index: Tensor | None = None,
 ) -> Tensor:
     """Recognise the key of each query among the keys of the batch (van den Oord et al., arXiv 1807.03748).
 
@@ -92,15 +123,18 @@ def info_nce(
             depends on the temperature (Chen, Xie, He, arXiv 2104.02057).
         gather: takes keys from all processes; see the module.
         rank: this process's place in what `gather` returns.
+        index: int64, (N,): the sample of each row, for twins; see the module.
 
     Returns:
         Scalar, >= 0; the mean over this process's queries.
     """
-    keys = _unit(key)
+    keys, samples = _unit(key), index
     if gather is not None:
         keys = gather(keys)
-    logits = _products(_unit(query), keys) / temperature  # (N, N * world)
+        samples = None if index is None else gather(index)
+    logits = _products(_unit(query), keys) / temperature  # (N, N * world): eq. 1 of 2104.02057
     label = torch.arange(len(logits), device=logits.device) + rank * len(logits)
+    logits = _without_twins(logits, label, index, samples)
     return functional.cross_entropy(logits, label) * (2.0 * temperature if scale is None else scale)
 
 
@@ -114,16 +148,17 @@ def symmetric_info_nce(
     scale: float | None = None,
     gather: Gather | None = None,
     rank: int = 0,
+    index: Tensor | None = None,
 ) -> Tensor:
     """Queries of view 1 against keys of view 2, plus the reverse (Chen, Xie, He, arXiv 2104.02057, alg. 1).
 
     Args and returns: as `info_nce`; the two directions are added, not averaged.
     """
-    forth = info_nce(query1, key2, temperature, scale=scale, gather=gather, rank=rank)
-    return forth + info_nce(query2, key1, temperature, scale=scale, gather=gather, rank=rank)
+    forth = info_nce(query1, key2, temperature, scale=scale, gather=gather, rank=rank, index=index)
+    return forth + info_nce(query2, key1, temperature, scale=scale, gather=gather, rank=rank, index=index)
 
 
-def info_nce_queue(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
+def info_nce_queue(query: Tensor, key: Tensor, queue: Tensor, temperature: float, twin: Tensor | None = None) -> Tensor:
     """Recognise the key of each query among a queue of keys of earlier batches (He et al., arXiv 1911.05722).
 
     Args:
@@ -131,13 +166,17 @@ def info_nce_queue(query: Tensor, key: Tensor, queue: Tensor, temperature: float
         key: float, (N, D): row i belongs to query i; normalised here.
         queue: float, (K, D), rows of length 1: negatives for every query. Add `key` to it after the loss.
         temperature: divides the cosines.
+        twin: bool, (N, K): rows of the queue that are no negatives of a query; None takes all as such.
 
     Returns:
         Scalar, >= 0; the mean over the queries.
     """
     queries = _unit(query)
     positive = (queries * _unit(key)).sum(dim=1, keepdim=True)
-    logits = torch.cat([positive, _products(queries, _full(queue))], dim=1) / temperature  # (N, 1 + K)
+    others = _products(queries, _full(queue))
+    if twin is not None:
+        others = others.masked_fill(twin, -torch.inf)
+    logits = torch.cat([positive, others], dim=1) / temperature  # (N, 1 + K): eq. 1
     return functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
 
 

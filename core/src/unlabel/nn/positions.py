@@ -132,20 +132,22 @@ def rotate(tokens: Tensor, turn: Rotary) -> Tensor:
 
 
 def interpolate(table: Tensor, old_grid: Sequence[int], new_grid: Sequence[int], prefix_tokens: int = 1) -> Tensor:
-    """Resample a two-dimensional table for another number of tokens, bicubically; prefix rows are kept.
+    """Resample a table for another number of tokens, cubically along each axis; prefix rows are kept.
 
     Args:
-        table: float, (..., prefix_tokens + old rows * old columns, D).
-        old_grid: (rows, columns) of the table.
-        new_grid: (rows, columns) wanted.
+        table: float, (..., prefix_tokens + product of `old_grid`, D).
+        old_grid: tokens along each axis of the table, one to three, e.g. ``(rows, columns)``.
+        new_grid: tokens along each axis wanted.
         prefix_tokens: rows before the grid's (class token, registers), left as they are.
 
     Returns:
-        The dtype of `table`, (..., prefix_tokens + new rows * new columns, D); `table` itself if nothing changes.
+        The dtype of `table`, (..., prefix_tokens + product of `new_grid`, D); `table` itself if nothing changes.
 
     Raises:
-        UsageError: if the table has not the rows that `old_grid` and `prefix_tokens` say.
+        UsageError: if the table has not the rows that `old_grid` and `prefix_tokens` say, or another number of axes.
     """
+    if len(old_grid) != len(new_grid) or not 1 <= len(old_grid) <= 3:
+        raise UsageError(f"a table of grid {tuple(old_grid)} cannot be resampled to {tuple(new_grid)}")
     expected = prefix_tokens + math.prod(old_grid)
     if table.shape[-2] != expected:
         raise UsageError(
@@ -156,9 +158,20 @@ def interpolate(table: Tensor, old_grid: Sequence[int], new_grid: Sequence[int],
         return table
     *lead, _, dim = table.shape
     prefix, rows = table[..., :prefix_tokens, :], table[..., prefix_tokens:, :]
-    planes = rows.reshape(-1, *old_grid, dim).permute(0, 3, 1, 2)  # (B, D, rows, columns)
-    planes = functional.interpolate(planes, size=tuple(new_grid), mode="bicubic", align_corners=False)
-    return torch.cat([prefix, planes.permute(0, 2, 3, 1).reshape(*lead, -1, dim)], dim=-2)
+    resampled = rows.reshape(-1, *old_grid, dim)  # (B, *grid, D)
+    if len(old_grid) > 1:
+        resampled = _cubic(resampled, (new_grid[-2], new_grid[-1]))
+    if len(old_grid) != 2:  # the first axis of one or three, alone
+        apart = resampled.reshape(len(resampled), old_grid[0], -1, dim)
+        resampled = _cubic(apart, (new_grid[0], apart.shape[2]))
+    return torch.cat([prefix, resampled.reshape(*lead, -1, dim)], dim=-2)
+
+
+def _cubic(rows: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resample the last two axes of a grid, bicubically: (B, ..., rows, columns, D) -> (B, ..., *size, D)."""
+    planes = rows.flatten(0, -4).permute(0, 3, 1, 2)
+    planes = functional.interpolate(planes, size=size, mode="bicubic", align_corners=False)
+    return planes.permute(0, 2, 3, 1).reshape(*rows.shape[:-3], *size, rows.shape[-1])
 
 
 def neighbourhood(grid: Sequence[int], sigma: float) -> Tensor:

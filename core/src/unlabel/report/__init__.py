@@ -1,9 +1,9 @@
 """The report of one run or several: one HTML file that needs nothing else, no network either.
 
-`reading` reads the folders, `summary`, `curves` and `nearness` turn them into numbers, and the template beside them
-lays these out; its script draws the curves and the map. Text of users and of data sets (paths, names of classes,
-settings) only ever gets into the page escaped, and the page's own policy lets no other script run and nothing be
-fetched.
+`reading` reads the folders, `summary`, `curves` and `nearness` turn them into numbers, `albums` makes files that a page
+can hold of what tasks showed, and the template beside them lays these out; its script draws the curves and the map.
+Text of users and of data sets (paths, names of classes, settings, samples) only ever gets into the page escaped, and
+the page's own policy lets no other script run and nothing be fetched.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import numpy as np
 
 from unlabel import __version__
 from unlabel.errors import RunError, UsageError
-from unlabel.report import curves, encoding, nearness, reading, summary
+from unlabel.report import albums, curves, encoding, nearness, reading, summary
+from unlabel.report.reading import RunFiles
 from unlabel.storage.files import write_whole
 
 if TYPE_CHECKING:
@@ -29,11 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["default_path", "missing", "page", "write"]
 
 _MARK = '<meta name="generator" content="unlabel report">'
-_PICTURES = 2_400_000  # bytes of all pictures together, before base64 makes a third more of them
-_THUMBNAILS = 500_000
+_THUMBNAILS = 500_000  # bytes
 _QUERIES = 6
 _LISTED = 100
-_SHOWN = 3
 
 
 def missing() -> str:
@@ -85,7 +84,7 @@ def _beginning(path: Path) -> str:
         return file.read(4000).decode("utf-8", errors="replace")
 
 
-def page(runs: Sequence[reading.Found], catalog: Catalog) -> str:
+def page(runs: Sequence[RunFiles], catalog: Catalog) -> str:
     """The HTML text of a report; the same runs give the same text.
 
     Args:
@@ -100,9 +99,9 @@ def page(runs: Sequence[reading.Found], catalog: Catalog) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": summary.number, "signed": summary.signed, "spread": summary.spread}
     drawn = curves.curves(runs)
-    maps = [_map(found, _THUMBNAILS // len(runs)) for found in runs]
+    maps = [_map(run, _THUMBNAILS // len(runs)) for run in runs]
     data = {
-        "runs": [{"name": found.name, "last": found.last, "stages": _starts(found)} for found in runs],
+        "runs": [{"name": run.name, "last": run.last, "stages": _starts(run)} for run in runs],
         "curves": drawn,
         "maps": [None if entry is None else entry["data"] for entry in maps],
     }
@@ -117,101 +116,71 @@ def page(runs: Sequence[reading.Found], catalog: Catalog) -> str:
         data=data,
         curves=drawn,
         maps=maps,
-        measures=[summary.measures(found) for found in runs],
-        health=[summary.health(found) for found in runs],
+        measures=[summary.measures(run) for run in runs],
+        health=[summary.health(run) for run in runs],
         claims=_claims(runs, catalog),
-        commands=[summary.commands(found) for found in runs],
+        commands=[summary.commands(run) for run in runs],
         spreads=summary.spreads(runs),
         comparison=summary.comparison(runs) if len(runs) > 1 else [],
         differences=summary.differences(runs),
         settings=summary.differences(runs, every=True),
         environment=summary.environment(runs),
-        albums=_albums(runs),
+        albums=albums.albums(runs),
         listed=_LISTED,
     )
 
 
-def _claims(runs: Sequence[reading.Found], catalog: Catalog) -> list[tuple[summary.Claim, list[reading.Found]]]:
+def _claims(runs: Sequence[RunFiles], catalog: Catalog) -> list[tuple[summary.Claim, list[RunFiles]]]:
     """What recipes claim, each once, with the runs that were started from them."""
-    groups: list[tuple[summary.Claim, list[reading.Found]]] = []
-    for found in runs:
-        for claim in summary.claims(found, catalog):
-            same = next(
-                (members for other, members in groups if other == claim and members[0].task == found.task), None
-            )
+    groups: list[tuple[summary.Claim, list[RunFiles]]] = []
+    for run in runs:
+        for claim in summary.claims(run, catalog):
+            same = next((members for other, members in groups if other == claim and members[0].task == run.task), None)
             if same is None:
-                groups.append((claim, [found]))
+                groups.append((claim, [run]))
             else:
-                same.append(found)
+                same.append(run)
     return groups
 
 
-def _name_apart(runs: Sequence[reading.Found]) -> None:
+def _name_apart(runs: Sequence[RunFiles]) -> None:
     """Runs of one name get their folder in front, and a number if that does not help."""
-    names = [found.name for found in runs]
-    for found in runs:
-        if names.count(found.name) > 1:
-            found.name = str(found.folder)
-    names = [found.name for found in runs]
-    for place, found in enumerate(runs):
-        if names.count(found.name) > 1:
-            found.name = f"{found.name} ({place + 1})"
+    names = [run.name for run in runs]
+    for run in runs:
+        if names.count(run.name) > 1:
+            run.name = str(run.folder)
+    names = [run.name for run in runs]
+    for place, run in enumerate(runs):
+        if names.count(run.name) > 1:
+            run.name = f"{run.name} ({place + 1})"
 
 
-def _title(runs: Sequence[reading.Found]) -> str:
-    tasks = list(dict.fromkeys(found.task for found in runs))
+def _title(runs: Sequence[RunFiles]) -> str:
+    tasks = list(dict.fromkeys(run.task for run in runs))
     return f"{tasks[0]}: {runs[0].name}" if len(runs) == 1 else f"{len(runs)} runs: {', '.join(tasks)}"
 
 
 def _policy(style: str, script: str) -> str:
-    """What the page may do: show its own pictures, run its own script. Nothing else, wherever it is opened."""
+    """What the page may do: show its own pictures, play its own sounds, run its own script; nothing else, anywhere."""
     digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
     allowed = f"style-src 'sha256-{digests[0]}'; script-src 'sha256-{digests[1]}'"
-    return f"default-src 'none'; img-src data:; {allowed}; base-uri 'none'; form-action 'none'"
+    return f"default-src 'none'; img-src data:; media-src data:; {allowed}; base-uri 'none'; form-action 'none'"
 
 
-def _starts(found: reading.Found) -> list[dict[str, Any]]:
+def _starts(run: RunFiles) -> list[dict[str, Any]]:
     """Where each stage begins, in updates of the whole run, as far as it was logged."""
     starts: dict[int, int] = {}
-    for line in found.lines:
+    for line in run.lines:
         stage = int(line["stage"])
         starts.setdefault(stage, max(0, int(line["total_step"] - line["step"])))
-    return [{"name": _stage_name(found, stage), "begin": begin} for stage, begin in starts.items()]
+    return [{"name": albums.stage_name(run, stage), "begin": begin} for stage, begin in starts.items()]
 
 
-def _stage_name(found: reading.Found, stage: int) -> str:
-    return found.stages[stage] if 0 <= stage < len(found.stages) else f"{stage + 1}"
-
-
-def _albums(runs: Sequence[reading.Found]) -> list[list[dict[str, Any]]]:
-    """The pictures of each run by stage and name, as files: ``{"stage", "name", "points": [{"step", ...}]}``.
-
-    ``extra`` counts those of a stage beyond the first few, which are folded away, and ``left`` is how many they are.
-    """
-    files = iter(encoding.fitting([picture.array for found in runs for picture in found.pictures], _PICTURES))
-    albums: list[list[dict[str, Any]]] = []
-    for found in runs:
-        rows: dict[tuple[int, str], list[dict[str, Any]]] = {}
-        for picture in found.pictures:
-            text = base64.b64encode(next(files)).decode("ascii")
-            height, width = picture.array.shape[:2]
-            point = {"step": picture.step, "text": text, "width": width, "height": height}
-            rows.setdefault((picture.stage, picture.name), []).append(point)
-        albums.append([])
-        for stage in dict.fromkeys(stage for stage, _ in rows):
-            own = [(name, points) for (of, name), points in rows.items() if of == stage]
-            for place, (name, points) in enumerate(own):
-                extra, left = max(0, place + 1 - _SHOWN), max(0, len(own) - _SHOWN)
-                entry = {"stage": _stage_name(found, stage), "name": name, "points": points}
-                albums[-1].append({**entry, "extra": extra, "left": left})
-    return albums
-
-
-def _map(found: reading.Found, budget: int) -> dict[str, Any] | None:
+def _map(run: RunFiles, budget: int) -> dict[str, Any] | None:
     """The map of a run's features, and the neighbours of a few samples: for the script, and as a table."""
-    if found.embeddings is None or len(found.embeddings.features) < 3:
+    if run.embeddings is None or len(run.embeddings.features) < 3:
         return None
-    known = found.embeddings
+    known = run.embeddings
     places, method = nearness.mapped(known.features)
     near = nearness.neighbours(known.features)
     labels = known.labels if known.labels is not None and (known.labels >= 0).any() else None
@@ -224,9 +193,9 @@ def _map(found: reading.Found, budget: int) -> dict[str, Any] | None:
     thumbnails = known.thumbnails
     sheet = None
     if thumbnails is not None:
-        whole = encoding.lossless(thumbnails.reshape(-1, *thumbnails.shape[2:]))
+        whole = encoding.png(thumbnails.reshape(-1, *thumbnails.shape[2:]))
         if len(whole) <= budget:
-            sheet = base64.b64encode(whole).decode("ascii")
+            sheet = encoding.text(whole)
     data = {
         "x": [round(float(value), 4) for value in places[:, 0]],
         "y": [round(float(value), 4) for value in places[:, 1]],
@@ -242,7 +211,7 @@ def _map(found: reading.Found, budget: int) -> dict[str, Any] | None:
         return {
             "name": known.names[place],
             "label": label,
-            "text": None if thumbnails is None else encoding.text(thumbnails[place]),
+            "text": None if thumbnails is None else encoding.text(encoding.png(thumbnails[place])),
         }
 
     queries = _queries(labels, len(known.names))

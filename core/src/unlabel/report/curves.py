@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from unlabel.report.reading import Found
+from unlabel.report.reading import RunFiles
 
 __all__ = ["curves", "thinned"]
 
@@ -26,28 +26,28 @@ _LABELS = {
 }
 
 
-def curves(runs: Sequence[Found]) -> list[dict[str, Any]]:
+def curves(runs: Sequence[RunFiles]) -> list[dict[str, Any]]:
     """What the page draws: ``{"name", "label", "group", "series": [{"run", "x", "y"}]}``, losses first.
 
     ``x`` are updates of the whole run; a value that is not finite is None. Each series also has ``first``, ``lowest``,
     ``highest`` and ``last``, of its finite values.
     """
-    found: dict[str, list[tuple[int, np.ndarray, np.ndarray]]] = {}
+    series: dict[str, list[tuple[int, np.ndarray, np.ndarray]]] = {}
     for place, run in enumerate(runs):
         names = dict.fromkeys(name for line in run.lines for name in line if name not in _NOT_SHOWN)
         for name in names:
             lines = [line for line in run.lines if name in line]
             x = np.array([line["total_step"] for line in lines])
-            found.setdefault(name, []).append((place, x, np.array([line[name] for line in lines])))
-    most = max(50, _POINTS // max(1, sum(map(len, found.values()))))
+            series.setdefault(name, []).append((place, x, np.array([line[name] for line in lines])))
+    most = max(50, _POINTS // max(1, sum(map(len, series.values()))))
     return [
         {
             "name": name,
             "label": _LABELS.get(name, name.replace("_", " ")),
             "group": "checks" if name in _MONITORS else "course" if name in _COST else "training",
-            "series": [_series(place, *thinned(x, y, most)) for place, x, y in found[name]],
+            "series": [_series(place, *thinned(x, y, most)) for place, x, y in series[name]],
         }
-        for name in sorted(found, key=_order)
+        for name in sorted(series, key=_order)
     ]
 
 
@@ -84,10 +84,10 @@ def thinned(x: np.ndarray, y: np.ndarray, most: int) -> tuple[np.ndarray, np.nda
     """
     if len(x) <= most:
         return x, y
-    kept = {0, len(x) - 1}
-    kept |= {int(place) for place in np.flatnonzero(~np.isfinite(y))[:most]}
+    places = {0, len(x) - 1}
+    places |= {int(place) for place in np.flatnonzero(~np.isfinite(y))[:most]}
     for part in np.array_split(np.arange(len(x)), max(1, (most - 2) // 2)):
         values = np.where(np.isfinite(y[part]), y[part], 0.0)
-        kept |= {int(part[values.argmin()]), int(part[values.argmax()])}
-    chosen = np.array(sorted(kept))
-    return x[chosen], y[chosen]
+        places |= {int(part[values.argmin()]), int(part[values.argmax()])}
+    order = np.array(sorted(places))
+    return x[order], y[order]

@@ -1,23 +1,26 @@
-"""Pictures as text that a page can hold: the lossless format of ISO/IEC 15948, written with zlib alone."""
+"""Pictures as PNG, written with zlib alone, and sounds as WAV: files whose base64 a page can hold."""
 
 from __future__ import annotations
 
 import base64
+import io
 import struct
+import wave
 import zlib
 
 import numpy as np
 
-from unlabel.show.pictures import halved
+from unlabel.show.drawing import halved
+from unlabel.show.media import Sound
 
-__all__ = ["fitting", "lossless", "text"]
+__all__ = ["fitting", "png", "size", "text", "wav"]
 
-_NONE, _LEFT, _ABOVE = 0, 1, 2  # the format's filters: of each byte, itself, or its difference from a neighbour's
+_NONE, _LEFT, _ABOVE = 0, 1, 2  # PNG's filters: of each byte, itself, or its difference from a neighbour's
 _SMALLEST = 48
 
 
-def lossless(picture: np.ndarray) -> bytes:
-    """A picture's file: uint8, (H, W, 3), red, green, blue; every row filtered the way that suits the whole best."""
+def png(picture: np.ndarray) -> bytes:
+    """A picture's PNG file: uint8, (H, W, 3), red, green, blue; all rows filtered the way that suits them best."""
     flat = np.ascontiguousarray(picture).reshape(len(picture), -1)
     left, above = flat.copy(), flat.copy()
     left[:, 3:] -= flat[:, :-3]
@@ -35,9 +38,25 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def text(picture: np.ndarray) -> str:
-    """The file of `lossless` in base64."""
-    return base64.b64encode(lossless(picture)).decode("ascii")
+def wav(sound: Sound) -> bytes:
+    """A sound's WAV file, of 16 bits."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setnchannels(len(sound.samples))
+        writer.setsampwidth(2)
+        writer.setframerate(sound.rate)
+        writer.writeframes((sound.samples.T * 32767).round().astype("<i2").tobytes())
+    return file.getvalue()
+
+
+def size(file: bytes) -> tuple[int, int]:
+    """Width and height of a PNG file."""
+    return int.from_bytes(file[16:20], "big"), int.from_bytes(file[20:24], "big")
+
+
+def text(file: bytes) -> str:
+    """A file in base64."""
+    return base64.b64encode(file).decode("ascii")
 
 
 def fitting(pictures: list[np.ndarray], budget: int) -> list[bytes]:
@@ -55,12 +74,12 @@ def fitting(pictures: list[np.ndarray], budget: int) -> list[bytes]:
         pictures[largest] = halved(pictures[largest])
         if sum(picture.size for picture in pictures) >= total:
             break
-    files = [lossless(picture) for picture in pictures]
+    files = [png(picture) for picture in pictures]
     while sum(map(len, files)) > budget:
         able = [number for number, picture in enumerate(pictures) if min(picture.shape[:2]) >= 2 * _SMALLEST]
         if not able:
             break
         largest = max(able, key=lambda number: len(files[number]))
         pictures[largest] = halved(pictures[largest])
-        files[largest] = lossless(pictures[largest])
+        files[largest] = png(pictures[largest])
     return files

@@ -12,11 +12,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-from unlabel.report.reading import Found, flattened
+from unlabel import compose, joining
+from unlabel.recipe import Recipe
+from unlabel.report.reading import RunFiles, flattened
 
 if TYPE_CHECKING:
     from unlabel.catalog.plugins import Catalog
-    from unlabel.recipe import Recipe
 
 __all__ = [
     "Claim", "Comparison", "Measure", "Row", "Spread", "claims", "commands", "comparison", "differences", "environment",
@@ -49,9 +50,9 @@ class Measure:
         return bool(known) and all(0 <= value <= 1 for value in known) and bool(self.gain)
 
 
-def measures(found: Found) -> list[Measure]:
+def measures(run: RunFiles) -> list[Measure]:
     """Everything that was evaluated, in the order of the evaluations; what is no number is left out."""
-    parts = {when: _numbers(found.evaluations.get(when)) for when in ("raw", "before", "after")}
+    parts = {when: _numbers(run.evaluations.get(when)) for when in ("raw", "before", "after")}
     places = dict.fromkeys([*parts["after"], *parts["before"]])  # raw inputs have no measures of their own
     return [Measure(*place, *(parts[when].get(place) for when in ("raw", "before", "after"))) for place in places]
 
@@ -68,9 +69,9 @@ def _numbers(part: Any) -> dict[tuple[str, str], float]:
     }
 
 
-def health(found: Found) -> list[tuple[str, str]]:
+def health(run: RunFiles) -> list[tuple[str, str]]:
     """The verdict: ``ok``, ``warn`` or ``bad``, and a sentence, each."""
-    entries = found.evaluations.get("health")
+    entries = run.evaluations.get("health")
     pairs = [entry for entry in entries if isinstance(entry, list) and len(entry) == 2] if entries else []
     return [(level if level in ("ok", "warn", "bad") else "warn", str(text)) for level, text in pairs]
 
@@ -89,15 +90,15 @@ class Row:
         return len(self.cells) - self.cells.count(_ABSENT) < min(2, len(self.cells))
 
 
-def differences(runs: Sequence[Found], every: bool = False) -> list[Row]:
+def differences(runs: Sequence[RunFiles], every: bool = False) -> list[Row]:
     """Settings that are not the same in all runs (or `every` one), by their place in the recipe."""
-    return _rows([flattened(found.recipe) for found in runs], every)
+    return _rows([flattened(run.recipe) for run in runs], every)
 
 
-def environment(runs: Sequence[Found]) -> list[Row]:
-    """Versions, machine and time of every run; the command is told elsewhere."""
-    kept = [{k: v for k, v in found.environment.items() if k != "command"} for found in runs]
-    return _rows([flattened(value) for value in kept], every=True)
+def environment(runs: Sequence[RunFiles]) -> list[Row]:
+    """Versions, machine and time of every run; the command stands elsewhere."""
+    tables = [{k: v for k, v in run.environment.items() if k != "command"} for run in runs]
+    return _rows([flattened(value) for value in tables], every=True)
 
 
 def _rows(tables: Sequence[Mapping[str, Any]], every: bool) -> list[Row]:
@@ -124,9 +125,9 @@ class Comparison:
         return len(self.values) - self.values.count(None) < 2
 
 
-def comparison(runs: Sequence[Found]) -> list[Comparison]:
+def comparison(runs: Sequence[RunFiles]) -> list[Comparison]:
     """Evaluations that training changed, the last logged numbers, and the cost, side by side."""
-    tables = [_headlines(found) for found in runs]
+    tables = [_headlines(run) for run in runs]
     rows = []
     for name in dict.fromkeys(name for table in tables for name in table):
         values = [table.get(name) for table in tables]
@@ -136,20 +137,20 @@ def comparison(runs: Sequence[Found]) -> list[Comparison]:
     return rows
 
 
-def _headlines(found: Found) -> dict[str, float]:
+def _headlines(run: RunFiles) -> dict[str, float]:
     table: dict[str, float] = {}
-    for measure in measures(found):
+    for measure in measures(run):
         if measure.after is not None and measure.gain != 0:  # what training did not change is a setting or a reference
             table[f"{measure.evaluation} {measure.name}, trained"] = measure.after
         if measure.gain:
             table[f"{measure.evaluation} {measure.name}, change"] = measure.gain
     last: dict[str, float] = {}
-    for line in found.lines:
+    for line in run.lines:
         last |= {name: value for name, value in line.items() if math.isfinite(value)}
     table |= {f"last {name}": last[name] for name in ("loss", "knn", "rankme", "feature_std") if name in last}
-    table |= {"updates": float(found.last)}
+    table |= {"updates": float(run.last)}
     for name, label in (("seconds", "seconds of training"), ("samples_per_second", "samples a second")):
-        value = found.evaluations.get(name)
+        value = run.evaluations.get(name)
         if isinstance(value, int | float) and math.isfinite(value):
             table[label] = float(value)
     return table
@@ -167,19 +168,19 @@ class Spread:
     worst: float | None
 
 
-def spreads(runs: Sequence[Found]) -> list[tuple[list[Found], list[Spread]]]:
+def spreads(runs: Sequence[RunFiles]) -> list[tuple[list[RunFiles], list[Spread]]]:
     """Groups of at least two runs that differ in nothing but seed and machine, with the spread of every measure."""
-    groups: dict[str, list[Found]] = {}
-    for found in runs:
-        kept = {name: value for name, value in found.recipe.items() if name not in ("seed", "execution")}
-        groups.setdefault(json.dumps(kept, sort_keys=True), []).append(found)
+    groups: dict[str, list[RunFiles]] = {}
+    for run in runs:
+        settings = {name: value for name, value in run.recipe.items() if name not in ("seed", "execution")}
+        groups.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
     result = []
     for members in groups.values():
         if len(members) < 2 or not members[0].recipe:
             continue
         values: dict[tuple[str, str], list[Measure]] = {}
-        for found in members:
-            for measure in measures(found):
+        for run in members:
+            for measure in measures(run):
                 values.setdefault((measure.evaluation, measure.name), []).append(measure)
         rows = [_spread(place, entries) for place, entries in values.items() if len(entries) == len(members)]
         # what neither training nor the seed changes is a setting of the evaluation
@@ -218,16 +219,14 @@ class Claim:
     changed: list[tuple[str, str, str]] = field(default_factory=list)
 
 
-def claims(found: Found, catalog: Catalog) -> list[Claim]:
+def claims(found: RunFiles, catalog: Catalog) -> list[Claim]:
     """The claim of the recipe a run was started from: the one its command names, else the nearest of its task's.
 
     Of several tasks together, the claim of each, which is about that task alone. A task that is not installed or has
     no recipes claims nothing.
     """
-    from unlabel import multitask, recipe
-
     try:
-        parts = multitask.apart(recipe.Recipe.model_validate(found.recipe))
+        parts = joining.part(Recipe.model_validate(found.recipe))
     except Exception:  # a recipe that is damaged, or older than what is installed
         return []
     told = [_claim(name, part, _option(found, "--recipe") or "", catalog) for name, part in parts.items()]
@@ -236,10 +235,9 @@ def claims(found: Found, catalog: Catalog) -> list[Claim]:
 
 def _claim(task: str, chosen: Recipe, told: str, catalog: Catalog) -> Claim | None:
     """The claim of the recipe called `told`, if the task has one of that name, or of the one most like `chosen`."""
-    from unlabel import recipe
 
     try:
-        functions = recipe.named(catalog.find("tasks", task).module())
+        functions = compose.named(catalog.find("tasks", task).module())
         tables = {name: flattened(make().model_dump(mode="json")) for name, make in functions.items()}
     except Exception:  # whatever a plugin raises that cannot be used here
         return None
@@ -260,34 +258,33 @@ def _changes(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[tuple[s
         other = ours.get(place)
         if other != value and not place.startswith("execution.") and place != "seed":
             found.append((place, json.dumps(value), json.dumps(other) if place in ours else _ABSENT))
-    added = [
-        place for place in ours.keys() - theirs.keys() if place.partition(".")[0] in ("task", "encoder", "dataset")
-    ]
+    owners = ("task", "tasks", "encoder", "encoders", "dataset")
+    added = [place for place in ours.keys() - theirs.keys() if place.partition(".")[0] in owners]
     return found + [(place, "default", json.dumps(ours[place])) for place in sorted(added)]
 
 
-def _option(found: Found, name: str) -> str | None:
-    words = _typed(found)
-    return words[words.index(name) + 1] if name in words[:-1] else None
+def _option(run: RunFiles, name: str) -> str | None:
+    command = _typed(run)
+    return command[command.index(name) + 1] if name in command[:-1] else None
 
 
-def _typed(found: Found) -> list[str]:
-    words = found.environment.get("command")
+def _typed(run: RunFiles) -> list[str]:
+    words = run.environment.get("command")
     return [str(word) for word in words] if isinstance(words, list) else []
 
 
-def commands(found: Found) -> dict[str, str]:
+def commands(run: RunFiles) -> dict[str, str]:
     """How to do it again: what was typed, if it was ours; the same from the run's recipe; how it goes on."""
-    words, lines = _typed(found), {}
+    words, lines = _typed(run), {}
     if words and Path(words[0]).name in ("unlabel", "unlabel.exe", "__main__.py"):
         lines["What was typed"] = shlex.join(["unlabel", *words[1:]])
     elif words:
         lines["Started by the program"] = shlex.join(words)
-    if found.recipe:
-        out = shlex.quote(f"{found.name}-again")
-        recipe = shlex.quote(str(found.folder / "recipe.json"))
-        lines["The same run from its recipe"] = f"unlabel train {shlex.quote(found.task)} --recipe {recipe} --out {out}"
-    revision = found.environment.get("git")
+    if run.recipe:
+        out = shlex.quote(f"{run.name}-again")
+        recipe = shlex.quote(str(run.folder / "recipe.json"))
+        lines["The same run from its recipe"] = f"unlabel train {shlex.quote(run.task)} --recipe {recipe} --out {out}"
+    revision = run.environment.get("git")
     if revision:
         lines["In a checkout at"] = f"git checkout {shlex.quote(str(revision))}"
     return lines

@@ -1,15 +1,13 @@
 """What a task saw and did, kept while it trains: ``pictures/`` of a run, for its report.
 
-A few times a stage the same handful of training samples goes through `Task.pictures`. Nothing of the training
+A few times a stage the same handful of training samples goes through `Task.show`. Nothing of the training
 depends on it: the task is in evaluation mode without gradients and back in its own mode afterwards, and the random
-numbers of every update are a function of its position alone. A picture that fails is said once and missed, no more.
+numbers of every update are a function of its position alone. One that fails is said once and missed, no more.
 """
 
 from __future__ import annotations
 
 import math
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,20 +19,17 @@ import torch
 from unlabel import data, seeds
 from unlabel.data import Dataset
 from unlabel.engine import Engine
-from unlabel.errors import UnlabelError
 from unlabel.evaluate.features import evaluating
 from unlabel.logs import Observer
 from unlabel.recipe import Recipe, Stage
-from unlabel.storage import files
+from unlabel.show import files, media
 from unlabel.task import Batch, Progress, Task
 
-__all__ = ["Pictures", "Taken", "arrays", "halved", "read", "taken"]
+__all__ = ["Pictures", "Taken", "taken"]
 
 _FRACTIONS = (0.05, 0.25, 0.5, 1.0)  # of a stage's updates, besides its first: what changes, changes early
 _SEVERAL = (0.5, 1.0)  # the same of one of several stages
 _SAMPLES = 16
-_LARGEST = 1 << 20  # places of a picture; a larger one is halved, so that a run's folder stays small
-_SMALLEST = 8  # rows and columns of a picture that is still halved
 
 
 class Pictures(Observer):
@@ -46,7 +41,7 @@ class Pictures(Observer):
 
     Args:
         folder: the run's; pictures go to ``pictures/``, one file a point.
-        task: whose `pictures` are taken.
+        task: whose `show` is called.
         samples: the training split.
         engine: knows the device; pictures are taken in full precision.
         seed: of the run.
@@ -86,63 +81,31 @@ class Pictures(Observer):
         """Take the task's pictures as it stands after `step` updates of a stage, and write them.
 
         Raises:
-            ValueError: something that is no picture was returned.
+            ValueError: something was returned that cannot be shown.
         """
         seeds.seed(self.seed, stage, 0x91C)
         with evaluating(self.task), torch.no_grad():
-            found = self.task.pictures(self._batch())
-        for name, picture in found.items():
-            if not (isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.shape[2:] == (3,)):
-                what = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
-                raise ValueError(f"picture {name!r} is {what}, expected a uint8 array (H, W, 3)")
-        if found:
-            _write(self.folder / "pictures" / f"stage{stage:02d}-update{step:08d}.npz", found)
+            shown = media.checked(self.task.show(self._batch()))
+        if shown:
+            files.write(self.folder / "pictures" / f"stage{stage:02d}-update{step:08d}.npz", shown)
 
     def _batch(self) -> Batch:
         """The same samples every time, as training would read them; all of those that belong together."""
         count, transform = len(self.samples), self.task.transform()
-        chosen = (
-            np.arange(count) if self.samples.full_batch else np.sort(seeds.permutation(count, self.seed)[:_SAMPLES])
-        )
+        few = np.arange(count) if self.samples.full_batch else np.sort(seeds.permutation(count, self.seed)[:_SAMPLES])
         table = self.samples.table() if transform is None else None
         if table is not None:
-            index = torch.from_numpy(chosen)
+            index = torch.from_numpy(few)
             keys = seeds.keys(self.seed, torch.zeros_like(index), index)
             batch = {**{name: column[index] for name, column in table.items()}, "index": index, "key": keys}
         else:
-            answer = data.Reader(self.samples, transform, self.seed).__getitems__([(0, int(i)) for i in chosen])
-            if isinstance(answer, UnlabelError):
-                raise answer
-            batch, _ = answer
+            batch, _ = data.Reader(self.samples, transform, self.seed).read([(0, int(i)) for i in few])
         return self.engine.to_device({**batch, **self.samples.context()})
-
-
-def halved(picture: np.ndarray) -> np.ndarray:
-    """Half as many rows and columns, each the mean of two by two; an odd last one is left out.
-
-    Args:
-        picture: uint8, (H, W, 3), H and W at least 2.
-    """
-    rows, columns = picture.shape[0] // 2, picture.shape[1] // 2
-    sums = picture[: 2 * rows : 2, : 2 * columns].astype(np.uint16) + picture[1 : 2 * rows : 2, : 2 * columns]
-    means: np.ndarray = ((sums[:, ::2] + sums[:, 1::2] + 2) // 4).astype(np.uint8)
-    return means
-
-
-def _write(path: Path, found: Mapping[str, np.ndarray]) -> None:
-    kept = {}
-    for name, picture in found.items():
-        while picture.shape[0] * picture.shape[1] > _LARGEST and min(picture.shape[:2]) > _SMALLEST:
-            picture = halved(picture)
-        kept[name] = picture
-    path.parent.mkdir(exist_ok=True)
-    with files.writing(path) as aside, aside.open("wb") as file:
-        np.savez_compressed(file, **kept)  # type: ignore[arg-type]  # its stubs take the names for its own keywords
 
 
 @dataclass(frozen=True)
 class Taken:
-    """The pictures of one point: after `step` updates of stage `stage` (from 0), in the file `path`."""
+    """What was shown at one point: after `step` updates of stage `stage` (from 0), in the file `path`."""
 
     stage: int
     step: int
@@ -151,39 +114,9 @@ class Taken:
 
 def taken(folder: Path) -> list[Taken]:
     """Which pictures a run's folder holds, in the order of training."""
-    found = []
+    points = []
     for path in sorted(folder.glob("pictures/stage*-update*.npz")):
         stage, _, step = path.stem.removeprefix("stage").partition("-update")
         if stage.isdigit() and step.isdigit():
-            found.append(Taken(int(stage), int(step), path))
-    return found
-
-
-def read(path: Path) -> dict[str, np.ndarray]:
-    """The pictures of a file by name: uint8, (H, W, 3).
-
-    Raises:
-        ValueError: it is damaged, or holds something else.
-    """
-    found = arrays(path)
-    for name, picture in found.items():
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
-            raise ValueError(f"{path.name}: {name!r} is no picture")
-    return found
-
-
-def arrays(path: Path) -> dict[str, np.ndarray]:
-    """What an ``.npz`` file holds; nothing is unpickled.
-
-    Raises:
-        ValueError: it is damaged, or no such file.
-    """
-    try:
-        with path.open("rb") as file:  # opened here, because NumPy leaves a damaged one open
-            if file.read(2) != b"PK":
-                raise ValueError("it is no archive")
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as table:
-                return {name: table[name] for name in table.files}
-    except (OSError, ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path.name} cannot be read ({error})") from error
+            points.append(Taken(int(stage), int(step), path))
+    return points

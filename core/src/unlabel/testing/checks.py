@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unlabel.testing.component import Component
     from unlabel.testing.dataset_trial import DatasetTrial
+    from unlabel.testing.optimizer_trial import OptimizerTrial
     from unlabel.testing.task_trial import TaskTrial
     from unlabel.testing.trials import CommandTrial, EncoderTrial, EvaluationTrial, ObserverTrial, Whole
 
@@ -55,7 +56,7 @@ class Check:
 
 _FOUND: list[Check] = []
 
-EVERYTHING = ("tasks", "encoders", "datasets", "evaluations", "commands", "observers")
+EVERYTHING = ("tasks", "encoders", "datasets", "evaluations", "optimizers", "commands", "observers")
 
 
 def _of(*kinds: str) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
@@ -298,7 +299,10 @@ def state_dict_is_everything(task: TaskTrial) -> None:
 
 @_of("tasks")
 def resumes_exactly(task: TaskTrial) -> None:
-    """Stopped after any update of the tiny run and resumed, it ends with the same weights and moments, to the bit."""
+    """Stopped after any update of the tiny run and resumed, it ends with the same weights and moments, to the bit.
+
+    Most of them lie inside an epoch, whose first update is not repeated.
+    """
     task.need_steady()
     *earlier, last = task.checkpoints()
     for path in earlier:
@@ -306,7 +310,8 @@ def resumes_exactly(task: TaskTrial) -> None:
         if found:
             raise Violation(
                 f"resumed after update {int(path.name.rpartition('-')[2])}, the run ends elsewhere ({found}): state "
-                "that is no parameter or buffer is lost, and enter_stage() must set flags whatever they were before"
+                "that is no parameter or buffer is lost, enter_stage() must set flags whatever they were before, and "
+                "what enter_epoch() computes from weights must be left as it was loaded when it says `resumed`"
             )
 
 
@@ -572,6 +577,19 @@ def changes_nothing(observer: ObserverTrial) -> None:
     made.close()
     if found:
         raise Violation(f"an observed run ends elsewhere ({found}): an observer only listens")
+
+
+# Optimizers
+
+
+@_of("optimizers")
+def descends_and_resumes_exactly(optimizer: OptimizerTrial) -> None:
+    """It lowers a loss, and one that goes on from its saved state takes the same steps to the bit."""
+    first, last = optimizer.losses()
+    if not last < first:
+        raise Violation(f"a loss of {first:.4g} became {last:.4g} in {optimizer.UPDATES} updates: does it descend?")
+    if found := optimizer.resumed():
+        raise Violation(f"a resumed run ends elsewhere ({found}): keep all it needs as tensors or numbers in `state`")
 
 
 # Commands

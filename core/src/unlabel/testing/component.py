@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from torch.optim import Optimizer
 
-from unlabel import recipe
-from unlabel.catalog import describe
+from unlabel import describe, signature
 from unlabel.catalog.plugins import Catalog, Offer
 from unlabel.data import Dataset
 from unlabel.errors import UsageError
@@ -70,13 +70,13 @@ class Component:
 
     def misfit(self) -> str:
         """Why the object is not of its kind; empty if it is."""
-        wanted: dict[str, type] = {"tasks": Task, "datasets": Dataset, "observers": Observer}
+        wanted: dict[str, type] = {"tasks": Task, "datasets": Dataset, "optimizers": Optimizer, "observers": Observer}
         expected = wanted.get(self.kind)
         if expected and not (inspect.isclass(self.target) and issubclass(self.target, expected)):
-            return f"{self.offer.target} is no subclass of unlabel.{expected.__name__}, which {self.kind} are"
+            return f"{self.offer.target} is no subclass of {_public(expected)}, which {self.kind} are"
         if not callable(self.target):
             return f"{self.offer.target} is a {type(self.target).__name__}: a class or function is expected"
-        made = recipe.made_by(self.target)
+        made = signature.made_by(self.target)
         if self.kind == "encoders" and made is not None and not issubclass(made, nn.Module):
             return f"{self.offer.target} makes a {made.__name__}: encoders are torch modules"
         return ""
@@ -112,13 +112,19 @@ class Component:
     def chosen_ref(self, role: str) -> Ref:
         """The component with the keywords of a `tiny` recipe that uses it, or with its defaults."""
         for trial in self.tasks():
-            ref: Ref = getattr(trial.fitted, role)
-            if ref.name == self.name:
-                return ref
-        needed = recipe.required(self.target)
+            recipe = trial.fitted
+            for ref in recipe.encoders.values() if role == "encoder" else [recipe.dataset]:
+                if ref.name == self.name:
+                    return ref
+        needed = signature.required(self.target)
         if needed:
             raise NotApplicable(f"no tiny recipe uses it, and its {', '.join(needed)} only a user knows")
         return Ref(self.name)
+
+
+def _public(kind: type) -> str:
+    """Where a plugin's author knows a class from."""
+    return f"torch.optim.{kind.__name__}" if kind is Optimizer else f"unlabel.{kind.__name__}"
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from unlabel import data, run
+from unlabel import build, data
 from unlabel.data import Dataset, Reader, Subset
 from unlabel.engine import Engine
 from unlabel.recipe import Stage
@@ -31,12 +31,12 @@ class DatasetTrial(Component):
     @cached_property
     def dataset(self) -> Dataset:
         """The whole of it."""
-        return run.build_dataset(self.chosen_ref("dataset"), self.catalog)
+        return build.build_dataset(self.chosen_ref("dataset"), self.catalog)
 
     def connections(self) -> list[str]:
         """What building it and reading from it tries to connect to."""
         with network.refused() as tried, contextlib.suppress(network.NetworkRefused):
-            dataset = run.build_dataset(self.chosen_ref("dataset"), self.catalog)
+            dataset = build.build_dataset(self.chosen_ref("dataset"), self.catalog)
             part = dataset.split("train") or dataset
             for index in self.few(part):
                 self.sample(part, index)

@@ -99,14 +99,14 @@ def tmp_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
     made: dict[str, Run] = {}
 
     def train(task: str, recipe: str = "tiny", **changes: Any) -> Run:
-        from unlabel import Catalog, run
+        from unlabel import Catalog, compose, launch
 
         key = json.dumps([task, recipe, changes], default=str, sort_keys=True)
         if key not in made:
             catalog = Catalog.installed()
             place = tmp_path_factory.mktemp("run") / task.replace("/", "-")
-            chosen = run.compose(task, catalog, name=recipe)
-            made[key] = run.train(chosen, out=place, catalog=catalog, **{"evaluate": False, **changes})
+            chosen = compose.compose(task, catalog, name=recipe)
+            made[key] = launch.train(chosen, out=place, catalog=catalog, **{"evaluate": False, **changes})
         return made[key]
 
     return train

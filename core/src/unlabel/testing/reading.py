@@ -17,8 +17,6 @@ def read(reader: Reader, pairs: list[tuple[int, int]]) -> dict[str, str]:
     """Fingerprints of what a reader makes of some samples, each by itself: ``"sample 3, epoch 1: field"`` -> it."""
     found: dict[str, str] = {}
     for epoch, index in pairs:
-        batch = reader.__getitems__([(epoch, index)])
-        if isinstance(batch, BaseException):
-            raise batch
-        found |= {f"sample {index}, epoch {epoch}: {name}": value for name, value in digests(batch[0]).items()}
+        batch, _ = reader.read([(epoch, index)])
+        found |= {f"sample {index}, epoch {epoch}: {name}": value for name, value in digests(batch).items()}
     return found

@@ -50,7 +50,7 @@ def check_plugin(plugin: str, only: list[str], catalog: Catalog, as_json: bool) 
 
 def _watched(chosen: list[Case]) -> Iterator[Result]:
     """The results, with the check that is at work shown on a terminal."""
-    from unlabel.logs import terminal
+    from unlabel.terminal import terminal
 
     console = terminal()
     if not console.is_terminal:

@@ -19,14 +19,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from unlabel import checkpoint, data, export, loop, optim, recipe, run, seeds
+from unlabel import build, checkpoint, compose, data, export, loop, optim, recipe, seeds, signature, verify
 from unlabel.catalog.plugins import Catalog
 from unlabel.data import Dataset, Reader
 from unlabel.engine import Engine, average
 from unlabel.errors import UsageError
 from unlabel.evaluate.features import Frozen, evaluating
-from unlabel.recipe import Execution, Recipe, Stage
-from unlabel.task import Batch, Task, Transform
+from unlabel.recipe import Execution, Recipe, Ref, Stage
+from unlabel.run import Run
+from unlabel.session import Session
+from unlabel.task import Batch, Progress, Task, Transform, one_row_each
 from unlabel.testing import network
 from unlabel.testing.checks import NotApplicable
 from unlabel.testing.compare import difference, digests, distance, relative
@@ -70,22 +72,22 @@ class TaskTrial(Component):
         if chosen.task.name != self.name:
             problems.append(f"is for task {chosen.task.name!r}, not for {self.name!r}")
         dataset = self.catalog.load("datasets", chosen.dataset.name)
-        if "path" in recipe.required(dataset):
+        if "path" in signature.required(dataset):
             chosen = chosen.model_copy(
                 update={"dataset": chosen.dataset.with_options(path="data")}
             )  # the user's to give
-        chosen.check(self.catalog)
+        verify.verify(chosen, self.catalog)
         for kind, text in (("JSON", chosen.to_json()), ("YAML", yaml.safe_dump(chosen.model_dump(mode="json")))):
             again = recipe.parse(yaml.safe_load(text), f"{name}() as {kind}")
-            again.check(self.catalog)
+            verify.verify(again, self.catalog)
             if again != chosen:
                 problems.append(f"is another recipe after {kind}: keywords must be numbers, texts, lists or mappings")
         if name != "paper" and not problems:  # which may not fit into this machine
             implied = {}
             if dataset.implies is not Dataset.implies:
-                implied = run.build_dataset(chosen.dataset, self.catalog).implies()
-            whole = recipe.with_data(chosen, implied, self.catalog).model_copy(update={"init": None})
-            run.build(whole, self.catalog, self.engine)
+                implied = build.build_dataset(chosen.dataset, self.catalog).implies()
+            whole = build.with_data(chosen, implied, self.catalog).model_copy(update={"init": None})
+            build.build(whole, self.catalog, self.engine)
         return problems
 
     @cached_property
@@ -94,12 +96,12 @@ class TaskTrial(Component):
         if "tiny" not in self.recipes():
             raise NotApplicable(f"there is no tiny() recipe, see {self.name}-recipes_are_whole")
         here = Execution(device="cpu", precision="fp32", workers=0)
-        return run.compose(self.name, self.catalog, name="tiny").model_copy(update={"execution": here})
+        return compose.compose(self.name, self.catalog, name="tiny").model_copy(update={"execution": here})
 
     @cached_property
     def dataset(self) -> Dataset:
         """The recipe's data."""
-        return run.build_dataset(self.recipe.dataset, self.catalog)
+        return build.build_dataset(self.recipe.dataset, self.catalog)
 
     @cached_property
     def samples(self) -> Dataset:
@@ -114,7 +116,7 @@ class TaskTrial(Component):
     @cached_property
     def fitted(self) -> Recipe:
         """The recipe with the keywords that its data determine."""
-        return recipe.with_data(self.recipe, self.dataset.implies(), self.catalog)
+        return build.with_data(self.recipe, self.dataset.implies(), self.catalog)
 
     @cached_property
     def short(self) -> Recipe:
@@ -126,7 +128,7 @@ class TaskTrial(Component):
 
     def task(self, number: int = 0) -> Task:
         """A new task, as it enters a stage."""
-        task, _ = run.build(self.short, self.catalog, self.engine)
+        task = build.build(self.short, self.catalog, self.engine)
         task.train()
         task.enter_stage(self.short.stages[number])
         return task
@@ -159,7 +161,7 @@ class TaskTrial(Component):
             return task.loss(batch)
         stage = self.short.stages[number].model_copy(update={"accumulate": 1})
         optimizers = task.optimizers(stage)
-        optim.set_lr(optimizers, stage, 0)
+        optim.set_schedules(optimizers, stage, 0)
         return task.training_step([batch], optimizers, self.engine, stage)
 
     def value(self, terms: Mapping[str, Tensor], number: int = 0) -> float:
@@ -197,7 +199,7 @@ class TaskTrial(Component):
 
     # The tiny run
 
-    def trained(self) -> run.Run:
+    def trained(self) -> Run:
         """The tiny run, evaluated by nobody yet; whatever goes wrong in it, raised.
 
         A check that only needs it asks for `ran`.
@@ -208,14 +210,14 @@ class TaskTrial(Component):
         return self.ran
 
     @property
-    def ran(self) -> run.Run:
+    def ran(self) -> Run:
         """The tiny run, or the reason why there is none."""
         failure = self._outcome[0]
         if isinstance(failure, NotApplicable):
             raise failure
         if failure is not None:
             raise NotApplicable(f"the tiny run fails, see {self.name}-trains")
-        finished: run.Run = self._outcome[1]
+        finished: Run = self._outcome[1]
         return finished
 
     @cached_property
@@ -230,14 +232,14 @@ class TaskTrial(Component):
         folder = self.room() / "run"
         with network.refused() as tried:
             try:
-                run.execute(self.short, folder, self.catalog, evaluate=False, quiet=True, report=False)
-                task = run.Run(folder, self.catalog).task(self.engine)
+                Session(self.short, folder, self.catalog, evaluate=False, quiet=True, report=False).run()
+                task = Run(folder, self.catalog).task(self.engine)
                 self.features(task)
             except NotApplicable:
                 raise
             except (Exception, SystemExit) as error:  # remembered for every check, raised by one
                 return error, None, tried
-        return None, run.Run(folder, self.catalog), tried
+        return None, Run(folder, self.catalog), tried
 
     @cached_property
     def ran_task(self) -> Task:
@@ -256,8 +258,8 @@ class TaskTrial(Component):
     def _observed(self) -> tuple[Recording, Task, Path]:
         self.ran  # noqa: B018  # or the reason why there is none
         engine, folder = Recording(), self.room()
-        task, _ = run.build(self.short, self.catalog, engine)
-        loop.train(self.short, task, self.samples, engine, folder, [])
+        task = build.build(self.short, self.catalog, engine)
+        loop.train(loop.Training(self.short, task, self.samples, engine, folder, []))
         return engine, task, folder
 
     def recorded(self) -> Recording:
@@ -282,8 +284,8 @@ class TaskTrial(Component):
         """Go on from one of the checkpoints in another folder; the last checkpoint there."""
         folder = self.room()
         shutil.copytree(path, folder / "checkpoints" / path.name)
-        task, _ = run.build(self.short, self.catalog, self.engine)
-        loop.train(self.short, task, self.samples, self.engine, folder, [])
+        task = build.build(self.short, self.catalog, self.engine)
+        loop.train(loop.Training(self.short, task, self.samples, self.engine, folder, []))
         return checkpoint.available(folder / "checkpoints")[-1]
 
     def unlike(self, left: Path, right: Path) -> str:
@@ -295,11 +297,16 @@ class TaskTrial(Component):
         last = self.stages[-1]
         stage = self.short.stages[last]
         left = copy.deepcopy(self._observed[1])
-        right, _ = run.build(self.short.model_copy(update={"seed": self.short.seed + 1}), self.catalog, self.engine)
+        right = build.build(self.short.model_copy(update={"seed": self.short.seed + 1}), self.catalog, self.engine)
         checkpoint.load_task(self.checkpoints()[-1], right, self.engine)
         right.train()
         right.enter_stage(stage)
-        right.enter_epoch(((stage.steps or 1) - 1) * stage.size // len(self.samples))
+        done = (stage.steps or 1) - 1
+        total = sum(each.steps or 0 for each in self.short.stages) - 1
+        epoch = done * stage.size // len(self.samples)
+        for task in (left, right):
+            task.progress = Progress(last, done, stage.horizon or 0, epoch, total)
+            task.enter_epoch(task.progress, resumed=True)
         found: dict[str, list[dict[str, Tensor]]] = {"the features": [], "the losses": []}
         for task in (left, right):
             found["the features"].append({"encode()": self.features(task)})
@@ -350,8 +357,9 @@ class TaskTrial(Component):
             "steps": self.attempts,
             "horizon": self.attempts,
             "warmup_steps": 0,
-            "schedule": "constant",
-            "optimizer": "adam",
+            "schedule": Ref("constant"),
+            "optimizer": Ref("adam"),
+            "optimizers": {},
             "lr": 3e-3,
             "lr_batch_size": None,
             "weight_decay": 0.0,
@@ -367,7 +375,7 @@ class TaskTrial(Component):
         losses = []
         for step in range(self.attempts):
             seeds.seed(1)
-            optim.set_lr(optimizers, stage, step)
+            optim.set_schedules(optimizers, stage, step)
             metrics = task.training_step([dict(batch)], optimizers, self.engine, stage)
             losses.append(self.value(metrics, number))
             if losses[0] - losses[-1] > self.fall * max(abs(losses[0]), abs(losses[-1])):
@@ -406,7 +414,7 @@ class TaskTrial(Component):
 
     def _features(self, task: Task, batch: Batch) -> Tensor:
         with evaluating(task), torch.no_grad():
-            return task.encode(batch)
+            return one_row_each(task.representation(batch), "this check")
 
     def features(
         self, task: Task, order: Sequence[int] | None = None, size: int = FEW, epoch: int = 0, seed: int = 0
@@ -460,8 +468,11 @@ class TaskTrial(Component):
         stages = []
         for stage in self.short.stages:
             parts = 2 * stage.accumulate
+            falling = Ref(
+                stage.schedule.name, **{name: value for name, value in stage.schedule.options.items() if name != "end"}
+            )
             # the weights hardly move, so that rounding in one stage does not grow in the next
-            still = {"lr": stage.lr * 1e-3, "min_lr": 0.0, "warmup_start_lr": stage.warmup_start_lr * 1e-3}
+            still = {"lr": stage.lr * 1e-3, "schedule": falling, "warmup_start_lr": stage.warmup_start_lr * 1e-3}
             size = max(parts, stage.size // parts * parts)
             stages.append(stage.model_copy(update={**still, "steps": 1, "batch_size": size}))
         chosen = self.short.model_copy(update={"stages": stages})
@@ -516,7 +527,7 @@ class Recording(Engine):
 
     Attributes:
         names: parameter -> its name in the task.
-        gradients: of each update: name -> averaged gradient, or None, for the parameters its optimizer holds.
+        gradients: of each update: name -> averaged gradient, or None, for the parameters its optimizers hold.
         learning: names of the parameters that an update found trainable.
         reached: names of frozen parameters that had a gradient nevertheless.
     """
@@ -532,8 +543,9 @@ class Recording(Engine):
         super().prepare(task)
         self.names = {parameter: name for name, parameter in task.named_parameters()}
 
-    def update(self, task: Task, optimizer: Optimizer, stage: Stage) -> Tensor:
-        members = _members(optimizer)
+    def update(self, task: Task, optimizers: Optimizer | Mapping[str, Optimizer], stage: Stage) -> Tensor:
+        given = optimizers.values() if isinstance(optimizers, Mapping) else [optimizers]
+        members = [parameter for optimizer in given for parameter in _members(optimizer)]
         # averaging twice changes nothing: what all processes have is their average
         average([p.grad for p in members if p.grad is not None], self.world)
         self.gradients.append(
@@ -541,7 +553,7 @@ class Recording(Engine):
         )
         self.learning |= {name for parameter, name in self.names.items() if parameter.requires_grad}
         self.reached |= {name for p, name in self.names.items() if not p.requires_grad and p.grad is not None}
-        return super().update(task, optimizer, stage)
+        return super().update(task, optimizers, stage)
 
 
 def _state(path: Path) -> dict[str, Tensor]:
@@ -562,10 +574,10 @@ def first_updates(chosen: Recipe, catalog: Catalog) -> dict[str, dict[str, np.nd
         catalog: what is installed.
     """
     engine = Recording()
-    task, _ = run.build(chosen, catalog, engine)
-    dataset = run.build_dataset(chosen.dataset, catalog)
+    task = build.build(chosen, catalog, engine)
+    dataset = build.build_dataset(chosen.dataset, catalog)
     with tempfile.TemporaryDirectory() as folder:
-        loop.train(chosen, task, dataset.split("train") or dataset, engine, Path(folder), [])
+        loop.train(loop.Training(chosen, task, dataset.split("train") or dataset, engine, Path(folder), []))
     updates = {
         f"update {number}": {name: gradient.numpy() for name, gradient in gradients.items() if gradient is not None}
         for number, gradients in enumerate(engine.gradients)

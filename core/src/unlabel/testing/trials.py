@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unlabel import export, loop, recipe, seeds
+from unlabel import export, loop, seeds, signature
 from unlabel.catalog.plugins import Catalog, Plugin
 from unlabel.data import Dataset
 from unlabel.engine import Engine
 from unlabel.errors import BadSample, UsageError
+from unlabel.export import examples
 from unlabel.logs import Observer
 from unlabel.recipe import Execution, Recipe, Ref, Stage
 from unlabel.task import Batch, Sample, Task
@@ -34,6 +35,7 @@ from unlabel.testing.compare import difference
 from unlabel.testing.component import Component
 from unlabel.testing.contract import find
 from unlabel.testing.dataset_trial import DatasetTrial
+from unlabel.testing.optimizer_trial import OptimizerTrial
 from unlabel.testing.task_trial import TaskTrial
 
 __all__ = ["CommandTrial", "EncoderTrial", "EvaluationTrial", "ObserverTrial", "Whole", "of"]
@@ -49,6 +51,7 @@ def of(plugin: str, kind: str, name: str, catalog: Catalog) -> Any:
         "encoders": EncoderTrial,
         "datasets": DatasetTrial,
         "evaluations": EvaluationTrial,
+        "optimizers": OptimizerTrial,
         "observers": ObserverTrial,
         "commands": CommandTrial,
     }
@@ -90,7 +93,7 @@ class EncoderTrial(Component):
     def encoder(self) -> nn.Module:
         """A new one, in evaluation mode."""
         seeds.seed(0)
-        made: nn.Module = self.target(**recipe.keywords(self.ref, self.target, "encoder"))
+        made: nn.Module = self.target(**signature.keywords(self.ref, self.target, "encoder"))
         return made.eval() if isinstance(made, nn.Module) else made  # what it makes is yet to be checked
 
     def other_than_module(self) -> str:
@@ -100,20 +103,23 @@ class EncoderTrial(Component):
 
     def user(self) -> TaskTrial | None:
         """A task whose `tiny` recipe uses it."""
-        return next((trial for trial in self.tasks() if trial.recipe.encoder.name == self.name), None)
+        return next(
+            (trial for trial in self.tasks() if self.name in {ref.name for ref in trial.recipe.encoders.values()}), None
+        )
 
     @torch.no_grad()
     def output(self) -> Tensor | None:
         """What it makes of its own example, or what a task's `encode` gets from it; None if neither is to be had."""
         if isinstance(self.encoder, export.Exportable):
-            made: Tensor = self.encoder(self.encoder.example(3))
+            made: Tensor = examples.call(self.encoder, self.encoder.example(3))
             return made
         user = self.user()
         if user is None:
             return None
         seen: list[Tensor] = []
         task = user.task()
-        task.encoder.register_forward_hook(lambda module, given, made: seen.append(made))  # type: ignore[union-attr]
+        part = next(name for name, ref in user.recipe.encoders.items() if ref.name == self.name)
+        task.encoders()[part].register_forward_hook(lambda module, given, made: seen.append(made))
         user.features(task)
         return next((made for made in seen if isinstance(made, Tensor)), None)
 
@@ -177,7 +183,9 @@ class ObserverTrial(Component):
         if observer is not None:
             observer.start(chosen)
         folder, observers = (self.room(), []) if observer is None else (observer.folder, [observer])
-        loop.train(chosen, task, _Numbers(), engine, folder, observers, lambda: {"score": 0.5, "knn": 0.5})
+        loop.train(
+            loop.Training(chosen, task, _Numbers(), engine, folder, observers, lambda: {"score": 0.5, "knn": 0.5})
+        )
         return task.state_dict()
 
     def influence(self, observer: Observer) -> str:

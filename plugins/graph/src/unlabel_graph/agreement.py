@@ -51,12 +51,12 @@ def scaled_cosine(predicted: Tensor, target: Tensor, exponent: float) -> Tensor:
     # cheaper than products of unit rows: nothing of the size of the attributes is divided; see `unit_rows` for zeros
     lengths = predicted.norm(dim=1) * target.norm(dim=1)
     cosine = (predicted * target).sum(dim=1) / torch.where(lengths > 0, lengths, 1.0)
-    return (1 - cosine).pow(exponent).mean()
+    return (1 - cosine).pow(exponent).mean()  # eq. 2
 
 
 def graph_summary(hidden: Tensor) -> Tensor:
     """``sigmoid(mean_i h_i)`` (Velickovic et al., arXiv 1809.10341): float (N, D) -> (D,)."""
-    return hidden.mean(dim=0).sigmoid()
+    return hidden.mean(dim=0).sigmoid()  # s = R(H), their readout
 
 
 def summary_loss(real: Tensor, corrupted: Tensor, weight: Tensor) -> Tensor:
@@ -70,12 +70,15 @@ def summary_loss(real: Tensor, corrupted: Tensor, weight: Tensor) -> Tensor:
         Scalar; ``2 log 2`` where the critic says nothing.
     """
     critic = weight @ graph_summary(real)  # (D,)
-    yes, no = real @ critic, corrupted @ critic
+    yes, no = real @ critic, corrupted @ critic  # logits of D(h, s) = sigmoid(h W s): (N,) each
+    # eq. 1: E log D(h, s) + E log(1 - D(h~, s)), negated
     return F.softplus(-full_precision(yes)).mean() + F.softplus(full_precision(no)).mean()
 
 
 def info_nce(first: Tensor, second: Tensor, temperature: float, rows: int = 4096) -> Tensor:
     """GRACE's contrast (Zhu et al., arXiv 2006.04131, eq. 1-2): a node's other view against all nodes of both views.
+
+    Each node of a graph or a sub-graph is there once, so that no row is a twin of another.
 
     Args:
         first, second: float (N, D), the same nodes in two views; need not be normalised.
@@ -90,14 +93,14 @@ def info_nce(first: Tensor, second: Tensor, temperature: float, rows: int = 4096
     if len(left) <= rows and temperature >= _COLD:
         once: Tensor = _Contrast.apply(left, right, temperature)
         return once
-    found = []
+    losses = []
     for start in range(0, len(left), rows):
         part = slice(start, start + rows)
-        own = (left[part] * right[part]).sum(dim=1) / temperature
+        own = (left[part] * right[part]).sum(dim=1) / temperature  # theta(u_i, v_i) / tau
         forward = checkpoint(_log_sum, left[part], right, left, temperature, start, use_reentrant=False)
         backward = checkpoint(_log_sum, right[part], left, right, temperature, start, use_reentrant=False)
-        found.append((forward + backward) / 2 - own)
-    return torch.cat(found)
+        losses.append((forward + backward) / 2 - own)  # the terms of eq. 2, negated
+    return torch.cat(losses)
 
 
 _COLD = 0.03
@@ -128,14 +131,14 @@ class _Contrast(torch.autograd.Function):
             rows[part] += between.sum(dim=1)
             columns += between.sum(dim=0)
             for within, sums in ((one, rows), (two, columns)):
-                within.fill_diagonal_(0)
+                within.fill_diagonal_(0)  # k != i
                 sums[part] += within.sum(dim=1)
                 sums[start + _BLOCK :] += within[:, _BLOCK:].sum(dim=0)
             blocks += [between, one, two]
         ctx.save_for_backward(left, right, rows, columns, *blocks)
         ctx.temperature = temperature
         ctx.autocast = torch.is_autocast_enabled(left.device.type), torch.get_autocast_dtype(left.device.type)
-        return (rows.log() + columns.log()) / 2 - own
+        return (rows.log() + columns.log()) / 2 - own  # eq. 1 in both directions, mean; the shift by 1 / tau cancels
 
     @staticmethod
     @once_differentiable
@@ -170,6 +173,7 @@ def _others(rows: Tensor, view: Tensor, temperature: float, start: int) -> Tenso
 
 
 def _log_sum(rows: Tensor, other: Tensor, own: Tensor, temperature: float, start: int) -> Tensor:
+    # eq. 1's denominator: all nodes of the other view, and all but itself of its own
     between = (full_precision(rows @ other.T) / temperature).logsumexp(dim=1)
     return torch.logaddexp(between, _others(rows, own, temperature, start))
 
@@ -177,7 +181,7 @@ def _log_sum(rows: Tensor, other: Tensor, own: Tensor, temperature: float, start
 def standardised(hidden: Tensor) -> Tensor:
     """Each column with mean 0 and unbiased variance 1, float32: float (N, D) -> (N, D). There is no epsilon."""
     hidden = full_precision(hidden)
-    return (hidden - hidden.mean(dim=0)) / hidden.std(dim=0)
+    return (hidden - hidden.mean(dim=0)) / hidden.std(dim=0)  # as CCA-SSG's and ParetoGNN's code: N - 1
 
 
 def correlation(normalised: Tensor) -> Tensor:

@@ -67,14 +67,14 @@ def feature_dropout(x: Attributes, rate: float) -> Visible:
     if rate == 0:
         return x
     full = dense(x)
-    words = torch.randint(-(2**63), 2**63 - 1, ((full.numel() + 3) // 4,), device=full.device)
-    visible = words.view(torch.int16)[: full.numel()].view(full.shape) >= round(rate * 2**16) - 2**15
+    draws = torch.randint(-(2**63), 2**63 - 1, ((full.numel() + 3) // 4,), device=full.device)
+    visible = draws.view(torch.int16)[: full.numel()].view(full.shape) >= round(rate * 2**16) - 2**15
     return Columns(full * visible, torch.full((full.shape[1],), 1 / (1 - rate), device=full.device))
 
 
 def view(x: Attributes, edge_index: Tensor, drop_edge: float, drop_column: float) -> View:
     """A random view: some edges are missing, some columns of the attributes are 0; each view draws for itself."""
-    mask = column_mask(x.shape[1], drop_column, edge_index.device)
+    mask = column_mask(x.shape[1], drop_column, edge_index.device)  # (F,): one mask for all nodes of the view
     return Columns(x, mask), drop_edges(edge_index, drop_edge)
 
 

@@ -27,8 +27,8 @@ def of(frozen: Frozen) -> tuple[Nodes, Tensor]:
     task = frozen.task
     batch = frozen.engine.to_device({**nodes.context(), "node": torch.arange(len(nodes))})
     with evaluating(task), torch.inference_mode(), frozen.engine.autocast():
-        found = task.encode(batch).to("cpu", torch.float32)
-    broken = int((~found.isfinite()).any(dim=1).sum())
+        features = task.encode(batch).to("cpu", torch.float32)
+    broken = int((~features.isfinite()).any(dim=1).sum())
     if broken:
-        raise RunError(f"the representations of {broken} of {len(found)} nodes are NaN or infinite")
-    return nodes, torch.nn.functional.normalize(found.clone(), dim=1)
+        raise RunError(f"the representations of {broken} of {len(features)} nodes are NaN or infinite")
+    return nodes, torch.nn.functional.normalize(features.clone(), dim=1)

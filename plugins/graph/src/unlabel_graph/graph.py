@@ -226,8 +226,8 @@ class Nodes(Dataset):
         test = self.masks["test"]
         if name == "train":
             return _Part(self, np.flatnonzero(~test), known=self.masks["train"])
-        chosen = self.masks.get(name)
-        return None if chosen is None or not chosen.any() else _Part(self, np.flatnonzero(chosen), known=chosen)
+        mask = self.masks.get(name)
+        return None if mask is None or not mask.any() else _Part(self, np.flatnonzero(mask), known=mask)
 
     def table(self) -> Batch:
         return {"node": torch.arange(len(self))}
@@ -237,7 +237,7 @@ class Nodes(Dataset):
 
     @functools.cached_property
     def _context(self) -> Batch:
-        """Made once: what is computed from the very same tensors is computed once too (`unlabel_graph.sparse.kept`)."""
+        """Made once: what is computed from the very same tensors is computed once, too: `sparse.cache_last`."""
         batch: Batch = {
             "edge_index": torch.from_numpy(self.graph.edge_index),
             "train_label": self._known("train"),
@@ -263,8 +263,8 @@ class Nodes(Dataset):
 
     def implies(self) -> dict[str, Any]:
         """Keywords of encoders and tasks that follow from the data: ``features``, and ``classes`` if labelled."""
-        found: dict[str, Any] = {"features": int(self.graph.x.shape[1])}
-        return found | ({"classes": len(self.classes)} if self.classes else {})
+        keywords: dict[str, Any] = {"features": int(self.graph.x.shape[1])}
+        return keywords | ({"classes": len(self.classes)} if self.classes else {})
 
     def info(self) -> dict[str, Any]:
         x, (senders, receivers) = self.graph.x, self.graph.edge_index

@@ -38,7 +38,7 @@ def from_sources(edge_index: Tensor, nodes: int, sources: Tensor) -> Tensor:
     hop = 0
     while frontier.any():
         hop += 1
-        new = (adjacency @ frontier > 0) & (distance < 0)
+        new = (adjacency @ frontier > 0) & (distance < 0)  # (N, S): reached now, for the first time
         distance[new] = hop
         frontier = new.float()
     return distance
@@ -47,7 +47,8 @@ def from_sources(edge_index: Tensor, nodes: int, sources: Tensor) -> Tensor:
 def targets(distance: Tensor, kind: Target) -> Tensor:
     """What a head regresses to, from hops with -1 for unreachable: float32, same shape."""
     if kind == "inverse":
-        return torch.where(distance > 0, 1 / distance.clamp_min(1), 0.0)
+        return torch.where(distance > 0, 1 / distance.clamp_min(1), 0.0)  # SelfTask's code
+    # SelfTask's text, which does not say what is out of reach; two beyond the furthest is ours
     return torch.where(distance < 0, distance.max() + 2, distance).float()
 
 
@@ -67,7 +68,7 @@ def pairs_within(edge_index: Tensor, nodes: int, sources: Tensor | None = None) 
     ones = np.ones(edges.shape[1], dtype=np.float32)
     adjacency = sparse.csr_array((ones, (edges[1], edges[0])), shape=(nodes, nodes))
 
-    found: list[list[np.ndarray]] = [[], [], []]
+    keys_by_hop: list[list[np.ndarray]] = [[], [], []]
     reach = float(walks(edge_index, nodes)[torch.from_numpy(rows).to(edge_index.device)].sum())
     block = max(1, int(4_000_000 * len(rows) / reach))  # bounds what the products hold at once
     for start in range(0, len(rows), block):
@@ -86,8 +87,8 @@ def pairs_within(edge_index: Tensor, nodes: int, sources: Tensor | None = None) 
             i, j = part[entries.row].astype(np.int64), entries.col.astype(np.int64)
             mirrored = np.isin(j, rows) & (j < i) if sources is not None else j < i  # it comes from the other end too
             low, high = np.minimum(i, j)[~mirrored], np.maximum(i, j)[~mirrored]
-            found[hop].append(low * nodes + high)
-    return [torch.from_numpy(np.sort(np.concatenate(keys))).to(edge_index.device) for keys in found]
+            keys_by_hop[hop].append(low * nodes + high)
+    return [torch.from_numpy(np.sort(np.concatenate(keys))).to(edge_index.device) for keys in keys_by_hop]
 
 
 def walks(edge_index: Tensor, nodes: int) -> Tensor:

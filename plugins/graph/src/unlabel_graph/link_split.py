@@ -56,10 +56,10 @@ def hold_out(edge_index: np.ndarray, nodes: int, seed: int, *, validation: float
 
     hidden = np.concatenate([parts[0], parts[1]], axis=1)
     keys = np.concatenate([hidden[0] * nodes + hidden[1], hidden[1] * nodes + hidden[0]])
-    kept = edge_index[:, ~np.isin(edge_index[0] * nodes + edge_index[1], keys)]
+    remaining = edge_index[:, ~np.isin(edge_index[0] * nodes + edge_index[1], keys)]
 
     draw = torch.Generator().manual_seed(seeds.mix(seed, 0x11E6))
     negative = pairs.non_edges(tests + validations, torch.from_numpy(edge_index), nodes, draw).numpy()
     if negative.shape[1] < tests + validations:
         raise UsageError("holdout_edges: nearly all pairs of nodes are joined, so there is nothing to tell edges from")
-    return LinkSplit(kept, parts[2], parts[1], parts[0], negative[:, tests:], negative[:, :tests])
+    return LinkSplit(remaining, parts[2], parts[1], parts[0], negative[:, tests:], negative[:, :tests])

@@ -21,12 +21,12 @@ from unlabel import Recipe, Ref, Stage, Task
 from unlabel.errors import UsageError, nearest
 from unlabel.evaluate.features import evaluating
 from unlabel.recipe import Execution
-from unlabel.task import Batch, Progress
+from unlabel.task import Batch
 from unlabel_graph import pictures, propagation
 from unlabel_graph.attributes import Attributes
 from unlabel_graph.encoders.gcn import Convolution
 from unlabel_graph.encoders.layers import Encoder, dropout
-from unlabel_graph.sparse import kept
+from unlabel_graph.sparse import cache_last
 
 __all__ = ["NodeTask", "Objective", "joint", "tiny", "training_labels", "two_stage"]
 
@@ -47,12 +47,12 @@ class NodeTask(Task):
             validation nodes, the later one of equals, for `graph/node_classification` to judge.
 
     Attributes:
-        update: int64 scalar: number of the last update.
         draw: int64 scalar: seed of what is drawn once for the run (removed edges, masked nodes); kept in checkpoints.
     """
 
     evaluations: ClassVar[tuple[str, ...]] = ("linear_probe", "knn")
     gathers: ClassVar[bool] = False  # every process sees the whole graph, with a dropout mask of its own
+    obsolete: ClassVar[tuple[str, ...]] = ("update",)  # a copy of the loop's counter
 
     def __init__(
         self,
@@ -67,13 +67,12 @@ class NodeTask(Task):
         self.encoder, self.supervised, self.drop = encoder, supervised, drop
         self.classes = classes
         self.objective: Objective = "joint"
-        self._structure = kept(propagation.symmetric)  # of the edges that training sees
-        self._whole = kept(propagation.symmetric)
+        self._structure = cache_last(propagation.symmetric)  # of the edges that training sees
+        self._whole = cache_last(propagation.symmetric)
         if supervised:
             self.evaluations = ("graph/node_classification", *self.evaluations)
             self.classifier = Convolution(encoder.dim, self.known_classes())
         self.register_buffer("draw", torch.randint(2**62, ()))
-        self.register_buffer("update", torch.tensor(0))
         self.select = supervised and select
         if self.select:
             trained = nn.ModuleDict({"encoder": encoder, "classifier": self.classifier})
@@ -124,6 +123,7 @@ class NodeTask(Task):
         """
         x, edges = self.training_inputs(batch)
         hidden = self.encoder(x, edges)  # (N, dim)
+        # one dropout mask for both losses: the authors' heads read e_i after ReLU and dropout (their "layer 1.5")
         dropped = dropout(hidden, self.drop, self.training)
 
         terms: dict[str, Tensor] = {}
@@ -131,15 +131,17 @@ class NodeTask(Task):
             logits = self.classifier(dropped, self._structure(edges, len(dropped)))  # (N, classes)
             labels = batch["train_label"]
             known = labels >= 0
+            # L_task, Kipf and Welling (1609.02907), eq. 10; theirs is a sum, SelfTask's a mean over D_L
             terms["loss_supervised"] = F.cross_entropy(logits[known], labels[known])
             terms["accuracy"] = (logits[known].detach().argmax(dim=1) == labels[known]).float().mean()
         if self.objective != "supervised":
-            found = self.pretext(hidden, dropped, batch)
-            terms |= {"loss_pretext" if self.supervised and k == "loss" else k: v for k, v in found.items()}
+            pretext = self.pretext(hidden, dropped, batch)
+            terms |= {"loss_pretext" if self.supervised and k == "loss" else k: v for k, v in pretext.items()}
         if self.select and self.objective != "pretext" and self.training:
             self._keep_the_best(hidden.detach(), x, edges, batch)
         return terms
 
+    @torch.compiler.disable  # a branch on values, and a count that changes with each update
     @torch.no_grad()
     def _keep_the_best(self, hidden: Tensor, x: Attributes, edges: Tensor, batch: Batch) -> None:
         """Copy encoder and classifier as the last update left them, if none before was better on validation nodes.
@@ -150,16 +152,12 @@ class NodeTask(Task):
         whole = x is self.encoder.inputs(batch) and edges is batch["edge_index"] and self.encoder.steady
         logits = self._logits(self.classifier, hidden, batch) if whole else self._latest(batch)
         accuracy = _accuracy(logits, batch["validation_label"])
-        if accuracy >= self.best_accuracy:  # of equally good updates the later one
+        if accuracy >= self.best_accuracy:  # of equally good updates the later one: the authors' code
             self.best_accuracy.copy_(accuracy)
-            self.best_update.copy_(self.update)
+            self.best_update.fill_(self.progress.total_step)
             new = nn.ModuleDict({"encoder": self.encoder, "classifier": self.classifier}).state_dict()
             for name, value in self.best.state_dict().items():
                 value.copy_(new[name])
-
-    def after_update(self, progress: Progress) -> None:
-        """Note the number of the update."""
-        self.update.fill_(progress.total_step)
 
     def classify(self, batch: Batch) -> tuple[Tensor, int]:
         """Logits of all nodes on the whole graph, (N, classes), and the number of the update they are of.
@@ -169,9 +167,9 @@ class NodeTask(Task):
         if not self.supervised:
             raise UsageError("the task has no classifier: train it with --set task.supervised=true")
         latest = self._latest(batch)
-        chosen = self.select and self.best_accuracy >= 0 and self.best_update > 0  # there are validation nodes
-        if not chosen or _accuracy(latest, batch["validation_label"]) >= self.best_accuracy:
-            return latest, int(self.update)
+        selected = self.select and self.best_accuracy >= 0 and self.best_update > 0  # there are validation nodes
+        if not selected or _accuracy(latest, batch["validation_label"]) >= self.best_accuracy:
+            return latest, self.progress.total_step
         hidden = self.best["encoder"](self.encoder.inputs(batch), batch["edge_index"])
         return self._logits(self.best["classifier"], hidden, batch), int(self.best_update)
 
@@ -191,7 +189,7 @@ class NodeTask(Task):
         return hidden[batch["node"]]
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """The representations' first two principal components, coloured by class where it is known."""
         hidden = self.encoder(self.encoder.inputs(batch), batch["edge_index"])
         labels = torch.maximum(batch["train_label"], batch["validation_label"])
@@ -218,6 +216,7 @@ def _accuracy(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _stage(**changes: Any) -> Stage:
     """The paper's: Adam over everything, learning rate 0.01, L2 penalty 5e-4, whole graph."""
+    # torch's Adam: the penalty is added to the gradient, on biases too, as in the authors' code
     fields: dict[str, Any] = {"batch_size": "all", "optimizer": "adam", "lr": 0.01, "schedule": "constant"}
     return Stage(**{**fields, "weight_decay": 5e-4, "decay_vectors": True, **changes})
 

@@ -115,7 +115,7 @@ def accuracies(
     rows, targets = features[torch.from_numpy(known)].double(), torch.from_numpy(numbers)
     classes = int(targets.max()) + 1
 
-    found = []
+    results = []
     for repeat in range(1, repeats + 1):
         order = torch.from_numpy(seeds.permutation(len(known), seed, repeat))
         train, test = order[:learning], order[learning:]
@@ -129,7 +129,7 @@ def accuracies(
             score = float((scores(rows[outer], weights).argmax(dim=2) == targets[outer]).double().mean())
             if score > best_score:
                 best, best_score = strength, score
-        chosen = fit(rows[train][None], targets[train][None], classes, best)
-        predicted = scores(rows[test][None], chosen)[0].argmax(dim=1)
-        found.append(float((predicted == targets[test]).double().mean()))
-    return found
+        final = fit(rows[train][None], targets[train][None], classes, best)
+        predicted = scores(rows[test][None], final)[0].argmax(dim=1)
+        results.append(float((predicted == targets[test]).double().mean()))
+    return results

@@ -15,24 +15,24 @@ class _Difference(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, pairs: Tensor) -> Tensor:
-        apart = hidden.index_select(0, pairs[0]).sub_(hidden.index_select(0, pairs[1]))
-        ctx.save_for_backward(pairs, apart.sign())
+        differences = hidden.index_select(0, pairs[0]).sub_(hidden.index_select(0, pairs[1]))
+        ctx.save_for_backward(pairs, differences.sign())
         ctx.rows = len(hidden)
-        return apart.abs_()
+        return differences.abs_()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         pairs, sign = ctx.saved_tensors
         signed = gradient * sign
-        found = gradient.new_zeros(ctx.rows, gradient.shape[1])
-        found.index_add_(0, pairs[0], signed)
-        return found.index_add_(0, pairs[1], signed.neg_()), None
+        to_hidden = gradient.new_zeros(ctx.rows, gradient.shape[1])
+        to_hidden.index_add_(0, pairs[0], signed)
+        return to_hidden.index_add_(0, pairs[1], signed.neg_()), None
 
 
 def difference(hidden: Tensor, pairs: Tensor) -> Tensor:
     """``|e_i - e_j|``: float (P, D), from float (N, D) and int64 (2, P); its gradient where they are equal is 0."""
-    found: Tensor = _Difference.apply(hidden, pairs)
-    return found
+    differences: Tensor = _Difference.apply(hidden, pairs)
+    return differences
 
 
 def unkeyed(keys: Tensor, nodes: int) -> Tensor:

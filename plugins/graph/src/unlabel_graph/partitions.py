@@ -34,8 +34,8 @@ def metis(edge_index: Tensor, nodes: int, parts: int) -> Tensor:
     edges = propagation.in_order(propagation.without_self_loops(edge_index.cpu()), nodes)
     matrix = propagation.ones(edges, nodes)
     adjacency = pymetis.CSRAdjacency(matrix.indptr.tolist(), matrix.columns.tolist())
-    found = pymetis.part_graph(parts, adjacency).vertex_part
-    return torch.tensor(found, dtype=torch.int64, device=edge_index.device)
+    membership = pymetis.part_graph(parts, adjacency).vertex_part
+    return torch.tensor(membership, dtype=torch.int64, device=edge_index.device)
 
 
 def of(batch: Batch, parts: int) -> Tensor:

@@ -61,9 +61,9 @@ def symmetric(edge_index: Tensor, nodes: int) -> Sparse:
     degree = torch.bincount(edge_index[1], minlength=nodes) + 1.0
     own = torch.ones(nodes, device=edges.device)
     own[edge_index[0][edge_index[0] == edge_index[1]]] += 1
-    scale = degree.rsqrt()
+    scale = degree.rsqrt()  # D~^-1/2 of eq. 2, (N,)
     values = torch.where(edges[0] == edges[1], own[edges[1]], 1.0) * scale[edges[0]] * scale[edges[1]]
-    return Sparse.of(edges[1], edges[0], values, (nodes, nodes), symmetric=True)
+    return Sparse.of(edges[1], edges[0], values, (nodes, nodes), symmetric=True)  # A^, (N, N)
 
 
 def directed(edge_index: Tensor, nodes: int) -> Sparse:

@@ -50,11 +50,11 @@ def label_propagation(edge_index: Tensor, labels: Tensor, classes: int, *, itera
         float64 (N, C): scores; the most likely class is the largest, the first one if all are 0.
     """
     mean = propagation.mean(edge_index, len(labels)).to(torch.float64)
-    steps = mean.scaled((labels < 0).double())
+    steps = mean.scaled((labels < 0).double())  # P: a labelled node keeps its label
     given = one_hot(labels, classes, torch.float64)
     scores = torch.zeros_like(given)
     for _ in range(iterations):
-        scores = steps.times(scores) + given
+        scores = steps.times(scores) + given  # f(i) = mean of f over i's neighbours: harmonic in the limit
     return scores
 
 
@@ -82,6 +82,7 @@ def ica(edge_index: Tensor, x: Tensor | Sparse, labels: Tensor, classes: int, *,
     truth = labels.cpu().numpy()
     known = np.flatnonzero(truth >= 0)
 
+    # bootstrap: classes by attributes alone (Sen et al.); then both models stay as they are
     guess = np.where(truth >= 0, truth, _linear(own, truth, known, classes)[1].argmax(axis=1))
     counts = counts_of @ np.eye(classes)[guess]
     weights, scores = _linear(sparse.hstack([own, sparse.csr_array(counts)]).tocsr(), truth, known, classes)
@@ -145,7 +146,7 @@ def pseudo_classes(
     if source in ("lp", "ensemble"):
         scores = scores + label_propagation(edge_index, labels, classes)
     if source in ("ica", "ensemble"):
-        scores = scores + ica(edge_index, _read(x, words), labels, classes)
+        scores = scores + ica(edge_index, _read(x, words), labels, classes)  # EnsembleLabel adds the two
     return torch.where(labels >= 0, labels, scores.argmax(dim=1))
 
 

@@ -61,15 +61,15 @@ class Incoming:
         within = torch.arange(len(owner), device=counts.device) - (counts.cumsum(0) - counts)[owner]
         return self.indptr[receivers][owner] + within, owner
 
-    def induced(self, chosen: Tensor) -> Tensor:
+    def induced(self, subset: Tensor) -> Tensor:
         """The edges among some nodes, renumbered in their order: int64 (2, K), sorted by receiver.
 
         Args:
-            chosen: int64 (R,), no node twice.
+            subset: int64 (R,), no node twice.
         """
-        place = torch.full((self.nodes,), -1, device=chosen.device)
-        place[chosen] = torch.arange(len(chosen), device=chosen.device)
-        edges, owner = self.into(chosen)
+        place = torch.full((self.nodes,), -1, device=subset.device)
+        place[subset] = torch.arange(len(subset), device=subset.device)
+        edges, owner = self.into(subset)
         senders = place[self.edge_index[0][edges]]
         inside = senders >= 0
         return torch.stack([senders[inside], owner[inside]])
@@ -100,7 +100,8 @@ class Incoming:
     def by_degree(self, draws: int) -> Tensor:
         """Nodes drawn with replacement in proportion to their outgoing edges (at least 1), each kept once.
 
-        GraphSAINT's node sampler (Zeng et al., arXiv 1907.04931). Sorted; fewer than `draws` nodes.
+        GraphSAINT's node sampler (Zeng et al., arXiv 1907.04931) as ParetoGNN has it: by degree, where that paper takes
+        squared norms of the columns of the normalised adjacency matrix. Sorted; fewer than `draws` nodes.
         """
         weights = torch.bincount(self.edge_index[0], minlength=self.nodes).clamp_min(1).cumsum(0)
         points = torch.randint(int(weights[-1]), (draws,), device=weights.device)
@@ -121,8 +122,8 @@ class Incoming:
         place[seeds] = torch.arange(len(seeds), device=seeds.device)
         for fan_out in reversed(fan_outs):
             edges, owner = self.into(nodes)
-            kept = _at_most(owner, fan_out)
-            edges, owner = edges[kept], owner[kept]
+            sampled = _at_most(owner, fan_out)
+            edges, owner = edges[sampled], owner[sampled]
             senders = self.edge_index[0][edges]
             new = torch.zeros_like(place, dtype=torch.bool)
             new[senders] = True
@@ -146,9 +147,9 @@ def _at_most(owner: Tensor, count: int) -> Tensor:
     order = order[ordering(owners[order], len(sizes))]  # by owner, and at random within
     first = torch.searchsorted(owners, owners, right=False)  # `owners` is what sorting leaves in each place
     rank = torch.arange(len(inside), device=owner.device) - first
-    kept = ~crowded
-    kept[inside[order[rank < count]]] = True
-    return kept.nonzero()[:, 0]
+    sampled = ~crowded
+    sampled[inside[order[rank < count]]] = True
+    return sampled.nonzero()[:, 0]
 
 
 def pairs(nodes: int, count: int, device: torch.device) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Sparse", "Standardised", "kept", "ordering"]
+__all__ = ["Sparse", "Standardised", "cache_last", "ordering"]
 
 _BLOCK = 2048
 """Columns of one block of a wide matrix: so many rows of the dense factor fit a core's cache."""
@@ -183,7 +183,7 @@ def ordering(numbers: Tensor, below: int) -> Tensor:
     return torch.argsort(numbers.to(dtype), stable=True)
 
 
-def kept(compute: Callable[..., Any]) -> Callable[..., Any]:
+def cache_last(compute: Callable[..., Any]) -> Callable[..., Any]:
     """The same function, which remembers its last result for as long as it gets the very same arguments.
 
     Tensors are compared by identity: what belongs to a graph comes by reference in every batch, so what is computed

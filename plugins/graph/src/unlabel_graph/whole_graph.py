@@ -14,7 +14,7 @@ from unlabel_graph import augment, pictures, propagation
 from unlabel_graph.attributes import Attributes
 from unlabel_graph.encoders.layers import Encoder
 from unlabel_graph.sampling import Incoming
-from unlabel_graph.sparse import kept
+from unlabel_graph.sparse import cache_last
 
 __all__ = ["EVALUATIONS", "GraphTask", "SelfLoops", "recipe"]
 
@@ -39,8 +39,8 @@ class GraphTask(Task):
     def __init__(self, encoder: Encoder, *, self_loops: SelfLoops = "one"):
         super().__init__()
         self.encoder = encoder
-        self._edges = kept(propagation.with_self_loops if self_loops == "one" else _without)
-        self._incoming = kept(Incoming)
+        self._edges = cache_last(propagation.with_self_loops if self_loops == "one" else _without)
+        self._incoming = cache_last(Incoming)
 
     def graph(self, batch: Batch) -> tuple[Attributes, Tensor]:
         """The attributes, (N, F), and the edges, int64 (2, E), sorted by receiver; made once for a graph."""
@@ -49,8 +49,8 @@ class GraphTask(Task):
 
     def incoming(self, edge_index: Tensor, nodes: int) -> Incoming:
         """The edges by receiver; made once for a graph."""
-        found: Incoming = self._incoming(edge_index, nodes)
-        return found
+        by_receiver: Incoming = self._incoming(edge_index, nodes)
+        return by_receiver
 
     def neighbourhood(self, batch: Batch, seeds: int, times: int, hops: int) -> tuple[Attributes, Tensor]:
         """Attributes and edges of the sub-graph that reaches some random nodes, or of the whole graph if it is small.
@@ -65,8 +65,8 @@ class GraphTask(Task):
         if times == 0 or len(x) <= times * seeds:
             return x, edges
         incoming = self.incoming(edges, len(x))
-        chosen = incoming.around(seeds, hops)
-        return augment.rows(x, chosen), incoming.induced(chosen)
+        nodes = incoming.around(seeds, hops)
+        return augment.rows(x, nodes), incoming.induced(nodes)
 
     def by_degree(self, batch: Batch, draws: int | None) -> tuple[Attributes, Tensor]:
         """Attributes and edges among so many nodes drawn in proportion to their degree, if there are more."""
@@ -74,8 +74,8 @@ class GraphTask(Task):
         if draws is None or len(x) <= draws:
             return x, edges
         incoming = self.incoming(edges, len(x))
-        chosen = incoming.by_degree(draws)
-        return augment.rows(x, chosen), incoming.induced(chosen)
+        nodes = incoming.by_degree(draws)
+        return augment.rows(x, nodes), incoming.induced(nodes)
 
     def encode(self, batch: Batch) -> Tensor:
         """Representations of the batch's nodes on the whole graph: (B, dim)."""
@@ -83,7 +83,7 @@ class GraphTask(Task):
         return hidden[batch["node"]]
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """The representations' first two principal components, coloured by class where it is known."""
         labels = torch.maximum(batch["train_label"], batch["validation_label"])
         return {"representations": pictures.scatter(self.encoder(*self.graph(batch)), labels)}

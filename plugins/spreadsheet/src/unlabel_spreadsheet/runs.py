@@ -38,7 +38,7 @@ def spreadsheet(
     recipes = [flat(run.recipe.model_dump(mode="json")) for run in opened]
     shown = fields(recipes) if all_fields else differing(recipes)
     rows = [row(run, {name: recipe.get(name) for name in shown}) for run, recipe in zip(opened, recipes, strict=True)]
-    columns = list(dict.fromkeys(name for found in rows for name in found))
+    columns = list(dict.fromkeys(name for cells in rows for name in cells))
     grouped = sorted(columns, key=_group)  # stable: within a group as they came up
     if out is None:
         text = io.StringIO()
@@ -52,12 +52,12 @@ def spreadsheet(
     print(f"{out}: {len(rows)} run{'s' * (len(rows) > 1)}, {len(grouped)} columns")
 
 
-def row(run: Run, chosen: dict[str, Any]) -> dict[str, Any]:
+def row(run: Run, recipe_fields: dict[str, Any]) -> dict[str, Any]:
     """What is known of a run.
 
     Args:
         run: finished or not; what it does not have is left out.
-        chosen: fields of its recipe, to be shown.
+        recipe_fields: fields of its recipe, to be shown.
 
     Returns:
         column -> value.
@@ -65,16 +65,16 @@ def row(run: Run, chosen: dict[str, Any]) -> dict[str, Any]:
     metrics, results = run.metrics, run.evaluations
     final = {name: value for record in metrics for name, value in record.items()}  # the last one that was logged
     place = {"stage", "step", "epoch", "total_step"}
-    found: dict[str, Any] = {"run": str(run.folder), "task": run.recipe.task.name}
-    found |= chosen
-    found |= {"updates": final.get("total_step", 0), "finished": "yes" if results else "no"}
-    found |= {f"final.{name}": value for name, value in final.items() if name not in place}
+    cells: dict[str, Any] = {"run": str(run.folder), "task": run.recipe.task.name}
+    cells |= recipe_fields
+    cells |= {"updates": final.get("total_step", 0), "finished": "yes" if results else "no"}
+    cells |= {f"final.{name}": value for name, value in final.items() if name not in place}
     for when in ("before", "after"):
-        found |= {f"{when}.{name}": value for name, value in flat(results.get(when, {})).items()}
+        cells |= {f"{when}.{name}": value for name, value in flat(results.get(when, {})).items()}
     if results:
-        found["seconds"] = results.get("seconds")
-        found["health"] = "; ".join(f"{level}: {sentence}" for level, sentence in results.get("health", []))
-    return found
+        cells["seconds"] = results.get("seconds")
+        cells["health"] = "; ".join(f"{level}: {sentence}" for level, sentence in results.get("health", []))
+    return cells
 
 
 def fields(recipes: list[dict[str, Any]]) -> list[str]:

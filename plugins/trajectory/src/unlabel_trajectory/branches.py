@@ -28,9 +28,9 @@ class Prompt(nn.Module):
 
     def __init__(self, dim: int, *, observed: int, future: int):
         super().__init__()
-        self.token = nn.Parameter(torch.rand(1, 1, dim))
+        self.token = nn.Parameter(torch.rand(1, 1, dim))  # r; uniform in [0, 1), the authors' code
         self.into = nn.Linear(dim, dim)
-        self.steps = [*range(1, observed + 1), observed + future - 1]
+        self.steps = [*range(1, observed + 1), observed + future - 1]  # 1 ... 8 and 19
 
     def feature(self, encoder: TrackGPT, past: Tensor) -> Tensor:
         """The prompt's feature after it saw the past: (N, P, 2) -> (N, dim)."""
@@ -109,7 +109,7 @@ class TrajectoryBranch(nn.Module):
 
     def read_out(self, features: Tensor, destination: Tensor) -> Tensor:
         """The future: features (N, F, dim) and destination (N, 2) -> (N, F, 2)."""
-        first = in_float32(self.first, features[:, :1])
-        middle = in_float32(self.middle, features[:, 1:-1])
-        last = in_float32(self.last, features[:, -1:]) + destination[:, None]
+        first = in_float32(self.first, features[:, :1])  # step 8's feature gives step 9
+        middle = in_float32(self.middle, features[:, 1:-1])  # 9 ... 18 give 10 ... 19
+        last = in_float32(self.last, features[:, -1:]) + destination[:, None]  # 19 gives 20, as a residual
         return torch.cat([first, middle, last], dim=1)

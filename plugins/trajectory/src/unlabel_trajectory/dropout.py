@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["dropout", "kept"]
+__all__ = ["dropout", "scaled_mask"]
 
 _LEVELS = 1 << 16
 
@@ -33,10 +33,10 @@ def dropout(values: Tensor, probability: float, training: bool) -> Tensor:
         return values
     if values.device.type != "cpu" or torch.compiler.is_compiling():
         return functional.dropout(values, probability)
-    return values * kept(values.shape, probability).to(values.dtype)
+    return values * scaled_mask(values.shape, probability).to(values.dtype)
 
 
-def kept(shape: Sequence[int], probability: float) -> Tensor:
+def scaled_mask(shape: Sequence[int], probability: float) -> Tensor:
     """What values are multiplied by: 0 with (about) that probability, else the scale. float32, on the CPU."""
     dropped = round(probability * _LEVELS)
     # compared straight into float32: a mask of bool, converted, took eight times as long

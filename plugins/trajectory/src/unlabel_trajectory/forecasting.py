@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unlabel import seeds
+from unlabel.data import Draw
 from unlabel.errors import UsageError
 from unlabel.task import Sample
 
@@ -58,7 +59,7 @@ class Observed:
     def __init__(self, count: int):
         self.count = count
 
-    def __call__(self, sample: Sample, rng: object) -> Sample:
+    def __call__(self, sample: Sample, draw: Draw) -> Sample:
         return {"track": sample["track"][: self.count]}
 
 
@@ -117,9 +118,10 @@ def diversity(candidates: Tensor, scale: float = 1.0) -> Tensor:
     """
     count = candidates.shape[1]
     x, y = candidates.unbind(-1)  # (N, K) each
-    apart = (x[:, :, None] - x[:, None]).square() + (y[:, :, None] - y[:, None]).square()  # (N, K, K)
-    others = 1 - torch.eye(count, dtype=apart.dtype, device=apart.device)
-    return ((apart / -scale).exp() * others).sum() / (len(candidates) * count * (count - 1))
+    squared = (x[:, :, None] - x[:, None]).square() + (y[:, :, None] - y[:, None]).square()  # (N, K, K)
+    others = 1 - torch.eye(count, dtype=squared.dtype, device=squared.device)
+    # L_div: each pair stands twice in the sum, and twice in K (K - 1), where the paper has (1 / 190) sum_{i<j}
+    return ((squared / -scale).exp() * others).sum() / (len(candidates) * count * (count - 1))
 
 
 def nearest(candidates: Tensor, destination: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,9 +135,9 @@ def nearest(candidates: Tensor, destination: Tensor) -> tuple[Tensor, Tensor]:
         The candidates, (N, 2), and their distances, (N,): lengths, not squared.
     """
     with torch.no_grad():
-        best = torch.linalg.vector_norm(candidates - destination[:, None], dim=-1).argmin(dim=1)
-    chosen = candidates.gather(1, best[:, None, None].expand(-1, 1, 2))[:, 0]
-    return chosen, torch.linalg.vector_norm(chosen - destination, dim=-1)
+        best = torch.linalg.vector_norm(candidates - destination[:, None], dim=-1).argmin(dim=1)  # k*, (N,)
+    closest = candidates.gather(1, best[:, None, None].expand(-1, 1, 2))[:, 0]
+    return closest, torch.linalg.vector_norm(closest - destination, dim=-1)
 
 
 def best_of(candidates: Tensor, future: Tensor) -> dict[str, Tensor]:

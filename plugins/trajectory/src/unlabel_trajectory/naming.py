@@ -77,15 +77,15 @@ def renamed(weights: Mapping[str, Tensor], stage: str) -> dict[str, Tensor]:
     Raises:
         UsageError: a name that the stage does not have.
     """
-    found = {}
+    state = {}
     for name, value in weights.items():
         if _UNUSED.search(name):
             continue
         rule = next(((old, new) for old, new in RULES[stage] if re.fullmatch(old, name)), None)
         if rule is None:
             raise UsageError(f"{name!r} is no weight of the authors' stage {stage}")
-        found[re.sub(rule[0], rule[1], name)] = value
-    return found
+        state[re.sub(rule[0], rule[1], name)] = value
+    return state
 
 
 def load(task: PPT, first: Mapping[str, Tensor], second: Mapping[str, Tensor], third: Mapping[str, Tensor]) -> None:

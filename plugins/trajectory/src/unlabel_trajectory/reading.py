@@ -109,13 +109,13 @@ def _text(path: Path, wanted: Mapping[str, str | None]) -> tuple[dict[str, np.nd
     if header:
         numbered, cells = numbered[1:], cells[1:]
     width = 1 + max(places.values())
-    for (number, line), found in zip(numbered, cells, strict=True):
-        if len(found) < width:
+    for (number, line), row in zip(numbered, cells, strict=True):
+        if len(row) < width:
             raise UsageError(
-                f"{path}:{number}: {len(found)} columns where frame, id, x and y were expected: {line.strip()!r}"
+                f"{path}:{number}: {len(row)} columns where frame, id, x and y were expected: {line.strip()!r}"
             )
     lines = np.array([number for number, _ in numbered], dtype=np.int64)
-    return {name: np.array([found[place] for found in cells]) for name, place in places.items()}, lines
+    return {name: np.array([row[place] for row in cells]) for name, place in places.items()}, lines
 
 
 def _is_data(line: str) -> bool:
@@ -146,15 +146,15 @@ def _places(header: Sequence[str], width: int, wanted: Mapping[str, str | None],
     for name, usual in COLUMNS.items():
         asked = wanted[name]
         candidates = usual if asked is None else (asked.lower(),)
-        found = next((lower.index(candidate) for candidate in candidates if candidate in lower), None)
-        if found is None:
+        column = next((lower.index(candidate) for candidate in candidates if candidate in lower), None)
+        if column is None:
             called = asked or " or ".join(usual[:3])
             hint = nearest(called, header) if asked else ""
             raise UsageError(
                 f"{where}: no column {called} for {name}{hint}; the columns are {', '.join(header)}; "
                 f"name it with --set dataset.{name}=COLUMN"
             )
-        places[name] = found
+        places[name] = column
     return places
 
 

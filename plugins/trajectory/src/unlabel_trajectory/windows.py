@@ -17,13 +17,10 @@ from unlabel.errors import UsageError
 from unlabel_trajectory import reading
 from unlabel_trajectory.reading import Rows
 
-__all__ = ["MOTIONS", "Unit", "Windows", "by_agent", "cut", "join", "longest", "motions", "step_of"]
+__all__ = ["Unit", "Windows", "by_agent", "cut", "join", "longest", "step_of"]
 
 Unit = Literal["m", "px"]
 """What positions are measured in: metres, or pixels of the original frame. Metrics carry it in their names."""
-
-MOTIONS = ("stands", "sets off", "goes straight", "turns one way", "turns the other way")
-"""What an agent does after the observed steps; see `motions`."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +48,9 @@ class Windows:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def take(self, chosen: np.ndarray) -> Windows:
+    def take(self, rows: np.ndarray) -> Windows:
         """Some of the windows, by index or mask."""
-        parts = {name: getattr(self, name)[chosen] for name in ("positions", "scene", "agent", "frame")}
+        parts = {name: getattr(self, name)[rows] for name in ("positions", "scene", "agent", "frame")}
         return replace(self, **parts)
 
     def name_of(self, index: int) -> str:
@@ -96,10 +93,10 @@ def cut(
         The windows, possibly none, in the order of their first frames; and warnings, each with file and line.
     """
     step = step_of(rows) if step is None else step
-    found = [message for message in (reading.suspicious_jumps(rows, step, 1.0),) if message and unit == "m"]
+    messages = [message for message in (reading.suspicious_jumps(rows, step, 1.0),) if message and unit == "m"]
     back = reading.backward(rows)
     if back:
-        found.append(
+        messages.append(
             f"{rows.place(back[0])}: frame {rows.frame[back[0]]:g} stands after a later one of the same agent "
             f"({len(back)} such rows); they were sorted by frame"
         )
@@ -116,7 +113,7 @@ def cut(
     windows = Windows(
         positions, np.zeros(len(begins), np.int64), agent[begins], frame[begins], (scene,), rows.names, unit
     )
-    return windows, found
+    return windows, messages
 
 
 def longest(rows: Rows, step: float | None = None) -> str:
@@ -158,29 +155,6 @@ def by_agent(windows: Windows, share: float, *numbers: int) -> tuple[np.ndarray,
     Windows of one agent overlap, so splitting window by window would put nearly the same track on both sides.
     """
     agents = np.unique(windows.agent)
-    chosen = agents[seeds.permutation(len(agents), *numbers)][: round(share * len(agents))]
-    out = np.isin(windows.agent, chosen)
+    held_out = agents[seeds.permutation(len(agents), *numbers)][: round(share * len(agents))]
+    out = np.isin(windows.agent, held_out)
     return ~out, out
-
-
-def motions(positions: np.ndarray, observed: int, metre: float) -> np.ndarray:
-    """What each agent does after the observed steps, seen from what it did in them; a label that costs nothing.
-
-    An agent that ends within half a metre of its last observed position stands; one that moved less than 0.4 m while
-    observed sets off; otherwise the direction it ends up in, more than 20 degrees off the observed one, is a turn.
-
-    Args:
-        positions: float64, (N, T, 2).
-        observed: how many of the T are observed.
-        metre: units to the metre.
-
-    Returns:
-        int64, (N,), index into `MOTIONS`. In pixels y points down, which swaps the two turns.
-    """
-    here = positions[:, observed - 1]
-    before, after = here - positions[:, 0], positions[:, -1] - here
-    moved, ended = np.linalg.norm(before, axis=1) / metre, np.linalg.norm(after, axis=1) / metre
-    cross = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]
-    angle = np.degrees(np.arctan2(cross, (before * after).sum(1)))
-    turns = np.where(angle > 20, 3, np.where(angle < -20, 4, 2))
-    return np.where(ended < 0.5, 0, np.where(moved < 0.4, 1, turns)).astype(np.int64)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unlabel.nn import patches
+from unlabel.show import drawing
 from unlabel_vision import views
 from unlabel_vision.encoders.patch_encoder import Attend, PatchEncoder, merged, project
 
@@ -83,8 +84,8 @@ def pictures(encoder: PatchEncoder, images: Tensor) -> dict[str, np.ndarray]:
     coloured = _enlarged(colours(tokens), grid, size)
     pairs = np.stack([shown, coloured], axis=1)
     return {
-        "attention": views.contact_sheet(rows.reshape(-1, size, size, 3), columns=rows.shape[1]),
-        "tokens": views.contact_sheet(pairs.reshape(-1, size, size, 3), columns=2),
+        "attention": drawing.contact_sheet(rows.reshape(-1, size, size, 3), columns=rows.shape[1]),
+        "tokens": drawing.contact_sheet(pairs.reshape(-1, size, size, 3), columns=2),
     }
 
 

@@ -15,6 +15,7 @@ from unlabel.nn import losses, masking, patches, positions, transformer
 from unlabel.nn.decoder import Decoder
 from unlabel.nn.masking import Mask
 from unlabel.recipe import Stage
+from unlabel.show import drawing
 from unlabel_vision import views
 from unlabel_vision.encoders.patch_encoder import PatchEncoder
 
@@ -69,8 +70,8 @@ def loss(encoder: PatchEncoder, decoder: Decoder, images: Tensor, mask: Mask, no
 
     Only what enters the loss is computed: the prediction, and its target, of the removed patches.
     """
-    hidden = mask.order[:, mask.keep.shape[1] :]
-    prediction = decoder(encoder.tokens(images, mask.keep), mask.restore, hidden)
+    hidden = mask.order[:, mask.keep.shape[1] :]  # (N, L - K): the removed patches
+    prediction = decoder(encoder.tokens(images, mask.keep), mask.restore, hidden)  # (N, L - K, 3 p^2)
     target = masking.take(patches.patchify(images.float(), encoder.patch_size), hidden)
     return _errors(prediction, target, norm_pix).mean()  # each sample has as many
 
@@ -94,8 +95,8 @@ def pixel_loss(images: Tensor, prediction: Tensor, mask: Tensor, patch_size: int
 def _errors(prediction: Tensor, target: Tensor, norm_pix: bool) -> Tensor:
     """Mean squared error of each patch: (N, L, 3 p^2) twice -> float32, (N, L)."""
     if norm_pix:
-        target = patches.normalize_patches(target).values
-    return (prediction.float() - target).square().mean(-1)
+        target = patches.normalize_patches(target).values  # t' = (t - mean) / sqrt(var + 1e-6), var unbiased
+    return (prediction.float() - target).square().mean(-1)  # e_l; the loss is sum(m e) / sum(m), m = 1 where removed
 
 
 def pictures(
@@ -127,7 +128,7 @@ def pictures(
         for values in (target * (1 - hidden), prediction * hidden + target * (1 - hidden))
     ]
     row = torch.stack(shown, dim=1).flatten(0, 1)  # input, masked input, reconstruction of each image in turn
-    return {"reconstruction": views.contact_sheet(views.to_pixels(row), columns=len(shown))}
+    return {"reconstruction": drawing.contact_sheet(views.to_pixels(row), columns=len(shown))}
 
 
 def stage(*, epochs: int, **others: Any) -> Stage:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,7 +27,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unlabel import seeds
+from unlabel.data import Draw
 from unlabel.errors import UsageError
+from unlabel.show import drawing
 from unlabel.task import Batch, Sample
 
 __all__ = [
@@ -41,7 +43,6 @@ __all__ = [
     "ResizeCenterCrop",
     "TwoViews",
     "blur",
-    "contact_sheet",
     "gaussian_kernel",
     "input_size",
     "jitter_matrix",
@@ -180,8 +181,8 @@ class RandomResizedCrop:
         """Short side and number of pixels of an image none of whose parts will be enlarged."""
         return self.size, math.ceil(self.size**2 / (self.scale[0] * min(self.ratio[0], 1 / self.ratio[1])))
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        return {**sample, "image": self.crop(sample["image"], rng)}
+    def __call__(self, sample: Sample, draw: Draw) -> Sample:
+        return {**sample, "image": self.crop(sample["image"], draw.rng)}
 
 
 @dataclass(frozen=True)
@@ -200,10 +201,10 @@ class TwoViews:
         (side, pixels), (other_side, other_pixels) = self.first.needs(), self.second.needs()
         return max(side, other_side), max(pixels, other_pixels)
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+    def __call__(self, sample: Sample, draw: Draw) -> Sample:
         rest = {name: value for name, value in sample.items() if name != "image"}
         image = sample["image"]
-        return {**rest, "view1": self.first.crop(image, rng), "view2": self.second.crop(image, rng)}
+        return {**rest, "view1": self.first.crop(image, draw.rng), "view2": self.second.crop(image, draw.rng)}
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,12 @@ class ResizeCenterCrop:
     ratio: float = 256 / 224
     interpolation: Interpolation = "bicubic"
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+    def preprocessing(self) -> dict[str, Any]:
+        """The same in timm's words, for an export."""
+        share = math.nextafter(self.size / round(self.size * self.ratio), 0)  # timm divides by it and rounds down
+        return {"interpolation": self.interpolation, "crop_pct": share, "crop_mode": "center"}
+
+    def __call__(self, sample: Sample, draw: Draw) -> Sample:
         image = sample["image"]
         height, width = image.shape[:2]
         if (height, width) == (self.size, self.size):
@@ -293,26 +299,6 @@ def to_pixels(
     values = images.detach().to("cpu", torch.float32).permute(0, 2, 3, 1)
     values = values * torch.tensor(std) + torch.tensor(mean)
     return (values * 255).round().clamp(0, 255).to(torch.uint8).numpy()
-
-
-def contact_sheet(images: np.ndarray, columns: int, gap: int = 2) -> np.ndarray:
-    """Lay images out row by row on white.
-
-    Args:
-        images: uint8, (N, H, W, 3).
-        columns: images per row.
-        gap: pixels between them.
-
-    Returns:
-        uint8, (rows * (H + gap) - gap, columns * (W + gap) - gap, 3).
-    """
-    count, height, width, _ = images.shape
-    rows = -(-count // columns)
-    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=np.uint8)
-    for number, image in enumerate(images):
-        top, left = number // columns * (height + gap), number % columns * (width + gap)
-        sheet[top : top + height, left : left + width] = image
-    return sheet
 
 
 def jitter_matrix(
@@ -547,9 +533,9 @@ class Photometric:
         return first, second
 
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
-        """Up to eight pairs of views, one below the other, for a task's `pictures`."""
+        """Up to eight pairs of views, one below the other, for a task's `show`."""
         pairs = self.pair({name: batch[name][:8] for name in ("view1", "view2", "key")})
-        return {"views": contact_sheet(to_pixels(torch.cat(pairs), self.mean, self.std), columns=len(pairs[0]))}
+        return {"views": drawing.contact_sheet(to_pixels(torch.cat(pairs), self.mean, self.std), columns=len(pairs[0]))}
 
     def _augmented(self, parts: list[Tensor], keys: Tensor, streams: list[int]) -> list[Tensor]:
         """Several views of the same samples: what is small is done for all at once, and memory is asked for once."""

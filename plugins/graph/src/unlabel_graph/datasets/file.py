@@ -38,8 +38,8 @@ def read_arrays(path: Path) -> Graph:
         labels = optional(content, ("y", "labels", "label"))
         if labels is not None and not np.issubdtype(labels.dtype, np.integer):
             raise UsageError(f"{path}: y is {labels.dtype}; expected whole numbers, one class a node")
-        found = {part: optional(content, names) for part, names in _MASKS.items()}
-        masks = {part: mask for part, mask in found.items() if mask is not None}
+        optional_masks = {part: optional(content, names) for part, names in _MASKS.items()}
+        masks = {part: mask for part, mask in optional_masks.items() if mask is not None}
         return Graph(
             x, required(content, ("edge_index",), path), None if labels is None else labels.astype(np.int64), masks
         )
@@ -60,14 +60,14 @@ def read_tables(folder: Path) -> Graph:
         labels, classes = _classes(folder / "labels.csv", len(x))
     masks = {}
     if (folder / "split.csv").is_file():
-        words = _column(folder / "split.csv", len(x), ("split", "part"))
+        cells = _column(folder / "split.csv", len(x), ("split", "part"))
         known = {"train": "train", "validation": "validation", "val": "validation", "test": "test", "": ""}
-        for line, word in enumerate(words, start=1):
+        for line, word in enumerate(cells, start=1):
             if word not in known:
                 raise UsageError(
                     f"{folder / 'split.csv'}: entry {line} is {word!r}; expected train, validation or test"
                 )
-        masks = {part: np.array([known[word] == part for word in words]) for part in ("train", "validation", "test")}
+        masks = {part: np.array([known[word] == part for word in cells]) for part in ("train", "validation", "test")}
     return Graph(x, edges.T, labels, masks, classes)
 
 
@@ -108,23 +108,23 @@ def _is_number(cell: str) -> bool:
 
 def _column(path: Path, nodes: int, headers: tuple[str, ...]) -> list[str]:
     """One word a node; a first line too many, or one of these headers, is a header."""
-    words = [line[0] if line else "" for line in _lines(path)]
-    if words and (len(words) == nodes + 1 or words[0].lower() in headers):
-        words = words[1:]
-    if len(words) != nodes:
-        raise UsageError(f"{path} has {len(words)} entries; features.csv has {nodes} rows, one a node")
-    return words
+    cells = [line[0] if line else "" for line in _lines(path)]
+    if cells and (len(cells) == nodes + 1 or cells[0].lower() in headers):
+        cells = cells[1:]
+    if len(cells) != nodes:
+        raise UsageError(f"{path} has {len(cells)} entries; features.csv has {nodes} rows, one a node")
+    return cells
 
 
 def _classes(path: Path, nodes: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    words = _column(path, nodes, ("label", "labels", "y", "class"))
-    given = [word for word in words if word]
+    cells = _column(path, nodes, ("label", "labels", "y", "class"))
+    given = [word for word in cells if word]
     if not given:
         raise UsageError(f"{path} names no class at all: fill it in, or leave the file out")
     numeric = all(word.isdecimal() for word in given)
     names = tuple(sorted(set(given), key=int if numeric else None))
     place = {name: number for number, name in enumerate(names)}
-    return np.array([place.get(word, -1) for word in words], dtype=np.int64), names
+    return np.array([place.get(word, -1) for word in cells], dtype=np.int64), names
 
 
 class GraphFile(Stored):

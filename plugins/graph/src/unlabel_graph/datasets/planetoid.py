@@ -49,15 +49,15 @@ def read_planetoid(folder: Path, name: str) -> Graph:
     for path in paths.values():
         if not path.is_file():
             raise UsageError(f"{path} is missing; a Planetoid folder holds ind.{name}.{{{','.join(_PARTS)}}}")
-    found = {part: pickled_arrays.read(path) for part, path in paths.items() if part != "test.index"}
+    content = {part: pickled_arrays.read(path) for part, path in paths.items() if part != "test.index"}
     try:
         test = np.array([int(line) for line in paths["test.index"].read_text().split()], dtype=np.int64)
     except ValueError as error:
         raise UsageError(f"{paths['test.index']}: expected one node number a line: {error}") from error
-    first, tests = found["allx"], found["tx"]
-    if tests.shape[0] != len(test) or found["ally"].shape[0] != first.shape[0] or tests.shape[1] != first.shape[1]:
+    first, tests = content["allx"], content["tx"]
+    if tests.shape[0] != len(test) or content["ally"].shape[0] != first.shape[0] or tests.shape[1] != first.shape[1]:
         raise UsageError(
-            f"{folder}: the files do not fit each other: allx {first.shape}, ally {found['ally'].shape}, "
+            f"{folder}: the files do not fit each other: allx {first.shape}, ally {content['ally'].shape}, "
             f"tx {tests.shape}, {len(test)} lines in test.index"
         )
     nodes = max(first.shape[0], int(test.max()) + 1)
@@ -65,10 +65,10 @@ def read_planetoid(folder: Path, name: str) -> Graph:
     x[: first.shape[0]] = first
     x[test] = tests
     labels = np.full(nodes, -1, dtype=np.int64)
-    labels[: first.shape[0]] = found["ally"].argmax(axis=1)
-    labels[test] = found["ty"].argmax(axis=1)
+    labels[: first.shape[0]] = content["ally"].argmax(axis=1)
+    labels[test] = content["ty"].argmax(axis=1)
 
-    lists = found["graph"]
+    lists = content["graph"]
     lengths = [len(neighbours) for neighbours in lists.values()]
     edges = np.stack(
         [
@@ -76,7 +76,7 @@ def read_planetoid(folder: Path, name: str) -> Graph:
             np.fromiter((other for neighbours in lists.values() for other in neighbours), dtype=np.int64),
         ]
     )
-    train = found["y"].shape[0]
+    train = content["y"].shape[0]
     masks = {part: np.zeros(nodes, dtype=np.bool_) for part in ("train", "validation", "test")}
     masks["train"][:train] = True
     masks["validation"][train : train + _VALIDATION] = True

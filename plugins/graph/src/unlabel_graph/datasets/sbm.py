@@ -53,12 +53,12 @@ def block_model(
     popularity = 1 / np.arange(5, features + 5)  # Zipf's law, without its steepest part
     common = draw.permutation(popularity)
     topics = np.stack([draw.permutation(popularity) for _ in range(classes)])
-    chosen = draw.choice(features, len(owners), p=common / common.sum())
+    word = draw.choice(features, len(owners), p=common / common.sum())
     topical_words = draw.random(len(owners)) < topical
     for number in range(classes):
         local = topical_words & (labels[owners] == number)
-        chosen[local] = draw.choice(features, int(local.sum()), p=topics[number] / topics[number].sum())
-    x = sparse.csr_array((np.ones(len(owners), dtype=np.float32), (owners, chosen)), shape=(nodes, features))
+        word[local] = draw.choice(features, int(local.sum()), p=topics[number] / topics[number].sum())
+    x = sparse.csr_array((np.ones(len(owners), dtype=np.float32), (owners, word)), shape=(nodes, features))
     x.sum_duplicates()
     x.data[:] = 1
     return Graph(x, np.stack([senders[joins], receivers[joins]]).astype(np.int64), labels.astype(np.int64))

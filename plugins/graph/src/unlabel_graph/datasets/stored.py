@@ -47,17 +47,17 @@ class Stored(Nodes):
         kind = type(self)
         if download:
             kind.fetched(path, name)
-        found = kind.graphs(path)
-        chosen = name.lower() if name else next(iter(found), None)
-        if chosen not in found or (name is None and len(found) > 1):
-            names = ", ".join(sorted(found)) or "none"
+        graphs = kind.graphs(path)
+        choice = name.lower() if name else next(iter(graphs), None)
+        if choice not in graphs or (name is None and len(graphs) > 1):
+            names = ", ".join(sorted(graphs)) or "none"
             raise UsageError(
-                f"{path}: dataset.name {name!r}: the {kind.what} there are {names}{nearest(chosen or '', found)}"
+                f"{path}: dataset.name {name!r}: the {kind.what} there are {names}{nearest(choice or '', graphs)}"
             )
-        place = found[chosen]
-        graph = kind.read(place, chosen)
+        place = graphs[choice]
+        graph = kind.read(place, choice)
         if not graph.partitions:
-            graph = replace(graph, partitions=partitions_beside(place, chosen))
+            graph = replace(graph, partitions=partitions_beside(place, choice))
         super().__init__(
             checked(graph, str(place)),
             str(place),
@@ -154,15 +154,15 @@ def compressed(content: Mapping[str, np.ndarray], prefix: str, path: Path) -> sp
 def partitions_beside(place: Path, name: str) -> dict[int, np.ndarray]:
     """Partitions in ``partitions.npz`` (arrays ``k10``) or ``metis10.npz`` (``NAME_k10``) beside a graph's files."""
     folder = place if place.is_dir() else place.parent
-    found: dict[int, np.ndarray] = {}
+    partitions: dict[int, np.ndarray] = {}
     for path in (folder / file for file in ("partitions.npz", "metis10.npz")):
         if path.is_file():
             with arrays(path) as content:
                 for key in content:
                     owner, _, parts = key.rpartition("k")
                     if parts.isdecimal() and owner.rstrip("_") in ("", name):
-                        found[int(parts)] = content[key].astype(np.int64)
-    return found
+                        partitions[int(parts)] = content[key].astype(np.int64)
+    return partitions
 
 
 def fetch(addresses: list[str], folder: Path) -> None:

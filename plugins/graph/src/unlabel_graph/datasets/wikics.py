@@ -68,8 +68,8 @@ class WikiCS(Stored):
     @classmethod
     def graphs(cls, path: Path) -> dict[str, Path]:
         files = [path] if path.name == "data.json" else [path / "data.json", path / "raw" / "data.json"]
-        found = [file for file in files if file.is_file()]
-        return {"wikics": found[0]} if found else {}
+        present = [file for file in files if file.is_file()]
+        return {"wikics": present[0]} if present else {}
 
     @classmethod
     def read(cls, place: Path, name: str) -> Graph:

@@ -60,10 +60,12 @@ class Attention(nn.Module):
         senders, receivers = edges
         from_sender, from_receiver = (values * self.att_src).sum(dim=2), (values * self.att_dst).sum(dim=2)
 
+        # eq. 1 and 3: a^T [W h_i || W h_j], a in two halves, slope 0.2
         scores = F.leaky_relu(from_sender[senders] + from_receiver[receivers], 0.2)
-        weights = softmax_of_receivers(scores, receivers, len(values))  # (E, heads)
+        weights = softmax_of_receivers(scores, receivers, len(values))  # alpha_ij, eq. 2-3: (E, heads)
 
-        messages = (weights[:, :, None] * values[senders]).flatten(1)
+        messages = (weights[:, :, None] * values[senders]).flatten(1)  # (E, out); eq. 5: heads side by side
+        # eq. 4 before its activation
         return messages.new_zeros(len(values), messages.shape[1]).index_add(0, receivers, messages) + self.bias
 
 

@@ -38,7 +38,7 @@ class Convolution(nn.Module):
 
     def forward(self, x: Attributes, matrix: Sparse) -> Tensor:
         """float (N, out), from float (N, width) and the normalised adjacency matrix."""
-        return matrix @ (x @ self.lin.weight.T) + self.bias
+        return matrix @ (x @ self.lin.weight.T) + self.bias  # eq. 2 before its activation, plus a bias
 
 
 def gcn(

@@ -33,9 +33,10 @@ class SumConvolution(nn.Module):
         """float (N, out), from float (N, width) and the adjacency matrix."""
         first, second = self.nn.lins
         own = x @ first.weight.T
+        # eq. 4.1, the MLP's first layer taken inside the sum
         hidden = torch.relu(own * (1 + self.eps) + matrix @ own + first.bias)
-        found: Tensor = second(hidden)
-        return found
+        out: Tensor = second(hidden)
+        return out
 
 
 def gin(

@@ -13,7 +13,7 @@ from unlabel.task import Batch
 from unlabel_graph import attributes
 from unlabel_graph.attributes import Attributes, Scaling
 from unlabel_graph.sampling import Block
-from unlabel_graph.sparse import kept
+from unlabel_graph.sparse import cache_last
 
 __all__ = ["Activation", "Encoder", "Norm", "dropout", "known_features"]
 
@@ -31,10 +31,10 @@ def dropout(hidden: Tensor, probability: float, training: bool) -> Tensor:
     """
     if not training or probability == 0:
         return hidden
-    words = torch.empty(-(-hidden.numel() // 4), dtype=torch.int64, device=hidden.device).random_(-(2**63), None)
-    bits = words.view(torch.int16)[: hidden.numel()].view(hidden.shape)
-    kept = (bits >= round(probability * 2**16) - 2**15).to(hidden.dtype)
-    return hidden * kept.mul_(1 / (1 - probability))
+    draws = torch.empty(-(-hidden.numel() // 4), dtype=torch.int64, device=hidden.device).random_(-(2**63), None)
+    bits = draws.view(torch.int16)[: hidden.numel()].view(hidden.shape)
+    mask = (bits >= round(probability * 2**16) - 2**15).to(hidden.dtype)
+    return hidden * mask.mul_(1 / (1 - probability))
 
 
 def known_features(features: int | None, name: str) -> int:
@@ -89,8 +89,8 @@ class Encoder(nn.Module):
         activations: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "prelu": nn.PReLU, "elu": nn.ELU}
         self.norms = nn.ModuleList(makers[norm](width) for width in widths)
         self.acts = nn.ModuleList(activations[activation]() for _ in widths)
-        self._make, self._structure = structure, kept(structure)
-        self._attributes = kept(_attributes)
+        self._make, self._structure = structure, cache_last(structure)
+        self._attributes = cache_last(_attributes)
 
     @property
     def steady(self) -> bool:

@@ -28,6 +28,7 @@ class MeanConvolution(nn.Module):
 
     def forward(self, x: Attributes, matrix: Sparse) -> Tensor:
         """float (N, out), from float (N, width) and the matrix that takes the mean of neighbours."""
+        # alg. 1, lines 4-5: W [h_v, mean of h_u] in two halves; line 7 (rows of length 1) is off, as in torch-geometric
         return matrix @ (x @ self.lin_l.weight.T) + self.lin_l.bias + x @ self.lin_r.weight.T
 
 

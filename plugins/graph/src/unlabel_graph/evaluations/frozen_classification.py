@@ -41,5 +41,5 @@ def frozen_classification(
     nodes, features = embeddings.of(frozen)
     if nodes.labels is None or not (nodes.labels >= 0).any():
         raise UsageError("the nodes have no labels, and this evaluation needs them")
-    found = one_vs_rest.accuracies(features, nodes.labels, repeats=repeats, share=share, folds=folds, grid=grid)
-    return {"accuracy": statistics.fmean(found), "spread": statistics.pstdev(found)}
+    accuracies = one_vs_rest.accuracies(features, nodes.labels, repeats=repeats, share=share, folds=folds, grid=grid)
+    return {"accuracy": statistics.fmean(accuracies), "spread": statistics.pstdev(accuracies)}

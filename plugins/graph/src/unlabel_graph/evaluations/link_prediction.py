@@ -96,7 +96,7 @@ def _train(
     optimizer = torch.optim.Adam(layer.parameters(), lr=lr, weight_decay=weight_decay)
     train = torch.from_numpy(links.train)
     validation = [torch.from_numpy(part) for part in (links.validation, links.validation_negative)]
-    best, since, kept = -1.0, 0, {name: value.clone() for name, value in layer.state_dict().items()}
+    best, since, best_weights = -1.0, 0, {name: value.clone() for name, value in layer.state_dict().items()}
     for _ in range(epochs):
         order = torch.randperm(train.shape[1])
         for part in order.split(batch_size):
@@ -110,10 +110,10 @@ def _train(
         score = area(*(_scores(layer, features, pairs) for pairs in validation))
         since += 1
         if score > best:
-            best, since, kept = score, 0, {name: value.clone() for name, value in layer.state_dict().items()}
+            best, since, best_weights = score, 0, {name: value.clone() for name, value in layer.state_dict().items()}
         if since >= patience:
             break
-    layer.load_state_dict(kept)
+    layer.load_state_dict(best_weights)
     return layer
 
 

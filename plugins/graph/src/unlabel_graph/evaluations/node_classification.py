@@ -35,7 +35,7 @@ def node_classification(frozen: Frozen) -> dict[str, float]:
     task = parts[0]  # of several tasks on one encoder, the first that classifies
     labels = torch.from_numpy(frozen.labels("test"))
     right = total = update = 0
-    chosen = torch.zeros(())
+    validation_accuracy = torch.zeros(())
     with evaluating(task):
         for batch in frozen.batches("test", None):
             logits, update = task.classify(batch)
@@ -45,7 +45,7 @@ def node_classification(frozen: Frozen) -> dict[str, float]:
             right += int((predicted[batch["node"]] == truth)[known].sum())
             total += int(known.sum())
             validation = batch["validation_label"]
-            chosen = (predicted == validation)[validation >= 0].float().mean()
+            validation_accuracy = (predicted == validation)[validation >= 0].float().mean()
     if not total:
         raise UsageError("the test nodes have no labels, and this evaluation needs them")
-    return {"accuracy": right / total, "validation": float(chosen), "update": float(update)}
+    return {"accuracy": right / total, "validation": float(validation_accuracy), "update": float(update)}

@@ -39,8 +39,8 @@ def node_clustering(frozen: Frozen, *, clusters: int | None = None, repeats: int
     known = nodes.labels >= 0
     rows, labels = features.numpy()[known], nodes.labels[known]
     count = clusters or len(set(labels.tolist()))
-    found = []
+    information = []
     for repeat in range(repeats):
         means = KMeans(count, n_init=10, random_state=seeds.mix(frozen.seed, repeat) >> 31).fit(rows)
-        found.append(float(normalized_mutual_info_score(labels, means.labels_)))
-    return {"mutual_information": statistics.fmean(found), "spread": statistics.pstdev(found)}
+        information.append(float(normalized_mutual_info_score(labels, means.labels_)))
+    return {"mutual_information": statistics.fmean(information), "spread": statistics.pstdev(information)}

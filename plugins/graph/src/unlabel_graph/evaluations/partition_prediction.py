@@ -41,5 +41,5 @@ def partition_prediction(
     """
     nodes, features = embeddings.of(frozen)
     labels = partitions.of(nodes.context(), parts).numpy()
-    found = one_vs_rest.accuracies(features, labels, repeats=repeats, share=share, folds=folds, grid=grid)
-    return {"accuracy": statistics.fmean(found), "spread": statistics.pstdev(found)}
+    accuracies = one_vs_rest.accuracies(features, labels, repeats=repeats, share=share, folds=folds, grid=grid)
+    return {"accuracy": statistics.fmean(accuracies), "spread": statistics.pstdev(accuracies)}

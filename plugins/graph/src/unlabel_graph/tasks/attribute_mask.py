@@ -20,7 +20,7 @@ from unlabel_graph import nodes
 from unlabel_graph.attributes import Attributes
 from unlabel_graph.encoders.layers import Encoder
 from unlabel_graph.nodes import NodeTask
-from unlabel_graph.sparse import Sparse, Standardised, kept
+from unlabel_graph.sparse import Sparse, Standardised, cache_last
 
 __all__ = ["AttributeMask", "attribute_loss", "draw_masked", "paper", "quick", "tiny", "zeroed"]
 
@@ -29,9 +29,9 @@ def draw_masked(labels: Tensor, share: float, seed: int) -> Tensor:
     """Numbers of a share of the unlabelled nodes (label -1), at least one: int64 (m,), ascending."""
     generator = torch.Generator().manual_seed(seeds.mix(seed, 0xA77E))
     unlabelled = (labels < 0).nonzero()[:, 0]
-    count = max(1, round(share * len(unlabelled)))
-    chosen = torch.randperm(len(unlabelled), generator=generator)[:count].sort().values
-    return unlabelled[chosen.to(labels.device)]
+    count = max(1, round(share * len(unlabelled)))  # a tenth, drawn once for the run: the authors' code
+    drawn = torch.randperm(len(unlabelled), generator=generator)[:count].sort().values
+    return unlabelled[drawn.to(labels.device)]
 
 
 def zeroed(x: Attributes, rows: Tensor) -> Tensor | Sparse:
@@ -52,6 +52,7 @@ def attribute_loss(head: nn.Module, hidden: Tensor, rows: Tensor, truth: Tensor)
         rows: int64 (m,).
         truth: float (m, F): their attributes.
     """
+    # L_self = mean over masked i of |W e_i - x_i|^2; x_i are the components, as in the paper, not the raw attributes
     return F.mse_loss(head(hidden[rows]), truth)
 
 
@@ -81,18 +82,18 @@ class AttributeMask(NodeTask):
             raise UsageError(f"share {share} is outside (0, 1); 0.1 is the paper's")
         super().__init__(encoder, supervised=supervised, classes=classes, drop=drop, select=select)
         self.share = share
-        self.head = nn.Linear(encoder.dim, encoder.features)
-        self._masked = kept(_mask)
+        self.head = nn.Linear(encoder.dim, encoder.features)  # (m, D) -> (m, F)
+        self._masked = cache_last(_mask)
 
     def training_inputs(self, batch: Batch) -> tuple[Attributes, Tensor]:
         """The attributes without those of the masked nodes, and all edges."""
         return self._parts(batch)[0], batch["edge_index"]
 
     def _parts(self, batch: Batch) -> tuple[Attributes, Tensor, Tensor]:
-        found: tuple[Attributes, Tensor, Tensor] = self._masked(
+        parts: tuple[Attributes, Tensor, Tensor] = self._masked(
             self.encoder.inputs(batch), batch["train_label"], self.share, int(self.draw)
         )
-        return found
+        return parts
 
     def pretext(self, hidden: Tensor, dropped: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Mean squared error over the attributes of the masked nodes."""
@@ -114,7 +115,8 @@ def _recipe(weight: float, components: int, dataset: Ref, **options: int) -> Rec
 
 
 def paper() -> Recipe:
-    """Joint training, lambda 100 (Cora; 5 CiteSeer, 50 PubMed); figures: benchmarks/results/graph_selftask.md.
+    """Joint training, lambda 100 (Cora; 5 CiteSeer, 50 PubMed), 3 s there on one core;
+    figures: benchmarks/results/graph_selftask.md.
 
     ``unlabel train graph/attribute_mask --recipe paper --data planetoid/Cora``
     """

@@ -32,8 +32,10 @@ def correlation_loss(first: Tensor, second: Tensor, weight: float) -> tuple[Tens
     """
     left, right = agreement.standardised(first), agreement.standardised(second)
     identity = torch.eye(left.shape[1], dtype=left.dtype, device=left.device)
-    apart = [(agreement.correlation(z) - identity).square().sum() for z in (left, right)]
-    return -(left * right).sum() / len(left), weight * (apart[0] + apart[1])
+    # ||Z^T Z / N - I||_F^2, squared; the diagonal is (N - 1) / N, for the deviations are unbiased
+    decorrelation = [(agreement.correlation(z) - identity).square().sum() for z in (left, right)]
+    # the trace, as the authors' code: half of the text's ||Z1 - Z2||_F^2, so lambda acts as 2 lambda there
+    return -(left * right).sum() / len(left), weight * (decorrelation[0] + decorrelation[1])
 
 
 class CCASSG(GraphTask):
@@ -64,13 +66,14 @@ class CCASSG(GraphTask):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``{"loss_invariance", "loss_decorrelation"}``: of two random views."""
         x, edges = self.graph(batch)
+        # drop edges, zero columns: each view with draws of its own, one rate for both views
         first, second = (augment.view(x, edges, self.drop_edge, self.drop_column) for _ in range(2))
         invariance, decorrelation = self.losses_of(first, second)
         return {"loss_invariance": invariance, "loss_decorrelation": decorrelation}
 
     def losses_of(self, first: View, second: View) -> tuple[Tensor, Tensor]:
         """The two losses of two given views of the same nodes."""
-        left, right = (self.encoder(x, edges) for x, edges in (first, second))
+        left, right = (self.encoder(x, edges) for x, edges in (first, second))  # (N, D) each, no head
         return correlation_loss(left, right, self.weight)
 
 

@@ -21,7 +21,7 @@ from unlabel_graph import attributes, nodes, propagation, pseudo_labels
 from unlabel_graph.encoders.layers import Encoder, dropout
 from unlabel_graph.nodes import NodeTask
 from unlabel_graph.pseudo_labels import Source, Words, one_hot
-from unlabel_graph.sparse import Sparse, kept
+from unlabel_graph.sparse import Sparse, cache_last
 
 __all__ = ["ContextLabel", "context_loss", "contexts", "neighbourhoods", "paper", "quick", "tiny"]
 
@@ -44,13 +44,13 @@ def neighbourhoods(edge_index: Tensor, nodes: int) -> Sparse:
     block = max(1, 20_000_000 * nodes // max(1, walks))
     parts = []
     for start in range(0, nodes, block):
-        one = adjacency[start : start + block]
+        one = adjacency[start : start + block]  # 1-hop neighbours, (block, N)
         two = (one @ adjacency).tocoo()
-        other = two.row + start != two.col
+        other = two.row + start != two.col  # a walk back to the node itself does not count
         two = sparse.csr_array(
             (np.ones(int(other.sum()), dtype=np.float32), (two.row[other], two.col[other])), shape=one.shape
         )
-        parts.append((one + two).tocsr())
+        parts.append((one + two).tocsr())  # a node in both counts twice: the authors' code
     matrix = sparse.vstack(parts).tocsr()
     tensors = [torch.from_numpy(a.astype(np.int64)).to(edge_index.device) for a in (matrix.indptr, matrix.indices)]
     values = torch.from_numpy(matrix.data.astype(np.float32)).to(edge_index.device)
@@ -65,9 +65,9 @@ def contexts(around: Sparse, labels: Tensor, classes: int) -> Tensor:
         labels: int64 (N,), the class of every node.
         classes: C.
     """
-    counts = around.times(one_hot(labels, classes))
+    counts = around.times(one_hot(labels, classes))  # (N, C)
     totals = counts.sum(dim=1, keepdim=True)
-    return torch.where(totals > 0, counts / totals.clamp_min(1), 0.0)
+    return torch.where(totals > 0, counts / totals.clamp_min(1), 0.0)  # ybar_ic, their context label
 
 
 def context_loss(logits: Tensor, context: Tensor, rows: Tensor) -> Tensor:
@@ -77,7 +77,8 @@ def context_loss(logits: Tensor, context: Tensor, rows: Tensor) -> Tensor:
         logits, context: float (N, C).
         rows: bool (N,).
     """
-    used = rows & (context.sum(dim=1) > 0)
+    used = rows & (context.sum(dim=1) > 0)  # the authors divide 0 by 0 here: NaN for a node without neighbours
+    # L_self = mean over D_U and classes of (softmax(W e_i)_c - ybar_ic)^2
     return (logits[used].softmax(dim=1) - context[used]).square().mean()
 
 
@@ -109,9 +110,9 @@ class ContextLabel(NodeTask):
         super().__init__(encoder, supervised=supervised, classes=classes, drop=drop, select=select)
         self.labels, self.words = labels, words
         self.head = nn.Linear(encoder.dim, self.known_classes())
-        self._pseudo = kept(_pseudo_classes)
-        self._around = kept(neighbourhoods)
-        self._contexts = kept(contexts)
+        self._pseudo = cache_last(_pseudo_classes)
+        self._around = cache_last(neighbourhoods)
+        self._contexts = cache_last(contexts)
 
     def targets(self, batch: Batch) -> tuple[Tensor, Sparse, Tensor]:
         """Pseudo classes (N,), who counts around whom (N, N), and shares of classes (N, C); computed once a graph."""
@@ -125,7 +126,8 @@ class ContextLabel(NodeTask):
     def pretext(self, hidden: Tensor, dropped: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Mean squared error of the shares, over the unlabelled nodes."""
         _, _, context = self.targets(batch)
-        logits = self.head(dropout(hidden, self.drop, True))
+        # representations before dropout, with a mask of the head's own, always drawn: the authors' code
+        logits = self.head(dropout(hidden, self.drop, True))  # (N, C)
         return {"loss": context_loss(logits, context, batch["train_label"] < 0)}
 
 
@@ -137,7 +139,7 @@ def _pseudo_classes(
 
 def paper() -> Recipe:
     """Joint training, pseudo classes by iterative classification, lambda 10; with ``--set task.labels=lp`` the authors
-    have 50 for Cora, 1 for the others. Figures: benchmarks/results/graph_selftask.md.
+    have 50 for Cora, 1 for the others. 2 s for Cora on one core; figures: benchmarks/results/graph_selftask.md.
 
     ``unlabel train graph/context_label --recipe paper --data planetoid/Cora``
     """

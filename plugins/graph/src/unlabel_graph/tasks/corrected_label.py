@@ -36,11 +36,12 @@ def density(features: Tensor, *, quantile: float = 0.4) -> tuple[Tensor, Tensor,
         densest its smallest cosine to any; and the cosines, float (M, M).
     """
     unit = F.normalize(features, dim=1)
-    similar = unit @ unit.T
+    similar = unit @ unit.T  # S, (M, M): Han et al. compare by the cosine
+    # rho_i = sum_j sign(S_ij - S_c), Han et al.'s density; S_c: the 40 % quantile of all of S, the authors' code
     rho = torch.sign(similar - _quantile(similar.flatten(), quantile)).sum(dim=1)
     denser = rho[None, :] > rho[:, None]
-    eta = torch.where(denser, similar, -torch.inf).amax(dim=1)
-    eta = torch.where(denser.any(dim=1), eta, similar.amin(dim=1))
+    eta = torch.where(denser, similar, -torch.inf).amax(dim=1)  # eta_i = max over rho_j > rho_i of S_ij
+    eta = torch.where(denser.any(dim=1), eta, similar.amin(dim=1))  # of the densest: min_j S_ij
     return rho, eta, similar
 
 
@@ -68,40 +69,40 @@ def prototypes(features: Tensor, *, count: int = 8, quantile: float = 0.4, too_n
         int64 (min(count, M),): places among the members, densest first; of equals the first.
     """
     rho, eta, _ = density(features, quantile=quantile)
-    rho = torch.where(eta >= too_near, 0.0, rho)
+    rho = torch.where(eta >= too_near, 0.0, rho)  # 0.95 and 8 prototypes: the authors' code
     return torch.argsort(rho, descending=True, stable=True)[:count]
 
 
 def draw_members(labels: Tensor, classes: int, limit: int = 320) -> list[Tensor]:
     """At most `limit` random nodes of each class, in random order: int64 tensors."""
-    found = []
+    members_of = []
     for number in range(classes):
         members = (labels == number).nonzero()[:, 0]
         order = torch.randperm(len(members), device=labels.device)
-        found.append(members[order[:limit]])
-    return found
+        members_of.append(members[order[:limit]])
+    return members_of
 
 
-def corrected(hidden: Tensor, labels: Tensor, members: list[Tensor], chosen: Tensor) -> Tensor:
+def corrected(hidden: Tensor, labels: Tensor, members: list[Tensor], rows: Tensor) -> Tensor:
     """New classes of some nodes: that of the prototypes they are most similar to.
 
     Args:
         hidden: float (N, D), detached.
         labels: int64 (N,): the classes to start from; those of other nodes stay.
         members: for each class, the nodes its prototypes are chosen from, see `draw_members`.
-        chosen: int64 (n,): the nodes to correct.
+        rows: int64 (n,): the nodes to correct.
 
     Returns:
         int64 (N,).
     """
-    unit = F.normalize(hidden[chosen], dim=1)
-    scores = torch.full((len(chosen), len(members)), -torch.inf, device=hidden.device)
+    unit = F.normalize(hidden[rows], dim=1)
+    scores = torch.full((len(rows), len(members)), -torch.inf, device=hidden.device)
     for number, nodes_of_class in enumerate(members):
         if len(nodes_of_class):
             features = hidden[nodes_of_class]
             standing = F.normalize(features[prototypes(features)], dim=1)
-            scores[:, number] = (unit @ standing.T).mean(dim=1)
-    return labels.index_copy(0, chosen, scores.argmax(dim=1))
+            scores[:, number] = (unit @ standing.T).mean(dim=1)  # mean cosine to the class's prototypes
+    return labels.index_copy(0, rows, scores.argmax(dim=1))
 
 
 class CorrectedLabel(ContextLabel):
@@ -144,22 +145,24 @@ class CorrectedLabel(ContextLabel):
         """Mean squared error over the unlabelled nodes, plus alpha times that over the nodes corrected."""
         pseudo, around, context = self.targets(batch)
         unlabelled = (batch["train_label"] < 0).nonzero()[:, 0]
-        chosen = unlabelled[pairs.distinct(self.corrections, len(unlabelled), hidden.device)]
+        drawn = unlabelled[pairs.distinct(self.corrections, len(unlabelled), hidden.device)]
         members = draw_members(pseudo, self.known_classes())
-        better = corrected(hidden.detach(), pseudo, members, chosen)
-        changed = (better != pseudo).float().sum() / len(chosen)
+        # detach: a correction is a target; it starts from the pseudo classes, not from the last correction
+        better = corrected(hidden.detach(), pseudo, members, drawn)  # (N,)
+        changed = (better != pseudo).float().sum() / len(drawn)
 
-        logits = self.head(dropout(hidden, self.drop, True))
+        logits = self.head(dropout(hidden, self.drop, True))  # (N, C)
         rows = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
-        rows[chosen] = True
+        rows[drawn] = True
         second = context_loss(logits, contexts(around, better, self.known_classes()), rows)
         first = context_loss(logits, context, batch["train_label"] < 0)
+        # L_self = MSE(ybar) over D_U + alpha MSE(ytilde) over the drawn nodes alone
         return {"loss": first + self.alpha * second, "changed": changed}
 
 
 def paper() -> Recipe:
-    """Joint training, iterative classification, lambda 10, alpha 1.5 (Cora; 1 for the others); figures:
-    benchmarks/results/graph_selftask.md.
+    """Joint training, iterative classification, lambda 10, alpha 1.5 (Cora; 1 for the others), 7 s on one core;
+    figures: benchmarks/results/graph_selftask.md.
 
     ``unlabel train graph/corrected_label --recipe paper --data planetoid/Cora``
     """

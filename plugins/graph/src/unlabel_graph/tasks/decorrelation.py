@@ -31,8 +31,9 @@ def decorrelation_loss(first: Tensor, second: Tensor, weight: float) -> Tensor:
     """
     left, right = agreement.standardised(first), agreement.standardised(second)
     identity = torch.eye(left.shape[1], dtype=left.dtype, device=left.device)
-    apart = ((left - right) / len(left)).norm()
-    return apart + weight * sum((identity - agreement.correlation(z)).norm() for z in (left, right))
+    # Frobenius norms are not squared, unlike CCA-SSG's; lambda 1e-3 belongs to these
+    invariance = ((left - right) / len(left)).norm()  # ||(Z1 - Z2) / N||_F
+    return invariance + weight * sum((identity - agreement.correlation(z)).norm() for z in (left, right))
 
 
 class Decorrelation(GraphTask):
@@ -64,13 +65,14 @@ class Decorrelation(GraphTask):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``{"loss"}``: of two random views."""
-        x, edges = self.by_degree(batch, self.nodes)
+        x, edges = self.by_degree(batch, self.nodes)  # at most S draws by degree
+        # a mask for each view, the text; their code zeroes the columns of either in both
         first, second = (augment.view(x, edges, self.drop_edge, self.drop_column) for _ in range(2))
         return {"loss": self.loss_of(first, second)}
 
     def loss_of(self, first: View, second: View) -> Tensor:
         """The loss of two given views of the same nodes."""
-        left, right = (self.encoder(x, edges) for x, edges in (first, second))
+        left, right = (self.encoder(x, edges) for x, edges in (first, second))  # (n, D) each, no head
         return decorrelation_loss(left, right, self.weight)
 
 

@@ -38,14 +38,15 @@ class DGI(GraphTask):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``{"loss"}``: binary cross-entropy, mean over real and corrupted nodes; log 2 where nothing is told."""
         x, edges = self.graph(batch)
+        # their corruption: rows of X change places, A stays (sec. 3.4, step 1)
         return {"loss": self.loss_of(x, edges, torch.randperm(len(x), device=edges.device))}
 
     def loss_of(self, x: Attributes, edge_index: Tensor, order: Tensor) -> Tensor:
         """The loss for a given corruption: attributes of node i are those of node ``order[i]``, int64 (N,)."""
         once = Shared(x)  # the corrupted copy's first product has the same rows
-        real = self.encoder(once, edge_index)
-        corrupted = self.encoder(Permuted(once, order), edge_index)
-        return agreement.summary_loss(real, corrupted, self.critic) / 2
+        real = self.encoder(once, edge_index)  # step 2: h_i, (N, D)
+        corrupted = self.encoder(Permuted(once, order), edge_index)  # step 3: h~_j, (N, D)
+        return agreement.summary_loss(real, corrupted, self.critic) / 2  # eq. 1, negated: 1 / (N + M), M = N
 
 
 def _recipe(dataset: Ref, steps: int, widths: tuple[int, ...]) -> Recipe:

@@ -19,7 +19,7 @@ from unlabel_graph import hops, nodes, partitions
 from unlabel_graph.encoders.layers import Encoder
 from unlabel_graph.hops import Target
 from unlabel_graph.nodes import NodeTask
-from unlabel_graph.sparse import kept
+from unlabel_graph.sparse import cache_last
 
 __all__ = ["Distance2Clusters", "cluster_targets", "paper", "quick", "tiny"]
 
@@ -33,7 +33,7 @@ def cluster_targets(edge_index: Tensor, partition: Tensor, kind: Target = "inver
         kind: ``"inverse"``: 1 / hops, 0 for the centre itself and where there is no path; ``"hops"``: 0 for the
             centre itself, and two more than the largest where there is no path.
     """
-    centres = partitions.centres(edge_index, partition)
+    centres = partitions.centres(edge_index, partition)  # c_1 ... c_k, numbers in the whole graph
     return hops.targets(hops.from_sources(edge_index, len(partition), centres), kind)
 
 
@@ -65,25 +65,26 @@ class Distance2Clusters(NodeTask):
             raise UsageError(f"clusters {clusters}: expected 1 or more; 10 is the paper's for small graphs")
         super().__init__(encoder, supervised=supervised, classes=classes, drop=drop, select=select)
         self.clusters, self.target = clusters, target
-        self.head = nn.Linear(encoder.dim, clusters)
-        self._targets = kept(self._computed)
+        self.head = nn.Linear(encoder.dim, clusters)  # (N, D) -> (N, k)
+        self._targets = cache_last(self._computed)
 
     @staticmethod
     def _computed(edge_index: Tensor, given: Tensor | None, nodes: int, clusters: int, target: Target) -> Tensor:
         partition = partitions.metis(edge_index, nodes, clusters) if given is None else given
-        found = cluster_targets(edge_index, partition, target)
-        return F.pad(found, (0, clusters - found.shape[1]))  # METIS may leave a part empty
+        targets = cluster_targets(edge_index, partition, target)
+        return F.pad(targets, (0, clusters - targets.shape[1]))  # METIS may leave a part empty
 
     def pretext(self, hidden: Tensor, dropped: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Mean squared error over all nodes and centres."""
         given = batch.get(f"partition_{self.clusters}")
         truth = self._targets(batch["edge_index"], given, len(hidden), self.clusters, self.target)
+        # L_self = mean over all nodes and centres of ((W e_i)_a - target of d(i, c_a))^2
         return {"loss": F.mse_loss(self.head(dropped), truth)}
 
 
 def paper() -> Recipe:
-    """Joint training, lambda 20 (Cora; the authors' 100 fits their arbitrary centres); figures:
-    benchmarks/results/graph_selftask.md.
+    """Joint training, lambda 20 (Cora; the authors' 100 fits their arbitrary centres), 2 s on one core;
+    figures: benchmarks/results/graph_selftask.md.
 
     ``unlabel train graph/distance2clusters --recipe paper --data planetoid/Cora``
     """

@@ -20,7 +20,7 @@ from unlabel_graph import nodes, pairs
 from unlabel_graph.attributes import Attributes
 from unlabel_graph.encoders.layers import Encoder
 from unlabel_graph.nodes import NodeTask
-from unlabel_graph.sparse import kept
+from unlabel_graph.sparse import cache_last
 
 __all__ = ["EdgeMask", "edge_loss", "paper", "quick", "split_edges", "tiny"]
 
@@ -40,10 +40,11 @@ def split_edges(edge_index: Tensor, nodes: int, share: float, seed: int) -> tupl
     """
     generator = torch.Generator().manual_seed(seeds.mix(seed, 0xED6E))
     forward = (edge_index[0] < edge_index[1]).nonzero()[:, 0]
-    count = max(1, round(share * len(forward)))
-    chosen = forward[torch.randperm(len(forward), generator=generator)[:count].to(forward.device)]
-    removed = edge_index[:, chosen]
+    count = max(1, round(share * len(forward)))  # a tenth of the edges, once for the run
+    drawn = forward[torch.randperm(len(forward), generator=generator)[:count].to(forward.device)]
+    removed = edge_index[:, drawn]
     low, high = edge_index.min(dim=0).values, edge_index.max(dim=0).values
+    # both directions: the reverse entry, which the authors' code leaves in place, would give the answer away
     remaining = edge_index[:, ~torch.isin(low * nodes + high, removed[0] * nodes + removed[1])]
     return remaining, removed, pairs.non_edges(count, edge_index, nodes, generator)
 
@@ -56,9 +57,10 @@ def edge_loss(head: nn.Module, hidden: Tensor, positive: Tensor, negative: Tenso
         hidden: float (N, D).
         positive, negative: int64 (2, m) each.
     """
-    logits = head(pairs.difference(hidden, torch.cat([positive, negative], dim=1)))
+    logits = head(pairs.difference(hidden, torch.cat([positive, negative], dim=1)))  # W |e_i - e_j|, (2 m, 2)
     truth = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
     truth[: positive.shape[1]] = 1
+    # L_self: cross-entropy of class 1 over the removed edges and of class 0 over as many pairs that no edge joins
     return F.cross_entropy(logits, truth), (logits.detach().argmax(dim=1) == truth).float().mean()
 
 
@@ -89,17 +91,17 @@ class EdgeMask(NodeTask):
         super().__init__(encoder, supervised=supervised, classes=classes, drop=drop, select=select)
         self.share = share
         self.head = nn.Linear(encoder.dim, 2)
-        self._split = kept(split_edges)
+        self._split = cache_last(split_edges)
 
     def training_inputs(self, batch: Batch) -> tuple[Attributes, Tensor]:
         """All attributes, and the edges that were not removed."""
         return self.encoder.inputs(batch), self._parts(batch)[0]
 
     def _parts(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        found: tuple[Tensor, Tensor, Tensor] = self._split(
+        split: tuple[Tensor, Tensor, Tensor] = self._split(
             batch["edge_index"], len(batch["train_label"]), self.share, int(self.draw)
         )
-        return found
+        return split
 
     def pretext(self, hidden: Tensor, dropped: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy of removed edges against pairs without an edge."""
@@ -108,7 +110,8 @@ class EdgeMask(NodeTask):
 
 
 def paper() -> Recipe:
-    """Joint training, lambda 10 (Cora; 5 for CiteSeer and PubMed); figures: benchmarks/results/graph_selftask.md.
+    """Joint training, lambda 10 (Cora; 5 for CiteSeer and PubMed), 4 s there on one core;
+    figures: benchmarks/results/graph_selftask.md.
 
     ``unlabel train graph/edge_mask --recipe paper --data planetoid/Cora``
     """

@@ -39,13 +39,15 @@ class EnsembleLabel(ContextLabel):
         drop: float = 0.5,
         select: bool = True,
     ):
+        # class = argmax of (scores of label propagation + probabilities of ICA): `pseudo_labels.pseudo_classes`
         super().__init__(
             encoder, labels="ensemble", words=words, supervised=supervised, classes=classes, drop=drop, select=select
         )
 
 
 def paper() -> Recipe:
-    """Joint training, lambda 10 (Cora and PubMed; 8 CiteSeer); figures: benchmarks/results/graph_selftask.md.
+    """Joint training, lambda 10 (Cora and PubMed; 8 CiteSeer), 2 s for Cora on one core;
+    figures: benchmarks/results/graph_selftask.md.
 
     ``unlabel train graph/ensemble_label --recipe paper --data planetoid/Cora``
     """

@@ -28,7 +28,7 @@ __all__ = ["FeatureReconstruction", "masked_nodes", "paper", "quick", "tiny"]
 def masked_nodes(nodes: int, rate: float, device: torch.device) -> Tensor:
     """bool (N,): ``floor(rate * N)`` random nodes."""
     mask = torch.zeros(nodes, dtype=torch.bool, device=device)
-    mask[torch.randperm(nodes, device=device)[: int(rate * nodes)]] = True
+    mask[torch.randperm(nodes, device=device)[: int(rate * nodes)]] = True  # |M| = floor(rate N), their code
     return mask
 
 
@@ -79,16 +79,17 @@ class FeatureReconstruction(GraphTask):
             masked: bool (N,), at least one.
         """
         predicted = self.reconstruct(x, edge_index, masked)
+        # mean over M of (1 - cos(x^_i, x_i))^gamma: GraphMAE, eq. 2, gamma 3; x_i standardised
         return agreement.scaled_cosine(predicted, augment.dense(augment.rows(x, masked.nonzero()[:, 0])), self.exponent)
 
     def reconstruct(self, x: Attributes, edge_index: Tensor, masked: Tensor) -> Tensor:
         """Predicted attributes of the masked nodes: float (M, F); see `loss_of`."""
-        hidden = self.encoder(augment.Replaced(x, masked, self.token), edge_index)
-        hidden = torch.where(masked[:, None], 0.0, self.project(hidden))
+        hidden = self.encoder(augment.Replaced(x, masked, self.token), edge_index)  # H = f(G', x~), (N, D)
+        hidden = torch.where(masked[:, None], 0.0, self.project(hidden))  # H W_r, re-masked
 
         into_masked = propagation.directed(edge_index, len(masked)).rows(masked.nonzero()[:, 0])  # (M, N)
         weight, bias = self.decoder.lin.weight, self.decoder.bias
-        return (into_masked @ hidden) @ weight.T + bias
+        return (into_masked @ hidden) @ weight.T + bias  # x^_i for i in M: (A H) W where theirs is A (H W)
 
 
 def paper() -> Recipe:

@@ -55,6 +55,7 @@ class GRACE(GraphTask):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``{"loss"}``: of two random views."""
         x, edges = self.graph(batch)
+        # alg. 1, line 2: two views, removing edges (RE) and masking features (MF), at rates of their own
         first, second = (
             augment.view(x, edges, edge, column) for edge, column in zip(self.drop_edge, self.drop_column, strict=True)
         )
@@ -62,8 +63,9 @@ class GRACE(GraphTask):
 
     def loss_of(self, first: View, second: View) -> Tensor:
         """The loss of two given views of the same nodes."""
+        # alg. 1, lines 3-4: U and V; eq. 1 compares g(U) and g(V), (N, D) each
         left, right = (self.project(self.encoder(x, edges)) for x, edges in (first, second))
-        return agreement.info_nce(left, right, self.temperature).mean()
+        return agreement.info_nce(left, right, self.temperature).mean()  # eq. 2, negated: they maximise J
 
 
 def _recipe(dataset: Ref, steps: int, width: int) -> Recipe:

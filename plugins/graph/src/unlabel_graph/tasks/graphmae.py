@@ -45,8 +45,9 @@ def masking(nodes: int, mask_rate: float, replace_rate: float, device: torch.dev
     replaced = int(replace_rate * count)
     masked, token = torch.zeros(2, nodes, dtype=torch.bool, device=device).unbind()
     masked[order[:count]] = True
-    token[order[replaced:count]] = True
+    token[order[replaced:count]] = True  # the rest of the masked nodes
     shown = torch.arange(nodes, device=device)
+    # any node of the graph, drawn with replacement; the authors' code draws without
     shown[order[:replaced]] = torch.randint(nodes, (replaced,), device=device)
     return masked, token, shown
 
@@ -99,12 +100,13 @@ class GraphMAE(GraphTask):
 
     def loss_of(self, x: Attributes, edge_index: Tensor, masked: Tensor, token: Tensor, shown: Tensor) -> Tensor:
         """The loss of a given mask, see `masking`, over the edges int64 (2, E)."""
-        visible = Replaced(Permuted(x, shown), token, self.token)
-        hidden = self.project(self.encoder(visible, edge_index))
-        hidden = torch.where(masked[:, None], 0.0, hidden)
+        visible = Replaced(Permuted(x, shown), token, self.token)  # X~, (N, F)
+        hidden = self.project(self.encoder(visible, edge_index))  # H = f_E(A, X~), eq. 1; the map W is their code's
+        hidden = torch.where(masked[:, None], 0.0, hidden)  # H~: re-masked, by zeros as in their code
         with_loops = propagation.with_self_loops(edge_index, len(x))
         structure = with_loops if self.attends else propagation.directed(with_loops, len(x))
-        predicted = self.decoder(hidden, structure)[masked]
+        predicted = self.decoder(hidden, structure)[masked]  # Z = f_D(A, H~), masked rows alone: (M, F)
+        # eq. 2, gamma 3 for Cora
         return agreement.scaled_cosine(predicted, augment.dense(augment.rows(x, masked.nonzero()[:, 0])), self.exponent)
 
 

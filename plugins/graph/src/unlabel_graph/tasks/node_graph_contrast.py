@@ -25,7 +25,7 @@ __all__ = ["NodeGraphContrast", "critic", "paper", "quick", "tiny"]
 
 def critic(dim: int) -> nn.Parameter:
     """The weights of a bilinear critic: float (dim, dim), uniform within 1 / sqrt(dim)."""
-    return nn.Parameter(torch.empty(dim, dim).uniform_(-(dim**-0.5), dim**-0.5))
+    return nn.Parameter(torch.empty(dim, dim).uniform_(-(dim**-0.5), dim**-0.5))  # torch's for a bilinear layer
 
 
 class NodeGraphContrast(GraphTask):
@@ -48,7 +48,7 @@ class NodeGraphContrast(GraphTask):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``{"loss"}``: of a random neighbourhood and a random permutation; 2 log 2 for a critic that says nothing."""
-        x, edges = self.neighbourhood(batch, self.seeds, self.times, self.hops)
+        x, edges = self.neighbourhood(batch, self.seeds, self.times, self.hops)  # B seeds, k hops
         return {"loss": self.loss_of(x, edges, torch.randperm(len(x), device=edges.device))}
 
     def loss_of(self, x: Attributes, edge_index: Tensor, order: Tensor) -> Tensor:
@@ -60,9 +60,9 @@ class NodeGraphContrast(GraphTask):
             order: int64 (N,): node i of the corrupted copy has the attributes of node ``order[i]``.
         """
         once = Shared(x)  # the corrupted copy's first product has the same rows
-        real = self.encoder(once, edge_index)
-        corrupted = self.encoder(Permuted(once, order), edge_index)
-        return agreement.summary_loss(real, corrupted, self.critic)
+        real = self.encoder(once, edge_index)  # P, (n, D)
+        corrupted = self.encoder(Permuted(once, order), edge_index)  # Q = f(A, X[order]), (n, D)
+        return agreement.summary_loss(real, corrupted, self.critic)  # DGI's eq. 1 times -2: their sum of two means
 
 
 def paper() -> Recipe:

@@ -19,19 +19,19 @@ from unlabel.task import Batch
 from unlabel_graph import nodes
 from unlabel_graph.encoders.layers import Encoder
 from unlabel_graph.nodes import NodeTask
-from unlabel_graph.sparse import kept
+from unlabel_graph.sparse import cache_last
 
 __all__ = ["NodeProperty", "degree_classes", "degrees", "paper", "quick", "tiny"]
 
 
 def degrees(edge_index: Tensor, nodes: int) -> Tensor:
     """Number of neighbours: int64 (N,), from int64 (2, E), both directions."""
-    return torch.bincount(edge_index[1], minlength=nodes)
+    return torch.bincount(edge_index[1], minlength=nodes)  # d_i = sum_j A_ij
 
 
 def degree_classes(degree: Tensor) -> Tensor:
     """0 for at most 2, 1 for 3 to 7, 2 for more: int64, same shape."""
-    return (degree > 2).long() + (degree > 7).long()
+    return (degree > 2).long() + (degree > 7).long()  # the bounds are of the authors' code; the text has no classes
 
 
 class NodeProperty(NodeTask):
@@ -59,7 +59,7 @@ class NodeProperty(NodeTask):
         super().__init__(encoder, supervised=supervised, classes=classes, drop=drop, select=select)
         self.target = target
         self.head = nn.Linear(encoder.dim, 3 if target == "classes" else 1)
-        self._degrees = kept(degrees)
+        self._degrees = cache_last(degrees)
 
     def pretext(self, hidden: Tensor, dropped: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy over all nodes, or mean squared error over the unlabelled ones."""
@@ -67,14 +67,16 @@ class NodeProperty(NodeTask):
         predicted = self.head(dropped)
         if self.target == "degree":
             unlabelled = batch["train_label"] < 0
+            # the text: L_self = mean over D_U of (w e_i - d_i)^2
             return {"loss": F.mse_loss(predicted[unlabelled, 0], degree[unlabelled].float())}
-        truth = degree_classes(degree)
+        truth = degree_classes(degree)  # the authors' code: cross-entropy of three classes over all nodes
         right = (predicted.detach().argmax(dim=1) == truth).float().mean()
         return {"loss": F.cross_entropy(predicted, truth), "pretext_accuracy": right}
 
 
 def paper() -> Recipe:
-    """Joint training, lambda 5 (Cora; 0.1 for CiteSeer and PubMed); figures: benchmarks/results/graph_selftask.md.
+    """Joint training, lambda 5 (Cora; 0.1 for CiteSeer and PubMed), 3 s there on one core;
+    figures: benchmarks/results/graph_selftask.md.
 
     ``unlabel train graph/node_property --recipe paper --data planetoid/Cora``
     """

@@ -74,18 +74,20 @@ class NodeSubgraphContrast(GraphTask):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``{"loss"}``: of two random views of a random neighbourhood."""
-        x, edges = self.neighbourhood(batch, self.seeds, self.times, self.hops)
+        x, edges = self.neighbourhood(batch, self.seeds, self.times, self.hops)  # B seeds, k hops
+        # a mask for each view, the text; their code zeroes the columns of either in both
         first, second = (augment.view(x, edges, self.drop_edge, self.drop_column) for _ in range(2))
-        chosen = None
+        rows = None
         if self.contrasted is not None and len(x) > self.contrasted:
-            chosen = torch.randperm(len(x), device=edges.device)[: self.contrasted]
-        return {"loss": self.loss_of(first, second, chosen)}
+            rows = torch.randperm(len(x), device=edges.device)[: self.contrasted]
+        return {"loss": self.loss_of(first, second, rows)}
 
-    def loss_of(self, first: View, second: View, chosen: Tensor | None = None) -> Tensor:
-        """The loss of two given views of the same nodes, over all of them or int64 (C,) `chosen` ones."""
+    def loss_of(self, first: View, second: View, rows: Tensor | None = None) -> Tensor:
+        """The loss of two given views of the same nodes, over all of them or those of int64 (C,) `rows`."""
         left, right = (self.encoder(x, edges) for x, edges in (first, second))
-        if chosen is not None:
-            left, right = left[chosen], right[chosen]
+        if rows is not None:
+            left, right = left[rows], right[rows]
+        # GRACE, eq. 1-2, on g(H), (n, D); tau 0.1 is ParetoGNN's
         return agreement.info_nce(self.project(left), self.project(right), self.temperature).mean()
 
 

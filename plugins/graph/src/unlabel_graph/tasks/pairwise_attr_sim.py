@@ -20,7 +20,7 @@ from unlabel.task import Batch
 from unlabel_graph import attributes, nodes, pairs
 from unlabel_graph.encoders.layers import Encoder
 from unlabel_graph.nodes import NodeTask
-from unlabel_graph.sparse import Sparse, kept
+from unlabel_graph.sparse import Sparse, cache_last
 
 __all__ = ["PairwiseAttrSim", "draw_ranks", "paper", "quick", "ranked_pairs", "similarity_loss", "tiny"]
 
@@ -62,29 +62,31 @@ def ranked_pairs(x: Tensor | Sparse, k: int, ranks: tuple[int, ...]) -> tuple[Te
     keys, cosines = [], []
     for start in range(0, count, block):
         index = torch.arange(start, min(start + block, count), device=rows.device)
+        # s_ij: cosine of raw rows, a block of i at a time
         similar = (rows.rows(index) if isinstance(rows, Sparse) else rows[index]) @ turned  # (block, N)
-        order = np.argpartition(similar.cpu().numpy(), wanted, axis=1)[:, wanted]
+        order = np.argpartition(similar.cpu().numpy(), wanted, axis=1)[:, wanted]  # (block, 3 k + 1)
         j = torch.from_numpy(order).to(rows.device)
         i = index[:, None].expand_as(j)
         keys.append((torch.minimum(i, j) * count + torch.maximum(i, j)).flatten())
         cosines.append(similar.gather(1, j).flatten())
     unique, place = torch.cat(keys).unique(return_inverse=True)
-    found = torch.zeros(len(unique), device=rows.device).index_copy_(0, place, torch.cat(cosines))
-    chosen = pairs.unkeyed(unique, count)
-    different = chosen[0] != chosen[1]
-    return chosen[:, different], found[different]
+    cosine = torch.zeros(len(unique), device=rows.device).index_copy_(0, place, torch.cat(cosines))
+    ends = pairs.unkeyed(unique, count)
+    different = ends[0] != ends[1]
+    return ends[:, different], cosine[different]
 
 
-def similarity_loss(head: nn.Module, hidden: Tensor, chosen: Tensor, truth: Tensor) -> Tensor:
+def similarity_loss(head: nn.Module, hidden: Tensor, ends: Tensor, truth: Tensor) -> Tensor:
     """Mean squared error of ``head(|e_i - e_j|)``, pair by pair.
 
     Args:
         head: float (P, D) -> (P, 1).
         hidden: float (N, D).
-        chosen: int64 (2, P).
+        ends: int64 (2, P).
         truth: float (P,).
     """
-    return F.mse_loss(head(pairs.difference(hidden, chosen))[:, 0], truth)
+    # L_self = mean of (w |e_i - e_j| + b - s_ij)^2; [:, 0] because (P, 1) - (P,) would be P x P, the authors' code
+    return F.mse_loss(head(pairs.difference(hidden, ends))[:, 0], truth)
 
 
 class PairwiseAttrSim(NodeTask):
@@ -116,13 +118,13 @@ class PairwiseAttrSim(NodeTask):
         super().__init__(encoder, supervised=supervised, classes=classes, drop=drop, select=select)
         self.k, self.pairs_per_update = k, pairs_per_update
         self.head = nn.Linear(encoder.dim, 1)
-        self._ranked = kept(_ranked)
+        self._ranked = cache_last(_ranked)
 
     def pretext(self, hidden: Tensor, dropped: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Mean squared error over the pairs drawn."""
         every, cosines = self._ranked(self.k, int(self.draw), *attributes.parts(batch))
-        chosen = pairs.distinct(self.pairs_per_update, len(cosines), cosines.device)
-        return {"loss": similarity_loss(self.head, dropped, every[:, chosen], cosines[chosen])}
+        drawn = pairs.distinct(self.pairs_per_update, len(cosines), cosines.device)  # 5,000, the authors' code
+        return {"loss": similarity_loss(self.head, dropped, every[:, drawn], cosines[drawn])}
 
 
 def _ranked(k: int, seed: int, *parts: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,8 +133,8 @@ def _ranked(k: int, seed: int, *parts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def paper() -> Recipe:
-    """Joint training, lambda 20 (Cora; the authors' 100 fits their loss); figures:
-    benchmarks/results/graph_selftask.md.
+    """Joint training, lambda 20 (Cora; the authors' 100 fits their loss), 3 s on one core;
+    figures: benchmarks/results/graph_selftask.md.
 
     ``unlabel train graph/pairwise_attr_sim --recipe paper --data planetoid/Cora``
     """

@@ -19,7 +19,7 @@ from unlabel.task import Batch
 from unlabel_graph import hops, nodes, pairs
 from unlabel_graph.encoders.layers import Encoder
 from unlabel_graph.nodes import NodeTask
-from unlabel_graph.sparse import kept
+from unlabel_graph.sparse import cache_last
 
 __all__ = ["Near", "PairwiseDistance", "draw_far", "near_pairs", "paper", "quick", "tiny"]
 
@@ -57,8 +57,8 @@ def near_pairs(edge_index: Tensor, nodes: int, most: int, seed: int) -> Near:
     if counts[-1] <= 2 * most:  # each pair is reached from both ends
         every = torch.arange(nodes, device=edge_index.device)
         return Near(hops.pairs_within(edge_index, nodes), nodes, every)
-    chosen = order[: max(1, int((counts <= most).sum()))].to(edge_index.device)
-    return Near(hops.pairs_within(edge_index, nodes, chosen), nodes, chosen)
+    sources = order[: max(1, int((counts <= most).sum()))].to(edge_index.device)
+    return Near(hops.pairs_within(edge_index, nodes, sources), nodes, sources)
 
 
 def draw_far(count: int, near: Near) -> Tensor:
@@ -105,11 +105,12 @@ class PairwiseDistance(NodeTask):
         super().__init__(encoder, supervised=supervised, classes=classes, drop=drop, select=select)
         self.pairs_per_class, self.most_pairs = pairs_per_class, most_pairs
         self.head = nn.Linear(encoder.dim, 4)
-        self._near = kept(near_pairs)
+        self._near = cache_last(near_pairs)
 
     def drawn(self, near: Near) -> tuple[Tensor, Tensor]:
         """The pairs of one update: int64 (2, P); and their classes 0 to 3: int64 (P,)."""
         count, device = self.pairs_per_class, near.all.device
+        # p_ij in {1, 2, 3, more}: 4,000 pairs of each, the authors' number, so that far ones do not outweigh the rest
         keys = [of_class[pairs.distinct(count, len(of_class), device)] for of_class in near.keys]
         keys.append(draw_far(count, near))
         sizes = torch.tensor([len(part) for part in keys], device=device)
@@ -119,14 +120,16 @@ class PairwiseDistance(NodeTask):
     def pretext(self, hidden: Tensor, dropped: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy over the pairs drawn."""
         near = self._near(batch["edge_index"], len(hidden), self.most_pairs, int(self.draw))
-        chosen, truth = self.drawn(near)
-        logits = self.head(pairs.difference(dropped, chosen))  # (P, 4)
+        ends, truth = self.drawn(near)
+        logits = self.head(pairs.difference(dropped, ends))  # W |e_i - e_j|, (P, 4)
         right = (logits.detach().argmax(dim=1) == truth).float().mean()
+        # L_self: cross-entropy of the four classes of distance
         return {"loss": F.cross_entropy(logits, truth), "pretext_accuracy": right}
 
 
 def paper() -> Recipe:
-    """Joint training, lambda 20 (Cora; 5 for CiteSeer and PubMed); figures: benchmarks/results/graph_selftask.md.
+    """Joint training, lambda 20 (Cora; 5 for CiteSeer and PubMed), 7 s there on one core;
+    figures: benchmarks/results/graph_selftask.md.
 
     ``unlabel train graph/pairwise_distance --recipe paper --data planetoid/Cora``
     """

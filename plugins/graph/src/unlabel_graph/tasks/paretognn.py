@@ -3,7 +3,7 @@
 Ju, Zhao, Wen, Yu, Shah, Ye, Zhang, "Multi-task Self-supervised Graph Neural Networks Enable Stronger Task
 Generalization", 2022, arXiv 2210.02016. Feature and topology reconstruction, decorrelation, and two contrasts share an
 encoder; each draws its own part of the graph and its own views; the minimum-norm point of their gradients weighs them.
-It is `unlabel.multitask.Joint` over the five tasks of this folder, each of which also trains alone or in any sum.
+It is `unlabel.joint.Joint` over the five tasks of this folder, each of which also trains alone or in any sum.
 Differs from the authors' code, which runs all tasks twice an update (once for the weights, once for the step), shares
 feature masks between views, and zeroes stored features where it does not sample; the weights are the exact optimum of
 the problem that its Frank-Wolfe iterations approach, so they reach 0 and 1 where those stop at 0.001 and 0.999.
@@ -19,7 +19,7 @@ import numpy as np
 from unlabel import Recipe, Ref
 from unlabel.combine import Normalisation
 from unlabel.errors import UsageError, nearest
-from unlabel.multitask import Combine, Joint
+from unlabel.joint import Combine, Joint
 from unlabel.task import Batch, Task
 from unlabel_graph.encoders.layers import Encoder
 from unlabel_graph.tasks.decorrelation import Decorrelation
@@ -164,11 +164,13 @@ class ParetoGNN(Joint):
                     contrasted=contrasted,
                     self_loops=self_loops,
                 )
-        super().__init__(encoder, made, combine=combine, normalise=normalise, update=update)
+        # alpha = argmin over the simplex of ||sum_k alpha_k g~_k||^2 with g~_k = g_k / ||g_k||: Sener and Koltun,
+        # 1810.04650, eq. 3, there of g_k. The step is that of sum_k alpha_k L_k, losses as they are: the authors' code
+        super().__init__({"encoder": encoder}, made, combine=combine, normalise=normalise, update=update)
 
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """The map of the representations, once: the parts draw the same."""
-        return self.part(self.first).pictures(batch)
+        return self.part(self.first).show(batch)
 
 
 def _chosen(parts: Sequence[str]) -> list[str]:
@@ -209,13 +211,14 @@ def _paper(
         nodes=nodes,
         **options,
     )
-    return made.model_copy(update={"seed": 2345})
+    return made.model_copy(update={"seed": 2345})  # the authors'
 
 
 def paper() -> Recipe:
     """The authors' settings for Chameleon: better on average over four downstream tasks than any single philosophy.
 
-    Our runs are smaller, see ``benchmarks/results/graph_paretognn.md``. Settings for the other graphs are the recipes
+    10,000 updates at 0.9 a second on one core (``benchmarks/results/graph_speed.md``); our runs are smaller, see
+    ``benchmarks/results/graph_paretognn.md``. Settings for the other graphs are the recipes
     ``paper_photo``, ``paper_actor``, ... For link prediction add ``--set dataset.holdout_edges=0``.
     ``unlabel train graph/paretognn --recipe paper --data chameleon.npz``
     """

@@ -16,7 +16,7 @@ from unlabel.task import Batch
 from unlabel_graph import nodes
 from unlabel_graph.encoders.layers import Encoder
 from unlabel_graph.nodes import NodeTask
-from unlabel_graph.sparse import kept
+from unlabel_graph.sparse import cache_last
 
 __all__ = ["RandomTarget", "paper", "quick", "random_targets", "tiny"]
 
@@ -52,16 +52,21 @@ class RandomTarget(NodeTask):
         super().__init__(encoder, supervised=supervised, classes=classes, drop=drop, select=select)
         self.width = width
         self.head = nn.Linear(encoder.dim, width)
-        self._targets = kept(random_targets)
+        self._targets = cache_last(random_targets)
 
     def pretext(self, hidden: Tensor, dropped: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Mean squared error over all nodes and numbers; 1/12 when only the mean is learnt."""
         truth = self._targets(len(hidden), self.width, int(self.draw))
+        # Distance2Clusters' loss, and its number of targets, on targets that mean nothing
         return {"loss": F.mse_loss(self.head(dropped), truth.to(dropped.device))}
 
 
 def paper() -> Recipe:
-    """Joint training, lambda 20. ``unlabel train graph/random_target --recipe paper --data planetoid/Cora``"""
+    """Joint training, lambda 20, the control of the other tasks' paper recipes, 2 s for Cora on one core;
+    figures: benchmarks/results/graph_selftask.md.
+
+    ``unlabel train graph/random_target --recipe paper --data planetoid/Cora``
+    """
     return nodes.joint("graph/random_target", 20)
 
 

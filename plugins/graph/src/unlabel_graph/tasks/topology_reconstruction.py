@@ -72,11 +72,12 @@ class TopologyReconstruction(GraphTask):
         x, edges = self.graph(batch)
         drawn = edges[:, torch.randint(edges.shape[1], (2 * self.edges,), device=edges.device)]
         positive = drawn[:, drawn[0] != drawn[1]][:, : self.edges]  # twice as many, for some are self-loops
+        # uniform pairs, not checked for being edges: as the authors'
         negative = sampling.pairs(len(x), self.negatives * positive.shape[1], edges.device)
         ends, place = torch.cat([positive, negative], dim=1).unique(return_inverse=True)
 
         nodes, blocks = self.incoming(edges, len(x)).blocks(ends, self.fan_outs)
-        visible = augment.feature_dropout(augment.rows(x, nodes), self.drop_feature)
+        visible = augment.feature_dropout(augment.rows(x, nodes), self.drop_feature)  # (S, F), entry by entry
         logits = self.logits(visible, blocks, place)
 
         positives = positive.shape[1]
@@ -99,8 +100,9 @@ class TopologyReconstruction(GraphTask):
 
     def scores(self, representations: Tensor, pairs: Tensor) -> Tensor:
         """The head alone: float (P,), from float (N, dim) and int64 (2, P)."""
+        # u = ReLU(W_1 h / ||h|| + b_1)
         hidden = F.relu(self.hidden(agreement.unit_rows(representations)))  # (N, predictor)
-        product: Tensor = self.score(hidden[pairs[0]] * hidden[pairs[1]])
+        product: Tensor = self.score(hidden[pairs[0]] * hidden[pairs[1]])  # w_2 . (u_i * u_j) + b_2, (P, 1)
         return agreement.full_precision(product[:, 0])
 
 

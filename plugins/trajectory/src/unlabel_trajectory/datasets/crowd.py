@@ -116,11 +116,11 @@ def simulate(scenes: int, agents: int, steps: int, seed: int) -> tuple[np.ndarra
 
     place = rng.uniform(0, _SIDE, (*shape, 2))
     velocity = speed[..., None] * np.stack([np.cos(heading), np.sin(heading)], axis=-1)
-    found = np.empty((*shape, steps, 2))
+    positions = np.empty((*shape, steps, 2))
     fine = _STEP / _FINE
     for step in range(steps * _FINE):
         if step % _FINE == 0:
-            found[:, :, step // _FINE] = place
+            positions[:, :, step // _FINE] = place
         now = step * fine + offset
         turned = np.where(behaviour == 2, turn * np.floor(now / every), 0.0)
         direction = heading + curve * now + turned
@@ -128,13 +128,13 @@ def simulate(scenes: int, agents: int, steps: int, seed: int) -> tuple[np.ndarra
         wanted = np.where(stopped, 0.0, speed)[..., None] * np.stack([np.cos(direction), np.sin(direction)], axis=-1)
         velocity = velocity + fine * ((wanted - velocity) / _REACH + _pushes(place))
         place = place + fine * velocity
-    return found, behaviour
+    return positions, behaviour
 
 
 def _pushes(place: np.ndarray) -> np.ndarray:
     """How others push each person: (S, A, 2) -> (S, A, 2), m/s^2."""
-    apart = place[:, :, None] - place[:, None]  # (S, A, A, 2), from the other
-    apart -= _SIDE * np.round(apart / _SIDE)  # the nearest copy of each
-    distance = np.sqrt((apart**2).sum(-1)) + 1e-9
-    push = _PUSH * np.exp((2 * _RADIUS - distance) / _RANGE) / distance  # none on oneself: `apart` is zero there
-    return (push[..., None] * apart).sum(2)
+    offset = place[:, :, None] - place[:, None]  # (S, A, A, 2), from the other
+    offset -= _SIDE * np.round(offset / _SIDE)  # the nearest copy of each
+    distance = np.sqrt((offset**2).sum(-1)) + 1e-9
+    push = _PUSH * np.exp((2 * _RADIUS - distance) / _RANGE) / distance  # none on oneself: `offset` is zero there
+    return (push[..., None] * offset).sum(2)

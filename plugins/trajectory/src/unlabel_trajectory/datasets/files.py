@@ -80,12 +80,12 @@ class TrackFiles(TrackDataset):
         if (place / "train").is_dir() and (place / "test").is_dir():
             super().__init__(read(place / "train"), read(place / "test"), observed=observed, select=select)
             return
-        found = read(place)
-        keep, out = windows.by_agent(found, holdout, 0xE0)
+        annotated = read(place)
+        keep, out = windows.by_agent(annotated, holdout, 0xE0)
         if holdout and not out.any():
             reading.warn(f"{place}: a share of {holdout:g} of its agents is none: there is no test part")
-        test = found.take(out) if out.any() else None
-        super().__init__(found.take(keep), test, observed=observed, select=select)
+        test = annotated.take(out) if out.any() else None
+        super().__init__(annotated.take(keep), test, observed=observed, select=select)
 
     @classmethod
     def claims(cls, path: Path) -> bool:

@@ -70,16 +70,16 @@ def scales(path: Path) -> dict[str, float]:
             f"{path} cannot be read ({error}); it holds the metres per pixel of each scene; "
             "without it, --set dataset.unit=m keeps metres"
         ) from error
-    found = {}
+    metres_per_pixel = {}
     for number, line in enumerate(lines[1:], start=2):
         cells = line.split("\t")
         if not line.strip() or (len(cells) > 3 and cells[3] != "A"):
             continue
         try:
-            found[cells[0].removesuffix(".jpg")] = float(cells[-1])
+            metres_per_pixel[cells[0].removesuffix(".jpg")] = float(cells[-1])
         except ValueError:
             raise UsageError(f"{path}:{number}: the last column is {cells[-1]!r}, not metres per pixel") from None
-    return found
+    return metres_per_pixel
 
 
 def _part(folder: Path, length: int, unit: Unit, known: dict[str, float]) -> Windows:

@@ -1,4 +1,4 @@
-"""What every data set of tracks offers: one table on the device, honest selection, units, labels from motion."""
+"""What every data set of tracks offers: one table on the device, honest selection, units."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unlabel.task import Batch, Sample
 from unlabel_trajectory import reading, windows
 from unlabel_trajectory.windows import Unit, Windows
 
-__all__ = ["Select", "TrackDataset", "check_lengths", "cut_file", "metres_to"]
+__all__ = ["Select", "TrackDataset", "check_lengths", "cut_file"]
 
 Select = Literal["held-out", "test", "none"]
 """By which windows a task may choose among its own weights: a tenth of the training agents; the test windows, as
@@ -39,15 +39,13 @@ class TrackDataset(Dataset):
         test: held out for evaluations, or None.
         observed: positions that a forecast may see.
         select: see `Select`.
-        labels: int64 of the training windows and of the test windows; None labels by `windows.motions`.
+        labels: int64 of the training windows and of the test windows; None where nobody says what the agents are.
         classes: names of the labels.
 
     Attributes:
         unit: "m" or "px". scenes: names. observed, future: positions of a window. selected_on_test: whether weights
             are chosen by the test windows. windows: the part's own.
     """
-
-    labels: np.ndarray
 
     def __init__(
         self,
@@ -56,8 +54,8 @@ class TrackDataset(Dataset):
         *,
         observed: int,
         select: Select,
-        labels: tuple[np.ndarray, np.ndarray | None] | None = None,
-        classes: tuple[str, ...] = windows.MOTIONS,
+        labels: tuple[np.ndarray, np.ndarray] | None = None,
+        classes: tuple[str, ...] | None = None,
     ):
         self.observed = observed
         self.selected_on_test = select == "test"
@@ -76,16 +74,15 @@ class TrackDataset(Dataset):
             keep = np.ones_like(keep)
         selection = test if select == "test" else train.take(out)
         assert selection is not None
-        chosen = np.sort(seeds.permutation(len(selection), 0xE2)[:_SELECTION])
-        self._selection = self._relative(selection.take(chosen))[0]
+        drawn = np.sort(seeds.permutation(len(selection), 0xE2)[:_SELECTION])
+        self._selection = self._relative(selection.take(drawn))[0]
         self._test = test
-        own = (self._motions(train), None) if labels is None else (labels[0], labels[1])
-        self._test_labels = own[1] if labels is not None else None if test is None else self._motions(test)
+        self._test_labels = None if labels is None else labels[1]
         self.classes = classes
-        self._hold(train.take(keep), own[0][keep])
+        self._hold(train.take(keep), None if labels is None else labels[0][keep])
         self._part = "train"
 
-    def _hold(self, held: Windows, labels: np.ndarray) -> None:
+    def _hold(self, held: Windows, labels: np.ndarray | None) -> None:
         self.windows, self.labels = held, labels
         self.unit: Unit = held.unit
         self.scenes = held.scenes
@@ -105,16 +102,14 @@ class TrackDataset(Dataset):
         track = held.positions - origin[:, None]
         return track.astype(np.float32), origin.astype(np.float32)
 
-    def _motions(self, held: Windows) -> np.ndarray:
-        return windows.motions(held.positions, self.observed, metres_to(held.unit))
-
     def __len__(self) -> int:
         return len(self.windows)
 
     def __getitem__(self, index: int) -> Sample:
         sample: Sample = {name: self._columns[name][index].copy() for name in ("track", "origin")}
         numbers = {name: int(self._columns[name][index]) for name in ("scene", "row")}
-        return {**sample, **numbers, "label": int(self.labels[index])}
+        label = {} if self.labels is None else {"label": int(self.labels[index])}
+        return {**sample, **numbers, **label}
 
     def table(self) -> Batch:
         return {name: torch.from_numpy(column) for name, column in self._columns.items()}
@@ -131,7 +126,7 @@ class TrackDataset(Dataset):
     def split(self, name: str) -> Dataset | None:
         if name == "train":
             return self
-        if name != "test" or self._test is None or self._test_labels is None or not len(self._test):
+        if name != "test" or self._test is None or not len(self._test):
             return None
         other = object.__new__(type(self))
         other.__dict__ |= self.__dict__
@@ -140,7 +135,10 @@ class TrackDataset(Dataset):
         return other
 
     def info(self) -> dict[str, Any]:
-        counts = np.bincount(self.labels, minlength=len(self.classes or ())).tolist()
+        classes = {}
+        if self.classes is not None and self.labels is not None:
+            counts = np.bincount(self.labels, minlength=len(self.classes)).tolist()
+            classes = {"classes": dict(zip(self.classes, counts, strict=True))}
         step = np.linalg.norm(np.diff(self.windows.positions, axis=1), axis=2)
         return {
             "kind": "tracks",
@@ -155,13 +153,8 @@ class TrackDataset(Dataset):
             "window": {"observed": self.observed, "future": self.future},
             "unit": self.unit,
             f"step_{self.unit}": [round(float(value), 4) for value in np.quantile(step, (0.0, 0.5, 1.0))],
-            "classes": dict(zip(self.classes or (), counts, strict=True)),
+            **classes,
         }
-
-
-def metres_to(unit: Unit) -> float:
-    """Units to the metre: 1, or about 28 pixels (the median of the Stanford drone scenes)."""
-    return 1.0 if unit == "m" else 28.0
 
 
 def check_lengths(observed: int, future: int, stride: int) -> None:
@@ -195,10 +188,10 @@ def cut_file(
         state = path.stat()
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
-    found, messages = _cut(path, state.st_mtime_ns, state.st_size, length, scene, unit, stride, step, columns)
+    cut, messages = _cut(path, state.st_mtime_ns, state.st_size, length, scene, unit, stride, step, columns)
     for message in messages:
         reading.warn(message)
-    return found
+    return cut
 
 
 @functools.lru_cache(maxsize=128)
@@ -214,10 +207,10 @@ def _cut(
     columns: tuple[str | None, ...],
 ) -> tuple[Windows, list[str]]:
     rows = reading.read(path, dict(zip(reading.COLUMNS, columns, strict=True)))
-    found, messages = windows.cut(rows, length, scene=scene, unit=unit, stride=stride, step=step)
-    if not len(found):
+    cut, messages = windows.cut(rows, length, scene=scene, unit=unit, stride=stride, step=step)
+    if not len(cut):
         raise UsageError(
             f"{windows.longest(rows, step)}; a window needs {length}: shorten it (--set dataset.observed=... "
             "--set dataset.future=...) or give the frames between positions (--set dataset.step=...)"
         )
-    return found, messages
+    return cut, messages

@@ -78,6 +78,8 @@ class Attention(nn.Module):
         asked, offered, given = self._by_head(ends)  # (N, H, M, E) each
         scale = 1 / math.sqrt(query.shape[-1])
 
+        # softmax over S + 1 keys = share * softmax over the S shared + (1 - share) * the last one's value,
+        # share = Z / (Z + exp(s_last)) = sigmoid(log Z - s_last), Z the shared keys' sum of exponentials
         among = (query * scale) @ key.transpose(-2, -1)  # (N, H, S, S)
         mean = (among.softmax(-1) @ value).permute(0, 2, 1, 3)[:, None]  # (N, 1, S, H, E)
         to_end = (query * scale) @ offered.transpose(-2, -1)  # (N, H, S, M)

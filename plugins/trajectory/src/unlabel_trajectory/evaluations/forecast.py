@@ -53,7 +53,7 @@ def forecast(frozen: Frozen, *, limit: int = 0, batch_size: int = 512) -> dict[s
     if limit and limit < len(order):
         order = np.sort(np.random.default_rng(frozen.seed).permutation(len(order))[:limit])
 
-    found: dict[str, list[Tensor]] = {}
+    parts_of: dict[str, list[Tensor]] = {}
     seconds, count = 0.0, 0
     with torch.inference_mode():
         for batch in frozen.batches("test", None, order=order, batch_size=batch_size):
@@ -68,8 +68,8 @@ def forecast(frozen: Frozen, *, limit: int = 0, batch_size: int = 512) -> dict[s
                 "linear_": forecasting.linear_fit(past, future.shape[1]),
             }.items():
                 for error, values in forecasting.best_of(ways, future).items():
-                    found.setdefault(f"{name}{error}", []).append(values.cpu())
-    errors = {name: torch.cat(parts) for name, parts in found.items()}
+                    parts_of.setdefault(f"{name}{error}", []).append(values.cpu())
+    errors = {name: torch.cat(parts) for name, parts in parts_of.items()}
     return {
         **_summary(errors, dataset, order),
         "ms_per_sample": 1000 * seconds / len(order),

@@ -36,7 +36,9 @@ def terms(candidates: Tensor, destination: Tensor, weight: float, scale: float) 
         ``loss`` = ``precision`` + weight * ``diversity``; precision is also the error of the best candidate.
     """
     _, distance = forecasting.nearest(candidates, destination)
+    # L_prec = mean of min_k ||E_k - D||, not squared; L_div = mean over pairs of exp(-||E_i - E_j||^2 / s)
     precision, diversity = distance.mean(), forecasting.diversity(candidates, scale)
+    # L_II = L_prec + lambda_d L_div: 100 in text and run script alike
     return {"loss": precision + weight * diversity, "precision": precision, "diversity": diversity}
 
 
@@ -83,7 +85,7 @@ class Destination(Task):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """See `terms`."""
         track = forecasting.augmented(batch["track"], batch["key"], self.observed)
-        candidates = self._candidates(track[:, : self.observed])
+        candidates = self._candidates(track[:, : self.observed])  # (N, K, 2)
         return terms(candidates, track[:, -1], self.diversity_weight, self.diversity_scale)
 
     def _candidates(self, past: Tensor) -> Tensor:
@@ -101,7 +103,7 @@ class Destination(Task):
         share = torch.linspace(0, 1, self.future + 1, device=past.device)[1:, None]
         return past[:, None, -1:] + ends[:, :, None] * share
 
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Observed steps, 20 candidates for the destination and the truth of one track of each scene, at most eight."""
         return drawing.forecasts(self, batch, called="destinations")
 

@@ -34,13 +34,15 @@ def predict(encoder: TrackGPT, head: nn.Module, track: Tensor) -> tuple[Tensor, 
     Returns:
         Predicted positions of steps 2 to T + 1, (N, T, 2), and the features they were read from, (N, T, dim).
     """
-    features = encoder.transform(encoder.tokens(track), range(1, track.shape[1] + 1), causal=True)
+    # rows 1 to T of the table of positions: steps are counted from 1, as in the authors' code
+    features = encoder.transform(encoder.tokens(track), range(1, track.shape[1] + 1), causal=True)  # (N, T, dim)
     return in_float32(head, features), features
 
 
 def terms(predicted: Tensor, truth: Tensor) -> dict[str, Tensor]:
     """``loss``, the mean squared error over all coordinates, and ``ade``, the mean distance: (N, T, 2) each."""
     distance = torch.linalg.vector_norm(predicted.detach() - truth, dim=-1)
+    # L_I = mean over samples, t = 1 ... T - 1 and both coordinates of (out_t - p_{t+1})^2; the text has the L2 distance
     return {"loss": functional.mse_loss(predicted, truth), "ade": distance.mean()}
 
 
@@ -68,6 +70,7 @@ class NextPosition(Task):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """See `terms`."""
         track = forecasting.augmented(batch["track"], batch["key"], self.observed)
+        # step t predicts p_{t+1} itself, relative to the last observed position, and not the offset from p_t
         predicted, _ = predict(self.encoder, self.head, track[:, :-1])
         return terms(predicted, track[:, 1:])
 
@@ -86,7 +89,7 @@ class NextPosition(Task):
         return (track[:, past.shape[1] :] + past[:, -1:])[:, None]
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Of one track of each scene, at most four: every step and where it was expected, and the future rolled out."""
         track = forecasting.relative(batch["track"], self.observed)
         predicted, _ = predict(self.encoder, self.head, track[:, :-1])
@@ -104,7 +107,7 @@ def paper() -> Recipe:
         task=Ref("trajectory/next_position"),
         encoder=Ref("trajectory/gpt"),
         dataset=Ref("trajectory/sdd"),
-        stages=[stage.model_copy(update={"schedule": "constant"})],
+        stages=[stage.model_copy(update={"schedule": Ref("constant")})],
         execution=Execution(precision="fp32"),
     )
 

@@ -42,21 +42,22 @@ _CACHED = 256  # trajectories at once on a CPU
 
 
 def trajectory_terms(
-    predicted: Tensor, future: Tensor, chosen: Tensor, distilled: dict[str, tuple[Tensor, Tensor, float]]
+    predicted: Tensor, future: Tensor, candidate: Tensor, distilled: dict[str, tuple[Tensor, Tensor, float]]
 ) -> dict[str, Tensor]:
     """The loss of the third stage and its parts.
 
     Args:
         predicted, future: (N, F, 2): prediction and truth.
-        chosen: (N, 2): the candidate the prediction was made for, the nearest to the true destination.
+        candidate: (N, 2): the destination the prediction was made for, the nearest to the true destination.
         distilled: name -> aligned features of the student, those of its teacher (no gradient), weight.
 
     Returns:
-        ``loss`` = ``trajectory`` (mean distance over steps) + ``destination`` (mean distance of the chosen candidate)
+        ``loss`` = ``trajectory`` (mean distance over steps) + ``destination`` (mean distance of the candidate)
         + the weighted mean squared differences of features, each under its name.
     """
+    # L_III = mean ||y^_t - y_t|| + mean ||E_k* - D|| + 5 MSE(A_t z, z_I) + 0.5 MSE(A_d z_d, z_II)
     trajectory = torch.linalg.vector_norm(predicted - future, dim=-1).mean()
-    end = torch.linalg.vector_norm(chosen - future[:, -1], dim=-1).mean()
+    end = torch.linalg.vector_norm(candidate - future[:, -1], dim=-1).mean()
     parts = {"trajectory": trajectory, "destination": end}
     loss = trajectory + end
     for name, (student, teacher, weight) in distilled.items():
@@ -99,8 +100,8 @@ class Teachers(nn.Module):
             Features of stage I at steps P to T - 1 of the true track, (N, T - P, dim), and the prompt's feature of
             stage II, (N, dim).
         """
-        tokens = self.next_position.tokens(track[:, :-1])
-        wanted = slice(observed - 1, None)
+        tokens = self.next_position.tokens(track[:, :-1])  # the *true* steps 1 to T - 1, future ones too
+        wanted = slice(observed - 1, None)  # steps 8 to 19, whose successors are the future
         after = self.next_position.transform(tokens, range(1, track.shape[1]), causal=True, wanted=wanted)
         return after.float(), self.prompt.feature(self.destination, track[:, :observed]).float()
 
@@ -185,6 +186,7 @@ class PPT(Task):
         self.teachers = Teachers(encoder, self.destination.prompt)
         self._hand_over_to_trajectory()
 
+        # Which parts these weights have been through: of them, not of the run, so no counter of the loop's tells it.
         self.register_buffer("begun", torch.zeros(len(_PARTS), dtype=torch.bool))
         self.register_buffer("best_score", torch.tensor(math.inf))
         self.best = nn.Module()
@@ -213,7 +215,7 @@ class PPT(Task):
         self.taught_by = frozenset(name for name, teaches in teaching.items() if teaches)
         learning = {
             "I": [self.encoder, self.next_head],
-            "II warm-up": [self.destination],
+            "II warm-up": [self.destination],  # prompt, its map and the head alone
             "II": [self.encoder, self.destination],
             "III": [self.encoder, self.destination, self.trajectory]
             + [self.get_submodule(f"align_{name}") for name in sorted(self.taught_by)],
@@ -280,8 +282,8 @@ class PPT(Task):
         score = self.score(held_out)
         better = score < self.best_score
         for name, parameter in self._learning():
-            kept = self.best.get_buffer(name.replace(".", "/"))
-            torch.where(better, parameter, kept, out=kept)
+            best = self.best.get_buffer(name.replace(".", "/"))
+            torch.where(better, parameter, best, out=best)
         torch.minimum(score, self.best_score, out=self.best_score)
 
     @torch.no_grad()
@@ -311,7 +313,7 @@ class PPT(Task):
                 _, candidates = self.candidates(past)
                 return self.scale * forecasting.nearest(candidates, future[:, -1])[1].mean()
             errors = forecasting.best_of(self.forecast(self.scale * past), self.scale * future)
-            return 3 * errors["min_ade"].mean() + errors["min_fde"].mean()
+            return 3 * errors["min_ade"].mean() + errors["min_fde"].mean()  # the authors' code; no validation set there
 
     # --- losses -----------------------------------------------------------------------------------
 
@@ -334,9 +336,9 @@ class PPT(Task):
         if self.part != "III":
             return destination.terms(candidates, future[:, -1], self.diversity_weight, self.diversity_scale)
 
-        chosen, _ = forecasting.nearest(candidates, future[:, -1])
-        features = self.trajectory.features(past, chosen[:, None])
-        predicted = self.trajectory.read_out(features, chosen)
+        candidate, _ = forecasting.nearest(candidates, future[:, -1])  # E_k*, (N, 2); the gradient flows into it
+        features = self.trajectory.features(past, candidate[:, None])  # z at steps 8 to 19, (N, F, dim)
+        predicted = self.trajectory.read_out(features, candidate)  # y^, (N, F, 2)
 
         taught = self._taught(batch, track)
         distilled = {}
@@ -344,7 +346,7 @@ class PPT(Task):
             distilled["distil_next"] = (self.align_next(features), taught[0], self.distil_next)
         if "destination" in self.taught_by:
             distilled["distil_destination"] = (self.align_destination(feature), taught[1], self.distil_destination)
-        return trajectory_terms(predicted, future, chosen, distilled)
+        return trajectory_terms(predicted, future, candidate, distilled)
 
     def _taught(self, batch: Batch, track: Tensor) -> tuple[Tensor, ...]:
         """The teachers' features of a batch: remembered, or computed now."""
@@ -403,19 +405,20 @@ class PPT(Task):
         size = max(1, (_CACHED if past.device.type == "cpu" else _CHUNK * 16) // ends.shape[1])
         parts = []
         for start in range(0, len(past), size):
-            chosen = ends[start : start + size]
-            features = self.trajectory.features(known[start : start + size], chosen)
-            parts.append(self.trajectory.read_out(features, chosen.flatten(0, 1)))
+            destinations = ends[start : start + size]
+            features = self.trajectory.features(known[start : start + size], destinations)
+            parts.append(self.trajectory.read_out(features, destinations.flatten(0, 1)))
         return self.scale * torch.cat(parts).view(*ends.shape[:2], self.future, 2) + past[:, None, -1:]
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Observed steps, 20 futures and the truth of one track of each scene, at most eight."""
         return drawing.forecasts(self, batch)
 
 
 def _stages(lengths: dict[Part, dict[str, float]], batch_size: int, destination_lr: float) -> list[Stage]:
     """The four stages at the paper's rates: Adam, no decay, no schedule, gradients clipped to norm 1."""
+    # the authors' command line for SDD; 1e-7 all but freezes the destination branch in stage III
     rates: dict[Part, float] = {"I": 1e-3, "II warm-up": 1e-3, "II": 1e-4, "III": 1.5e-3}
     slow = [Group(pattern=name, lr_scale=destination_lr / rates["III"]) for name in ("encoder.*", "destination.*")]
     return [

@@ -17,11 +17,12 @@ from unlabel import data
 from unlabel.data import Dataset, Subset
 from unlabel.errors import UsageError
 from unlabel.task import Sample
+from unlabel_vision.datasets.image_dataset import ImageDataset
 
 __all__ = ["Digits"]
 
 
-class Digits(Dataset):
+class Digits(ImageDataset):
     """Handwritten digits as grey RGB images, with labels.
 
     Args:

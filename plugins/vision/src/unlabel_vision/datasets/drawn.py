@@ -7,14 +7,14 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from unlabel.data import Dataset
+from unlabel_vision.datasets.image_dataset import ImageDataset
 
 __all__ = ["Drawn", "Part"]
 
 Part = Literal["train", "test"]
 
 
-class Drawn(Dataset):
+class Drawn(ImageDataset):
     """Square samples made from their index, the seed and the part they belong to.
 
     A subclass defines `__getitem__`, which draws from `part`, `seed` and the index alone.

@@ -28,6 +28,7 @@ from unlabel.errors import BadSample, UsageError
 from unlabel.task import Batch, Sample
 from unlabel_vision import images
 from unlabel_vision.datasets import stored
+from unlabel_vision.datasets.image_dataset import ImageDataset
 from unlabel_vision.datasets.stored import IMAGES
 
 __all__ = ["WORDS", "Pairs", "by_ending", "by_folder", "by_order", "from_list"]
@@ -145,7 +146,7 @@ def _stem(name: str) -> str:
     return os.path.splitext(name)[0]
 
 
-class Pairs(Dataset):
+class Pairs(ImageDataset):
     """Pairs of photographs; no labels, and nothing is known of their geometry.
 
     Samples are ``{"image": uint8 (H, W, 3), "second": uint8 (H2, W2, 3)}``. A pair of which one file cannot be read is

@@ -4,7 +4,7 @@ A scene is a box that the camera is in, with boxes in it; every face has a textu
 The cameras are drawn as for the published pairs (Weinzaepfel et al. 2022, arXiv 2210.10716): 60 degrees of view, at
 1.2 to 1.8 m, the second a few steps away and turned to the middle of what the first sees, with noise; pairs that show
 too little of the same are drawn again. Depth, optical flow, what both views see, and the relative pose are exact, so
-they serve evaluations. The label is what kind of furniture there is. Training and test scenes are disjoint, and so are
+they serve evaluations. Three kinds of furniture take turns. Training and test scenes are disjoint, and so are
 the parts of the photographs on them.
 """
 
@@ -22,9 +22,9 @@ from unlabel.task import Sample
 from unlabel_vision.datasets import photos
 from unlabel_vision.datasets.drawn import Drawn, Part
 
-__all__ = ["KINDS", "Camera", "Rooms", "Scene", "cast", "covisible", "draw_pair", "flow", "relative_pose", "render"]
+__all__ = ["Camera", "Rooms", "Scene", "cast", "covisible", "draw_pair", "flow", "relative_pose", "render"]
 
-KINDS = ("furniture", "screens", "clutter")
+_KINDS = ("furniture", "screens", "clutter")
 """Boxes on the floor; thin upright ones; small ones anywhere in the air."""
 
 _LEVELS = 6  # sizes in which each texture is kept, each half of the one before
@@ -277,7 +277,7 @@ def draw_scene(rng: np.random.Generator, kind: int) -> Scene:
 
     Args:
         rng: source of everything.
-        kind: index into `KINDS`.
+        kind: 0 to 2, see `_KINDS`.
     """
     room = np.array([rng.uniform(4, 7), rng.uniform(2.4, 3.2), rng.uniform(4, 7)]) / 2
     count = int(rng.integers(4, 9)) if kind < 2 else int(rng.integers(8, 15))
@@ -308,7 +308,7 @@ def draw_pair(
 
     Args:
         rng: source of everything.
-        kind: index into `KINDS`.
+        kind: 0 to 2, see `_KINDS`.
         size: side of the views in pixels.
         baseline: smallest and largest distance of the cameras in metres.
         noise: of the second view's direction, as a share of the published noise.
@@ -356,12 +356,13 @@ def _free(scene: Scene, place: np.ndarray) -> bool:
 
 
 class Rooms(Drawn):
-    """Two views of ray-cast rooms, without end; labels say which kind of room.
+    """Two views of ray-cast rooms, without end.
 
-    Samples are ``{"image", "second", "depth", "flow", "visible", "rotation", "translation", "label"}``: two uint8
+    Samples are ``{"image", "second", "depth", "flow", "visible", "rotation", "translation"}``: two uint8
     (size, size, 3); for the pixels of the first view metres, float32 (size, size), pixels to the right and down,
     float32 (size, size, 2), and uint8 1 where the second view sees the same point; rotation (3, 3) and translation (3,)
-    in metres, float32, from the first camera's axes (right, down, ahead) to the second's.
+    in metres, float32, from the first camera's axes (right, down, ahead) to the second's. There are no labels: what is
+    known of a pair is its geometry.
 
     Args:
         size: side of the views in pixels; tasks cut smaller squares out of them.
@@ -372,8 +373,6 @@ class Rooms(Drawn):
         seed: another number gives other scenes.
     """
 
-    labels: np.ndarray
-    classes = KINDS
     kind = "pairs, rendered"
 
     def __init__(
@@ -411,8 +410,7 @@ class Rooms(Drawn):
     def pair(self, index: int) -> tuple[Scene, Camera, Camera]:
         """Scene and cameras of a sample."""
         rng = seeds.generator(self.seed, self.part == "test", index, 0x500)
-        kind = int(self.labels[index])
-        return draw_pair(rng, kind, self.side, self.baseline, self.noise, self.covisibility)
+        return draw_pair(rng, index % len(_KINDS), self.side, self.baseline, self.noise, self.covisibility)
 
     def __getitem__(self, index: int) -> Sample:
         if index not in self.kept:
@@ -437,8 +435,7 @@ class Rooms(Drawn):
             "visible": visible.astype(np.uint8),
             "rotation": rotation.astype(np.float32),
             "translation": translation.astype(np.float32),
-            "label": int(self.labels[index]),
         }
 
     def name_of(self, index: int) -> str:
-        return f"{self.part} room {index} ({KINDS[self.labels[index]]})"
+        return f"{self.part} room {index} ({_KINDS[index % len(_KINDS)]})"

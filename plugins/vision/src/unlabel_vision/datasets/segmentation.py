@@ -15,7 +15,6 @@ number in any mask.
 
 from __future__ import annotations
 
-import copy
 import functools
 import json
 import posixpath
@@ -27,7 +26,7 @@ from typing import Any, Literal
 import numpy as np
 
 from unlabel import data
-from unlabel.data import Dataset
+from unlabel.data import Dataset, Subset
 from unlabel.data.sources import layout
 from unlabel.data.sources.folders import missing
 from unlabel.data.sources.listing import Listing, Tree
@@ -76,6 +75,9 @@ class Segmentation(StoredImages):
         UsageError: no images with masks there, or images without a mask; names the first.
     """
 
+    per_sample = ("label_map",)
+    per_dataset = ("map_classes",)
+
     def __init__(
         self,
         path: str | Path,
@@ -113,7 +115,6 @@ class Segmentation(StoredImages):
         usable = np.flatnonzero(listed).tolist()
         self.pictures = [pairs.pictures[index] for index in usable]
         self.masks = files.source([pairs.masks[index] for index in usable])
-        self.rows = np.arange(len(usable))
         self.ignore = _UNLABELLED[pairs.kind] if ignore is None else ignore
         self._named = self.segments.names if self.segments else CAMVID if pairs.kind == "camvid" else _classes(files)
         parts = pairs.parts[listed]
@@ -128,15 +129,6 @@ class Segmentation(StoredImages):
         )
         super().__init__(path, listing, holdout=holdout, shortest=shortest, min_size=min_size, max_pixels=max_pixels)
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def read(self, index: int) -> bytes | np.ndarray:
-        return super().read(int(self.rows[index]))
-
-    def name_of(self, index: int) -> str:
-        return self.source.name(int(self.rows[index]))
-
     def split(self, name: str) -> Dataset | None:
         """``"train"`` and ``"test"``: the folders of that name (validation where there is no test), or a share."""
         if name not in ("train", "test"):
@@ -147,11 +139,7 @@ class Segmentation(StoredImages):
         else:
             train, test = data.holdout(None, len(self), self.holdout)
             indices = train if name == "train" else test
-        if not len(indices):
-            return None
-        other = copy.copy(self)
-        other.rows, other.parts = self.rows[indices], None
-        return other
+        return Subset(self, indices) if len(indices) else None
 
     @functools.cached_property
     def map_classes(self) -> tuple[str, ...]:
@@ -159,8 +147,8 @@ class Segmentation(StoredImages):
         if self._named:
             return self._named
         largest = -1
-        for row in range(len(self.masks)):
-            numbers = self._stored(row)
+        for index in range(len(self.masks)):
+            numbers = self._stored(index)
             numbers = numbers[numbers != self.ignore]
             largest = max(largest, int(numbers.max(initial=-1)))
         if largest < 0:
@@ -174,16 +162,15 @@ class Segmentation(StoredImages):
             UsageError: the mask is damaged, of another size than its image, or has a number beyond the classes; names
                 the file, and the place.
         """
-        row = int(self.rows[index])
-        numbers, name = self._stored(row), self.masks.name(row)
-        header = images.header(self.source.read(row), max_pixels=self.max_pixels)
+        numbers, name = self._stored(index), self.masks.name(index)
+        header = images.header(self.source.read(index), max_pixels=self.max_pixels)
         if numbers.shape != (header.height, header.width):
             raise UsageError(
                 f"{name} is a mask of {numbers.shape[1]} x {numbers.shape[0]} pixels, and its image "
-                f"{self.source.name(row)} has {header.width} x {header.height}: expected one number a pixel"
+                f"{self.source.name(index)} has {header.width} x {header.height}: expected one number a pixel"
             )
         if self.segments is not None:
-            table = self.segments.classes_of[self.pictures[row]]
+            table = self.segments.classes_of[self.pictures[index]]
             _within(numbers, len(table), name, f"the {len(table) - 1} segments that annotations.json lists", "")
             classes: np.ndarray = table[numbers]
             return classes
@@ -195,12 +182,12 @@ class Segmentation(StoredImages):
         _within(labels, len(self.map_classes), name, f"the {len(self.map_classes)} classes from 0 on", advice)
         return labels
 
-    def _stored(self, row: int) -> np.ndarray:
+    def _stored(self, index: int) -> np.ndarray:
         """The numbers of a mask as they are stored: int64, (H, W)."""
         try:
-            return images.class_numbers(self.masks.read(row), max_pixels=self.max_pixels)
+            return images.class_numbers(self.masks.read(index), max_pixels=self.max_pixels)
         except (BadSample, OSError) as error:
-            raise UsageError(f"{self.masks.name(row)} cannot be used as a mask: {error}") from error
+            raise UsageError(f"{self.masks.name(index)} cannot be used as a mask: {error}") from error
 
     def info(self) -> dict[str, Any]:
         """As of any stored images, and the classes of the masks."""

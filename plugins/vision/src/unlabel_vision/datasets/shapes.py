@@ -45,6 +45,8 @@ class Shapes(Drawn):
     classes = CLASSES
     kind, for_a_test = "shapes", 5
     map_classes = ("background", *CLASSES)
+    per_sample = ("label_map",)
+    per_dataset = ("map_classes",)
 
     def __init__(self, *, count: int = 5000, image_size: int = 32, seed: int = 0):
         if count < 2 * len(CLASSES):

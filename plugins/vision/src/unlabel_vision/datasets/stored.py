@@ -15,6 +15,7 @@ from unlabel.data.sources.stored import Stored
 from unlabel.errors import BadSample, UsageError
 from unlabel.task import Sample, Transform
 from unlabel_vision import images, views
+from unlabel_vision.datasets.image_dataset import ImageDataset
 
 __all__ = ["IMAGES", "StoredImages", "check_limits", "check_size", "pixels", "summary"]
 
@@ -61,7 +62,7 @@ IMAGES = Kind(
 """How images are kept in files."""
 
 
-class StoredImages(Stored):
+class StoredImages(Stored, ImageDataset):
     """A dataset of images kept as files.
 
     Samples are ``{"image": uint8 (H, W, 3), "label": int}``, the label only if there are labels.

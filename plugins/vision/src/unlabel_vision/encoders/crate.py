@@ -34,15 +34,15 @@ def renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Their encoder adds the table that is called the decoder's; the one called ``pos_embed`` is never used.
     """
-    found = {}
+    state = {}
     for name, value in weights.items():
         if name.startswith("blocks."):
             for theirs, ours in _PUBLISHED:
                 name = re.sub(theirs, ours, name)
-        found[name] = value
-    if "decoder_pos_embed" in found:
-        found["pos_embed"] = found.pop("decoder_pos_embed")
-    return found
+        state[name] = value
+    if "decoder_pos_embed" in state:
+        state["pos_embed"] = state.pop("decoder_pos_embed")
+    return state
 
 
 class Crate(PatchEncoder):
@@ -69,10 +69,10 @@ class Crate(PatchEncoder):
 
     def states(self, tokens: Tensor) -> list[Layer]:
         """What each layer makes of tokens (N, T, dim), before the final norm."""
-        found: list[Layer] = []
+        layers: list[Layer] = []
         for block in self.model.blocks:
-            found.append(stepped(block, found[-1].code if found else tokens))
-        return found
+            layers.append(stepped(block, layers[-1].code if layers else tokens))
+        return layers
 
     def loading_code(self, file: str) -> str:
         """The network's source, which knows nothing of this package, and how to fill it."""

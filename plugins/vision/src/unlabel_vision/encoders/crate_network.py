@@ -37,7 +37,7 @@ def ista(tokens: Tensor, dictionary: Tensor, eta: float, threshold: float, fused
         (..., d), no entry below zero.
     """
     if fused:
-        ascent = functional.linear(tokens - functional.linear(tokens, dictionary), dictionary.T)
+        ascent = functional.linear(tokens - functional.linear(tokens, dictionary), dictionary.T)  # D^T (v - D v)
     else:
         ascent = functional.linear(tokens, dictionary.T)
         ascent = ascent - functional.linear(functional.linear(tokens, dictionary), dictionary.T)
@@ -158,8 +158,8 @@ class CrateBlock(nn.Module):
         normalised = self.norm1(tokens)
         coordinates = self.attn.coordinates(normalised)
         moved = self.attn.mix(coordinates) if attend is None else attend(self.attn, normalised)
-        compressed = tokens + moved
-        return Layer(coordinates, compressed, self.ista(self.norm2(compressed)))
+        compressed = tokens + moved  # Z^(l+1/2) = Z + MSSA(Z | U)
+        return Layer(coordinates, compressed, self.ista(self.norm2(compressed)))  # Z^(l+1) = ISTA(Z^(l+1/2) | D)
 
 
 class CrateNetwork(nn.Module):

@@ -20,7 +20,7 @@ from torch.nn import functional
 from unlabel.errors import UsageError
 from unlabel_vision import views
 from unlabel_vision.encoders.patch_encoder import Attend, PatchEncoder, check_sizes
-from unlabel_vision.encoders.timm import Snippet, published
+from unlabel_vision.encoders.timm import Snippet, preprocessing, preprocessing_code, published
 
 __all__ = ["Eva", "eva_vit"]
 
@@ -110,6 +110,12 @@ class Eva(PatchEncoder):
             f"Input: float32, (N, 3, {self.image_size}, {self.image_size}), RGB in [0, 1], then minus {self.mean} and "
             f"divided by {self.std} per channel. Output: features, (N, {self.dim})."
         )
+
+    def preprocessing(self) -> dict[str, Any]:
+        return preprocessing(self.image_size, self.mean, self.std)
+
+    def preprocessing_code(self, file: str) -> str:
+        return preprocessing_code(file)
 
     def published(self, scheme: str, name: str) -> dict[str, Tensor]:
         return published(scheme, name)

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from unlabel.errors import UsageError
 from unlabel.nn import masking, positions, transformer
-from unlabel_vision.encoders.timm import describe_input, example_images
+from unlabel_vision.encoders.timm import describe_input, example_images, preprocessing
 
 __all__ = ["Attend", "PatchEncoder", "check_sizes", "merged", "project", "require_tokens", "stepped"]
 
@@ -173,11 +173,11 @@ class PatchEncoder(nn.Module):
 
     def outputs(self, tokens: Tensor) -> list[Tensor]:
         """What each block gives, before the final norm: (N, T, dim) each."""
-        tokens, found = self.model.norm_pre(tokens), []
+        tokens, outputs = self.model.norm_pre(tokens), []
         for block in self.model.blocks:
             tokens = self.step(block, tokens)
-            found.append(tokens)
-        return found
+            outputs.append(tokens)
+        return outputs
 
     def normalise(self, tokens: Tensor) -> Tensor:
         """The final norm: (N, T, dim) -> (N, T, dim)."""
@@ -202,6 +202,10 @@ class PatchEncoder(nn.Module):
 
     def usage(self) -> str:
         return describe_input(self.image_size, self.dim)
+
+    def preprocessing(self) -> dict[str, Any]:
+        """Size and normalisation of its inputs."""
+        return preprocessing(self.image_size)
 
     def fitted(self, table: Tensor) -> Tensor:
         """Another model's position table for this grid; a row for the class token is dropped or added (zeros).

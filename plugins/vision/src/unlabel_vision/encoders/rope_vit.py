@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from unlabel.errors import UsageError
 from unlabel.nn import masking, positions, transformer
 from unlabel_vision.encoders.patch_encoder import Attend, PatchEncoder, check_sizes, merged, project
+from unlabel_vision.encoders.timm import preprocessing_code
 
 __all__ = ["RotaryViT", "rope_vit", "turned"]
 
@@ -114,6 +115,9 @@ class RotaryViT(PatchEncoder):
             "        weights[name] = torch.cat(parts).view(value.shape)\n"
             "model.load_state_dict(weights)\nmodel.eval()\n"
         )
+
+    def preprocessing_code(self, file: str) -> str:
+        return preprocessing_code(file)
 
     def adapted(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The same weights: no size depends on the number of patches. A position table or class token is left out."""

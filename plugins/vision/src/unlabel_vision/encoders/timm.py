@@ -79,6 +79,12 @@ class TimmEncoder(nn.Module):
     def usage(self) -> str:
         return describe_input(self.image_size, self.dim)
 
+    def preprocessing(self) -> dict[str, Any]:
+        return preprocessing(self.image_size)
+
+    def preprocessing_code(self, file: str) -> str:
+        return preprocessing_code(file)
+
     def published(self, scheme: str, name: str) -> dict[str, Tensor]:
         return published(scheme, name)
 
@@ -96,6 +102,24 @@ def describe_input(size: int, dim: int) -> str:
     return (
         f"Input: float32, (N, 3, {size}, {size}), RGB in [0, 1], then minus {views.IMAGENET_MEAN} and divided by "
         f"{views.IMAGENET_STD} per channel. Output: features, (N, {dim})."
+    )
+
+
+def preprocessing(
+    size: int, mean: tuple[float, ...] = views.IMAGENET_MEAN, std: tuple[float, ...] = views.IMAGENET_STD
+) -> dict[str, Any]:
+    """Size and normalisation as timm's configurations of data say them; cropping is the task's."""
+    return {"input_size": [3, size, size], "mean": list(mean), "std": list(std)}
+
+
+def preprocessing_code(file: str) -> str:
+    """Python that leaves ``transform``, from an image of PIL to the encoder's input.
+
+    timm resizes an image of exactly the input's size, too; our evaluations leave such a one alone.
+    """
+    return (
+        "import json\nfrom pathlib import Path\n\nfrom timm.data import create_transform\n\n"
+        f"transform = create_transform(**json.loads(Path({file!r}).read_text()))\n"
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from unlabel.errors import UsageError
 from unlabel_vision.encoders.patch_encoder import Attend, PatchEncoder, check_sizes, stepped
-from unlabel_vision.encoders.timm import Snippet, published
+from unlabel_vision.encoders.timm import Snippet, preprocessing_code, published
 
 __all__ = ["ViT", "maskable", "vit"]
 
@@ -62,6 +62,9 @@ class ViT(PatchEncoder):
 
     def loading_code(self, file: str) -> str:
         return self.snippet.code(file)
+
+    def preprocessing_code(self, file: str) -> str:
+        return preprocessing_code(file)
 
     def published(self, scheme: str, name: str) -> dict[str, Tensor]:
         return published(scheme, name)

@@ -14,7 +14,7 @@ from typing import Literal
 from unlabel.errors import UsageError
 from unlabel.evaluate import dense_probe as dense
 from unlabel.evaluate.features import Frozen, Inputs, evaluating
-from unlabel_vision import feature_maps
+from unlabel_vision.evaluations import feature_maps
 
 __all__ = ["dense_probe"]
 

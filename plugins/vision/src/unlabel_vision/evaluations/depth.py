@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from unlabel.evaluate.features import Frozen
-from unlabel_vision import two_view_probe
-from unlabel_vision.binocular import DenseHead
-from unlabel_vision.two_view_probe import Protocol, Truth
+from unlabel_vision.tasks.croco import two_view_probe
+from unlabel_vision.tasks.croco.binocular import DenseHead
+from unlabel_vision.tasks.croco.two_view_probe import Protocol, Truth
 
 __all__ = ["absolute_relative", "depth"]
 
@@ -70,11 +70,11 @@ def depth(
         protocol,
         name,
     )
-    found: dict[str, list[Tensor]] = {"abs_rel": [], "within_1.25": [], "abs_rel_median": []}
+    errors: dict[str, list[Tensor]] = {"abs_rel": [], "within_1.25": [], "abs_rel_median": []}
     for made, truth in two_view_probe.predicted(frozen, probe, test, name):
         known = truth["depth"] > 0
         right, guess = truth["depth"][known], distances(made)[known]
-        found["abs_rel"].append(absolute_relative(guess, right))
-        found["within_1.25"].append((torch.maximum(guess / right, right / guess) < 1.25).double())
-        found["abs_rel_median"].append(absolute_relative(median.exp().expand_as(known)[known], right))
-    return {measure: torch.cat(parts).double().mean().item() for measure, parts in found.items()}
+        errors["abs_rel"].append(absolute_relative(guess, right))
+        errors["within_1.25"].append((torch.maximum(guess / right, right / guess) < 1.25).double())
+        errors["abs_rel_median"].append(absolute_relative(median.exp().expand_as(known)[known], right))
+    return {measure: torch.cat(parts).double().mean().item() for measure, parts in errors.items()}

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from unlabel.evaluate.features import Frozen
-from unlabel_vision import two_view_probe
-from unlabel_vision.binocular import DenseHead
-from unlabel_vision.two_view_probe import Protocol, Truth
+from unlabel_vision.tasks.croco import two_view_probe
+from unlabel_vision.tasks.croco.binocular import DenseHead
+from unlabel_vision.tasks.croco.two_view_probe import Protocol, Truth
 
 __all__ = ["end_point_errors", "flow"]
 
@@ -68,12 +68,12 @@ def flow(
         protocol,
         name,
     )
-    found: dict[str, list[Tensor]] = {"epe": [], "epe_zero": [], "epe_mean": []}
+    by_measure: dict[str, list[Tensor]] = {"epe": [], "epe_zero": [], "epe_mean": []}
     for made, truth in two_view_probe.predicted(frozen, probe, test, name):
         seen = truth["visible"].bool()
         guesses = {"epe": shifts(made), "epe_zero": torch.zeros_like(truth["flow"]), "epe_mean": middle}
         for measure, guess in guesses.items():
-            found[measure].append(end_point_errors(guess, truth["flow"])[seen])
-    errors = {measure: torch.cat(parts).double() for measure, parts in found.items()}
+            by_measure[measure].append(end_point_errors(guess, truth["flow"])[seen])
+    errors = {measure: torch.cat(parts).double() for measure, parts in by_measure.items()}
     means = {measure: values.mean().item() for measure, values in errors.items()}
     return {"epe": means["epe"], "within_1px": (errors["epe"] < 1).double().mean().item(), **means}

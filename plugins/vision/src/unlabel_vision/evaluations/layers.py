@@ -14,11 +14,11 @@ from torch import Tensor
 from unlabel import Frozen
 from unlabel.errors import UsageError
 from unlabel.evaluate.features import evaluating
-from unlabel_vision import coding_rate as rates
 from unlabel_vision import views
 from unlabel_vision.encoders.crate import Crate
 from unlabel_vision.encoders.crate_network import CrateBlock
 from unlabel_vision.encoders.patch_encoder import PatchEncoder
+from unlabel_vision.tasks.crate_mae import coding_rate as rates
 
 __all__ = ["coding_rate", "measured"]
 
@@ -36,21 +36,21 @@ def measured(encoder: PatchEncoder, images: Tensor, eps: float = 0.01, tolerance
         float32, (N,) each.
     """
     tokens = encoder.with_class(encoder.embed(images) + encoder.positions)
-    found: dict[str, Tensor] = {}
+    numbers: dict[str, Tensor] = {}
     if isinstance(encoder, Crate):
         layers = encoder.states(tokens)
         outputs = [layer.code for layer in layers]
         for number, (block, layer) in enumerate(zip(encoder.model.blocks, layers, strict=True), start=1):
             assert isinstance(block, CrateBlock)
             inside = block.attn.coordinates(block.norm1(layer.compressed))
-            found[f"incoming_{number}"] = rates.coding_rate(layer.coordinates, eps)
-            found[f"compression_{number}"] = rates.coding_rate(inside, eps)
+            numbers[f"incoming_{number}"] = rates.coding_rate(layer.coordinates, eps)
+            numbers[f"compression_{number}"] = rates.coding_rate(inside, eps)
     else:
         outputs = encoder.outputs(tokens)
     for number, output in enumerate(outputs, start=1):
-        found[f"rate_{number}"] = rates.coding_rate(output[:, None], eps)
-        found[f"sparsity_{number}"] = (output.abs() <= tolerance).float().mean((1, 2))
-    return found
+        numbers[f"rate_{number}"] = rates.coding_rate(output[:, None], eps)
+        numbers[f"sparsity_{number}"] = (output.abs() <= tolerance).float().mean((1, 2))
+    return numbers
 
 
 def coding_rate(frozen: Frozen, *, samples: int = 512, eps: float = 0.01, tolerance: float = 0.0) -> dict[str, float]:

@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from unlabel.evaluate.features import Frozen
-from unlabel_vision import binocular, two_view_probe
-from unlabel_vision.binocular import PoseHead
-from unlabel_vision.two_view_probe import Protocol, Truth
+from unlabel_vision.tasks.croco import binocular, two_view_probe
+from unlabel_vision.tasks.croco.binocular import PoseHead
+from unlabel_vision.tasks.croco.two_view_probe import Protocol, Truth
 
 __all__ = ["between_directions", "between_rotations", "pose"]
 
@@ -82,11 +82,11 @@ def pose(
         ),
     }
     moved = torch.linalg.vector_norm(test["translation"], dim=1) > 1e-4
-    found = {}
+    medians = {}
     for ending, (turned, shifted) in guesses.items():
-        apart = torch.linalg.vector_norm(shifted - test["translation"], dim=1)
-        found[f"rotation_deg{ending}"] = between_rotations(turned, test["rotation"]).median().item()
+        distances = torch.linalg.vector_norm(shifted - test["translation"], dim=1)
+        medians[f"rotation_deg{ending}"] = between_rotations(turned, test["rotation"]).median().item()
         directions = between_directions(shifted[moved], test["translation"][moved])
-        found[f"direction_deg{ending}"] = directions.median().item() if len(directions) else 0.0
-        found[f"translation_m{ending}"] = apart.median().item()
-    return found
+        medians[f"direction_deg{ending}"] = directions.median().item() if len(directions) else 0.0
+        medians[f"translation_m{ending}"] = distances.median().item()
+    return medians

@@ -18,15 +18,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.amp.grad_scaler import GradScaler
 
-from unlabel import Task, optim, seeds
+from unlabel import Task, seeds
 from unlabel.errors import RunError, UsageError
-from unlabel.evaluate import dense_probe, metrics
+from unlabel.evaluate import dense_probe, metrics, supervised
 from unlabel.evaluate.features import Frozen
 from unlabel.recipe import Stage
-from unlabel_vision import feature_maps, views
+from unlabel_vision import views
 from unlabel_vision.encoders.patch_encoder import PatchEncoder
+from unlabel_vision.evaluations import feature_maps
 
 __all__ = ["Segmenter", "UPerNet", "random_crop", "upernet"]
 
@@ -196,28 +196,18 @@ def _batches(frozen: Frozen, size: int, batch_size: int) -> Iterator[tuple[Tenso
 
 def _train(model: Segmenter, frozen: Frozen, stage: Stage, auxiliary: float) -> float:
     """Train in place; the mean loss of the last tenth of the updates."""
-    engine = frozen.engine
-    optimizer = optim.build(model, stage)
-    scaler = GradScaler(engine.device.type, enabled=engine.precision == "fp16")
-    model.train()
-    losses: list[Tensor] = []
-    batches = _batches(frozen, views.input_size(model.encoder), stage.size)
-    for step in range(stage.steps or 0):
-        images, labels = next(batches)
-        seeds.seed(frozen.seed, step)
-        optim.set_lr({"main": optimizer}, stage, step)
-        with engine.autocast():
+
+    def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, labels = batch
+        with frozen.engine.autocast():
             scores = model(views.to_float(images))
-        loss = sum(
+        return sum(
             weight * F.cross_entropy(_resized(one.float(), labels.shape[1:]), labels, ignore_index=-1, reduction="sum")
             for weight, one in zip((1.0, auxiliary), scores, strict=True)
         ) / (labels >= 0).sum().clamp(min=1)  # crops may be without any label
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-        losses.append(loss.detach())
-    return torch.stack(losses[-max(1, len(losses) // 10) :]).mean().item()
+
+    losses = supervised.fit(model, frozen, stage, _batches(frozen, views.input_size(model.encoder), stage.size), loss)
+    return losses[-max(1, len(losses) // 10) :].mean().item()
 
 
 def upernet(

@@ -21,6 +21,7 @@ from unlabel.errors import UsageError
 from unlabel.nn import losses, masking, positions, transformer
 from unlabel.nn.masking import Mask
 from unlabel.recipe import Execution
+from unlabel.show import drawing
 from unlabel.task import Batch
 from unlabel_vision import attention_pictures, masked_autoencoder, views
 from unlabel_vision.encoders.patch_encoder import PatchEncoder, require_tokens
@@ -68,6 +69,7 @@ def attentive_weights(encoded: Tensor, temperature: float) -> Tensor:
         float32, (N, V), sum 1; no gradient.
     """
     unit = functional.normalize(encoded.detach().float(), dim=-1)
+    # a_l = softmax over l of cos(z_cls, z_l) / tau; tau 0.1 is the authors'
     return torch.softmax((unit[:, 1:] * unit[:, :1]).sum(-1) / temperature, dim=1)
 
 
@@ -122,9 +124,9 @@ class DropPos(PatchTask):
         UsageError: an encoder without a class token, or ratios that leave nothing to see or to predict.
     """
 
+    obsolete = ("epoch", "done")  # copies of the loop's counters
+
     sigma: Tensor
-    epoch: Tensor
-    done: Tensor
     labels: Tensor
 
     def __init__(
@@ -149,8 +151,8 @@ class DropPos(PatchTask):
         position_order: Literal["xy", "yx"] = "xy",
     ):
         super().__init__(require_tokens(encoder, "vision/droppos"), crop_scale)
-        self.visible = int(self.length * (1.0 - mask_ratio))
-        self.kept = int(self.visible * (1.0 - position_ratio))
+        self.visible = int(self.length * (1.0 - mask_ratio))  # V = int(L (1 - gamma)): 49 of 196
+        self.kept = int(self.visible * (1.0 - position_ratio))  # P = int(V (1 - gamma_pos)): 12
         if not 0.0 <= mask_ratio < 1.0 or self.visible < 1:
             raise UsageError(f"mask_ratio {mask_ratio} leaves none of {self.length} patches; 0.75 is the paper's")
         if not 0.0 < position_ratio <= 1.0 or self.kept == self.visible:
@@ -175,27 +177,18 @@ class DropPos(PatchTask):
         else:
             self.register_buffer("position_token", token, persistent=False)
 
-        # What the schedule of the labels' width must remember to be resumed; the labels follow from it.
+        # The width of this epoch's labels, which a resume inside the epoch must know; the labels follow from it.
         self.register_buffer("sigma", torch.tensor(sigma, dtype=torch.float64))
-        self.register_buffer("epoch", torch.tensor(0))
-        self.register_buffer("done", torch.tensor(0.0, dtype=torch.float64))  # share of the stage
         self.register_buffer("labels", self._labels(sigma), persistent=False)
 
     def _labels(self, sigma: float) -> Tensor:
         return positions.neighbourhood((self.encoder.grid, self.encoder.grid), sigma)
 
-    def enter_epoch(self, epoch: int) -> None:
+    def enter_epoch(self, progress: Progress, resumed: bool) -> None:
         """The labels' width of this epoch: ``sigma * (1 - epoch / epochs)``; the same when resuming inside it."""
-        if epoch == 0:
-            self.sigma.fill_(self.first_sigma)
-        elif epoch != self.epoch and self.sigma_decay:
-            self.sigma.fill_(self.first_sigma * (1.0 - self.done.item()))
-        self.epoch.fill_(epoch)
+        if not resumed:
+            self.sigma.fill_(self.first_sigma * (1.0 - (progress.fraction if self.sigma_decay else 0.0)))
         self.labels.copy_(self._labels(self.sigma.item()))
-
-    def after_update(self, progress: Progress) -> None:
-        """Note how much is done, for the width of the next epoch's labels."""
-        self.done.fill_(progress.fraction)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``{"loss", "accuracy"}``, and the accuracy weighted as the loss; with `reconstruction` two losses.
@@ -220,10 +213,12 @@ class DropPos(PatchTask):
         encoded = self.encode_visible(patches, mask, slots)
         logits = self.decoder(encoded)  # (N, V, L)
 
+        # m_j = [position of slot j dropped] * a_j
         weights = slots.mask * self.weights(images, patches, encoded, mask)
         if self.ignore_confident:
             weights = weights * self._unsure(logits, mask.keep)
         total = engine.gather(weights.sum()[None]).mean()  # of all processes, each of which hides other weights
+        # L = sum m_j CE(o_j, w(y_j, .)) / sum m_j, one ratio over the batch; rows of w sum to 1, as in the text
         loss = losses.masked_cross_entropy(logits, mask.keep, weights, self.labels, total)
         scores = {"accuracy": losses.masked_accuracy(logits, mask.keep, slots.mask)}
         if self.attentive != "none":
@@ -267,7 +262,7 @@ class DropPos(PatchTask):
         return probability <= self.labels.diagonal()[truth]
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight images: whole; visible patches, pale where the position is dropped; laid out as predicted.
 
         Besides, where the last block looks, and tokens by their colours; see `attention_pictures`.
@@ -282,7 +277,7 @@ class DropPos(PatchTask):
         seen = rearranged(images, mask.keep, mask.keep, size, 1.0 - 0.6 * slots.mask)
         placed = rearranged(images, mask.keep, torch.where(dropped, logits.argmax(-1), mask.keep), size)
         triples = torch.stack([images, seen, placed], dim=1).flatten(0, 1)
-        shown = views.contact_sheet(views.to_pixels(triples), columns=3)
+        shown = drawing.contact_sheet(views.to_pixels(triples), columns=3)
         return {"positions": shown, **attention_pictures.pictures(self.encoder, images)}
 
 

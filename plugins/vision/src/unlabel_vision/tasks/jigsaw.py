@@ -18,6 +18,7 @@ from torch.nn import functional
 from unlabel import Recipe, Ref, Stage, UsageError, seeds
 from unlabel.evaluate.features import evaluating
 from unlabel.nn import batchnorm, heads
+from unlabel.show import drawing
 from unlabel.task import Batch, Transform
 from unlabel_vision import views
 from unlabel_vision.image_task import ImageTask
@@ -157,6 +158,7 @@ class Jigsaw(ImageTask):
         logits = self.head(joined)
 
         accuracy = (logits.detach().argmax(dim=1) == answer).float().mean()
+        # -log p(S | F_1 ... F_9), S the permutation's number; a tile's features know no other tile
         return {"loss": functional.cross_entropy(logits.float(), answer), "accuracy": accuracy}
 
     def _puzzle(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -169,7 +171,7 @@ class Jigsaw(ImageTask):
         key = batch["key"]
         images = self.photometric(batch["image"], key, stream=1).permute(0, 2, 3, 1)
         answer = (seeds.uniform(key, (), stream=2) * len(self.permutations)).long()
-        corner = (seeds.uniform(key, (_TILES, 2), stream=3) * (self.cell - self.tile + 1)).long()
+        corner = (seeds.uniform(key, (_TILES, 2), stream=3) * (self.cell - self.tile + 1)).long()  # 0 to 11: 75 - 64
 
         return cut(images, self.permutations[answer], corner, self.cell, self.tile), answer
 
@@ -179,11 +181,11 @@ class Jigsaw(ImageTask):
         features: Tensor = self.encoder(pixels)
         return features
 
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to four images as the encoder sees them: nine tiles each, in the order given to it."""
         tiles, _ = self._puzzle({name: value[:4] for name, value in batch.items()})
-        puzzles = [views.contact_sheet(views.to_pixels(puzzle), columns=_SIDE) for puzzle in tiles]
-        return {"puzzles": views.contact_sheet(np.stack(puzzles), columns=len(puzzles), gap=8)}
+        puzzles = [drawing.contact_sheet(views.to_pixels(puzzle), columns=_SIDE) for puzzle in tiles]
+        return {"puzzles": drawing.contact_sheet(np.stack(puzzles), columns=len(puzzles), gap=8)}
 
 
 def _check_accepts(encoder: nn.Module, image_size: int, tile: int) -> None:

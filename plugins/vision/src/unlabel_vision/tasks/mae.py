@@ -62,7 +62,7 @@ class MAE(PatchTask):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``{"loss"}``: see `masked_autoencoder.pixel_loss`; masks from each sample's key."""
         images = views.to_float(batch["image"])
-        noise = seeds.uniform(batch["key"], (self.length,))
+        noise = seeds.uniform(batch["key"], (self.length,))  # (N, L), uniform: random masking
         return self.loss_of(images, noise)
 
     def loss_of(self, images: Tensor, noise: Tensor) -> dict[str, Tensor]:
@@ -72,11 +72,12 @@ class MAE(PatchTask):
             images: float, (N, 3, S, S), normalised.
             noise: float, (N, L); the smallest values stay visible.
         """
-        mask = masking.from_noise(noise, self.mask_ratio)
+        mask = masking.from_noise(noise, self.mask_ratio)  # K = int(L (1 - r)) patches stay, truncated as in their code
+        # the encoder sees K of L patches and no mask token, the decoder all L; only removed ones enter the loss
         return {"loss": masked_autoencoder.loss(self.encoder, self.decoder, images, mask, self.norm_pix)}
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight images: input, masked input and reconstruction; attention; tokens by their colours."""
         images = views.to_float(batch["image"][:8])
         mask = masking.from_noise(seeds.uniform(batch["key"][:8], (self.length,)), self.mask_ratio)

@@ -135,7 +135,7 @@ def homologous(count: int, same: Tensor, shares: list[Tensor]) -> Attend:
 
     def attend(attention: nn.Module, tokens: Tensor) -> Tensor:
         query, key, value = project(attention, tokens)
-        attended = top_k(query, key, count)
+        attended = top_k(query, key, count)  # k = r L of all tokens, by q_i k_j: (G, heads, 1 + L, 1 + L)
         shares.append(homologous_share(attended, same))
         return merged(attention, transformer.attend(query, key, value, attended))
 
@@ -154,7 +154,7 @@ def oracle(same: Tensor) -> Attend:
     return attend
 
 
-def contrast(tokens: Tensor, chosen: Tensor, temperature: float) -> Tensor:
+def contrast(tokens: Tensor, chosen: Tensor, temperature: float, index: Tensor | None = None) -> Tensor:
     """Supervised contrast within each mixture: a patch's positives are the other patches of its image.
 
     Khosla et al., arXiv 2004.11362, eq. 2, with the source as the class and negatives of the same mixture only.
@@ -163,6 +163,8 @@ def contrast(tokens: Tensor, chosen: Tensor, temperature: float) -> Tensor:
         tokens: float, (G, L, D); normalised here.
         chosen: int64, (G, L), of `sources`.
         temperature: divides the cosines.
+        index: int64, (G, group): the sample of each image. Patches of an image that is in the group twice are no
+            negatives of each other, where None takes all images for different ones.
 
     Returns:
         float32 at least, (G,): mean over the patches. log(L - 1) if all tokens are equal; `contrast_floor` if images
@@ -172,9 +174,14 @@ def contrast(tokens: Tensor, chosen: Tensor, temperature: float) -> Tensor:
     with torch.autocast(tokens.device.type, enabled=False):
         logits = unit @ unit.transpose(1, 2) / temperature  # (G, L, L)
     itself = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
-    log_p = logits - logits.masked_fill(itself, -torch.inf).logsumexp(-1, keepdim=True)
-    positive = (chosen[:, :, None] == chosen[:, None]) & ~itself
-    return -((log_p * positive).sum(-1) / positive.sum(-1)).mean(-1)
+    own = chosen[:, :, None] == chosen[:, None]  # pairs of patches of one image
+    left_out = itself
+    if index is not None:
+        sample = index.gather(1, chosen)  # (G, L)
+        left_out = itself | ((sample[:, :, None] == sample[:, None]) & ~own)
+    log_p = logits - logits.masked_fill(left_out, -torch.inf).logsumexp(-1, keepdim=True)
+    positive = own & ~itself
+    return -((log_p * positive).sum(-1) / positive.sum(-1)).mean(-1)  # eq. 2: the sum over positives outside of the log
 
 
 def contrast_floor(length: int, group: int, temperature: float) -> float:
@@ -255,29 +262,33 @@ class MixedAE(PatchTask):
                 f"multiple of it; use --batch-size {near}, times processes and micro-batches"
             )
         chosen = sources(seeds.uniform(key[:: self.group], (self.length,)), self.group)
-        return self.loss_of(images, chosen)
+        return self.loss_of(images, chosen, batch["index"])
 
-    def loss_of(self, images: Tensor, chosen: Tensor) -> dict[str, Tensor]:
+    def loss_of(self, images: Tensor, chosen: Tensor, index: Tensor | None = None) -> dict[str, Tensor]:
         """The losses for given mixtures.
 
         Args:
             images: float, (N, 3, S, S), normalised; the images of a group are neighbours.
             chosen: int64, (N / group, L): the image that each patch of a mixture comes from, of `sources`.
+            index: int64, (N,): the sample of each image, see `contrast`.
         """
+        groups = None if index is None else index.view(-1, self.group)
         if not self.compose:  # every image once more for each of the other assignments of its group
             chosen = torch.cat([(chosen + shift) % self.group for shift in range(self.group)])
             images = images.repeat(self.group, 1, 1, 1)
+            groups = None if groups is None else groups.repeat(self.group, 1)
         encoded, shares = self.encode_mixed(images, chosen)
         own = owned(chosen, self.group)
         prediction = self.decode_unmixed(encoded, own)
 
-        hidden = (~own).float()
+        hidden = (~own).float()  # 1 where M_l is another image: what is reconstructed
         patch_size = self.encoder.patch_size
         terms = {
             "loss_reconstruction": masked_autoencoder.pixel_loss(images, prediction, hidden, patch_size, self.norm_pix)
         }
         if self.contrast_weight:
-            value = contrast(encoded[:, 1:], chosen, self.temperature).mean()
+            value = contrast(encoded[:, 1:], chosen, self.temperature, groups).mean()
+            # L = L_rec + lambda L_hc; lambda 0.1 and tau 0.25 as remembered: there is no code to check them against
             terms["loss_contrast"] = self.contrast_weight * value
             terms["contrast_excess"] = value.detach() - contrast_floor(self.length, self.group, self.temperature)
         if shares:
@@ -310,7 +321,7 @@ class MixedAE(PatchTask):
         return prediction
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """About eight images, whole groups: input, its mixture, its own patches, reconstruction; attention; tokens."""
         count = min(len(batch["image"]), max(8, self.group)) // self.group * self.group
         if not count:

@@ -84,6 +84,8 @@ class MoCo(ImageTask):
         out: width of the vectors that are compared; default 128 in version 2, 256 in version 3.
         key_group: samples that share batch statistics when version 2 encodes keys; 0 takes the whole batch,
             which lets batch normalisation give the partner away.
+        skip_own: in version 2: leave keys that the queue holds of the query's own image out; the paper does not. In
+            version 3 the keys are of one batch, and an image that is there twice is no negative of itself.
         blur: probability of blurring a view; 0 for 32-pixel images.
         crop_scale: area of the random crops, as a share of the image.
 
@@ -108,6 +110,7 @@ class MoCo(ImageTask):
         hidden: int | None = None,
         out: int | None = None,
         key_group: int = 32,
+        skip_own: bool = False,
         blur: float = 0.5,
         crop_scale: tuple[float, float] = (0.2, 1.0),
     ):
@@ -115,6 +118,7 @@ class MoCo(ImageTask):
         if version not in (2, 3):
             raise UsageError(f"MoCo version {version!r} is unknown: expected 2 or 3")
         self.version, self.temperature, self.key_group, self.crop_scale = version, temperature, key_group, crop_scale
+        self.skip_own = skip_own
         self.decay = (0.999 if version == 2 else 0.99) if decay is None else decay
         if not 0.0 <= self.decay < 1.0:
             raise UsageError(f"decay {decay} is outside [0, 1): 1 would never move the copy; 0.99 to 0.9999 is usual")
@@ -124,7 +128,7 @@ class MoCo(ImageTask):
 
         if version == 2:
             self.projector = heads.mlp(encoder.dim, hidden, out, norm="none")
-            self.queue = momentum.Queue(queue, out)
+            self.queue = momentum.Queue(queue, out, indexed=skip_own)
         else:
             layers = 3 if stabilised(encoder) else 2
             self.projector = heads.mlp(encoder.dim, hidden, out, layers=layers, last_norm="plain")
@@ -141,32 +145,38 @@ class MoCo(ImageTask):
         """``{"loss"}``: of version 2 or 3; see `queue_loss` and `symmetric_loss`."""
         first, second = self.photometric.pair(batch)
         if self.version == 3:
-            return {"loss": self.symmetric_loss(first, second)}
-        return {"loss": self.queue_loss(first, second, seeds.uniform(batch["key"], (), stream=3).argsort())}
+            return {"loss": self.symmetric_loss(first, second, batch["index"])}
+        order = seeds.uniform(batch["key"], (), stream=3).argsort()
+        return {"loss": self.queue_loss(first, second, order, batch["index"] if self.skip_own else None)}
 
-    def queue_loss(self, query_view: Tensor, key_view: Tensor, order: Tensor) -> Tensor:
+    def queue_loss(self, query_view: Tensor, key_view: Tensor, order: Tensor, index: Tensor | None = None) -> Tensor:
         """Version 2, in the order of the paper's algorithm 1; in training the keys join the queue afterwards.
 
         Args:
             query_view, key_view: float, (N, 3, S, S), normalised.
             order: int64, (N,): a random permutation, for `grouped`.
+            index: int64, (N,): which image each is of, with `skip_own`; None leaves no key out.
         """
-        query = self.projector(self.encoder(query_view))
+        query = self.projector(self.encoder(query_view))  # q, (N, out)
         with torch.no_grad():
-            key = grouped(self.teacher, key_view, order, self.key_group)
+            key = grouped(self.teacher, key_view, order, self.key_group)  # k, no gradient: (N, out)
 
         # clone: the backward pass needs the queue as it was, and below it changes
-        loss = losses.info_nce_queue(query, key, self.queue.rows.clone(), self.temperature)
+        own = None if index is None else index[:, None] == self.queue.index
+        loss = losses.info_nce_queue(query, key, self.queue.rows.clone(), self.temperature, own)  # 1911.05722, eq. 1
 
         if self.training:
-            self.queue.enqueue(engine.gather(functional.normalize(key.float(), dim=1)))
+            # alg. 1, last lines: enqueue this batch's keys, dequeue the oldest
+            samples = None if index is None else engine.gather(index)
+            self.queue.enqueue(engine.gather(functional.normalize(key.float(), dim=1)), samples)
         return loss
 
-    def symmetric_loss(self, first: Tensor, second: Tensor) -> Tensor:
+    def symmetric_loss(self, first: Tensor, second: Tensor, index: Tensor | None = None) -> Tensor:
         """Version 3 (algorithm 1): each view's query among the keys of the other view.
 
         Args:
             first, second: float, (N, 3, S, S), normalised.
+            index: int64, (N,): which image each is of; see `unlabel.nn.losses`.
         """
         features = self.encoder(torch.cat([first, second]))
         query1, query2 = (self.predictor(self.projector(part)) for part in features.chunk(2))
@@ -175,14 +185,18 @@ class MoCo(ImageTask):
             key1, key2 = (projector(part) for part in encoder(torch.cat([first, second])).chunk(2))
 
         rank = dist.get_rank() if dist.is_initialized() else 0
-        return losses.symmetric_info_nce(query1, query2, key1, key2, self.temperature, gather=engine.gather, rank=rank)
+        # 2104.02057, alg. 1: ctr(q1, k2) + ctr(q2, k1), each eq. 1 times 2 tau
+        return losses.symmetric_info_nce(
+            query1, query2, key1, key2, self.temperature, gather=engine.gather, rank=rank, index=index
+        )
 
     def after_update(self, progress: Progress) -> None:
         """Move the copy; running statistics are its own, from the keys it encodes."""
         decay = self.decay if self.version == 2 else momentum.cosine(progress.step, progress.steps, self.decay)
+        # 1911.05722, eq. 2: theta_k <- m theta_k + (1 - m) theta_q
         momentum.update(self.teacher, nn.Sequential(self.encoder, self.projector), decay, buffers=False)
 
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight pairs of views, one below the other."""
         return self.photometric.pictures(batch)
 

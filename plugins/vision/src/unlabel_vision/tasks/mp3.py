@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from unlabel import Recipe, Ref, Stage, seeds
 from unlabel.errors import UsageError
 from unlabel.nn import losses, masking, positions, transformer
+from unlabel.show import drawing
 from unlabel.task import Batch
 from unlabel_vision import attention_pictures, views
 from unlabel_vision.encoders.patch_encoder import Attend, PatchEncoder, merged, project, require_tokens
@@ -32,7 +33,7 @@ def looking_at(context: int) -> Attend:
     """Attention in which all tokens look at the first `context` ones, and at no other, not even at themselves."""
 
     def attend(attention: nn.Module, tokens: Tensor) -> Tensor:
-        query, key, value = project(attention, tokens, keys=context)
+        query, key, value = project(attention, tokens, keys=context)  # q of all n, k and v of C alone
         return merged(attention, transformer.attend(query, key, value))
 
     return attend
@@ -88,7 +89,7 @@ class MP3(PatchTask):
         super().__init__(require_tokens(encoder, "vision/mp3", class_token=False), crop_scale)
         if not 0.0 <= mask_ratio < 1.0:
             raise UsageError(f"mask_ratio {mask_ratio} is outside [0, 1), so no patch is context; 0.75 is usual")
-        self.context = self.length - int(mask_ratio * self.length)
+        self.context = self.length - int(mask_ratio * self.length)  # |C| = n - int(eta n)
         if only_masked and self.context == self.length:
             raise UsageError(f"only_masked=true, but mask_ratio {mask_ratio} makes all {self.length} patches context")
         self.only_masked, self.finetune_positions = only_masked, finetune_positions
@@ -125,6 +126,7 @@ class MP3(PatchTask):
         counted = torch.ones_like(truth, dtype=torch.float32)
         if self.only_masked:
             counted[:, : self.context] = 0.0
+        # mean of CE(y_i, i), over all tokens as in figure 1 unless asked
         loss = losses.masked_cross_entropy(logits, truth, counted, self.labels)
         right = (logits.detach().argmax(-1) == truth).float()
         scores = {"accuracy": right.mean(), "accuracy_context": right[:, : self.context].mean()}
@@ -150,7 +152,7 @@ class MP3(PatchTask):
         return self.encoder.run(tokens, attend).mean(1)
 
     @torch.no_grad()
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight images: whole; context, the rest pale; every patch where it believes it belongs.
 
         Besides, where the last block looks, and tokens by their colours; see `attention_pictures`.
@@ -164,7 +166,7 @@ class MP3(PatchTask):
         context = rearranged(images, truth, truth, size, pale)
         placed = rearranged(images, truth, logits.argmax(-1), size)
         triples = torch.stack([images, context, placed], dim=1).flatten(0, 1)
-        shown = views.contact_sheet(views.to_pixels(triples), columns=3)
+        shown = drawing.contact_sheet(views.to_pixels(triples), columns=3)
         return {"positions": shown, **attention_pictures.pictures(self.encoder, images)}
 
 

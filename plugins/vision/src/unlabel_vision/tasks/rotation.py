@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from unlabel import Recipe, Ref, Stage
 from unlabel.nn import batchnorm
+from unlabel.show import drawing
 from unlabel.task import Batch, Transform
 from unlabel_vision import views
 from unlabel_vision.image_task import ImageTask
@@ -63,15 +64,16 @@ class Rotation(ImageTask):
         """``{"loss", "accuracy"}``: cross-entropy over the four turns, mean over 4N images; ln 4 by chance."""
         images, turns = rotated(batch["image"])
 
-        logits = self.head(self.encoder(views.to_float(images)))  # (4N, 4)
+        logits = self.head(self.encoder(views.to_float(images)))  # (4N, 4): F^y of eq. 1, before the softmax
 
         accuracy = (logits.detach().argmax(dim=1) == turns).float().mean()
+        # eq. 2-3: -log F^y(g(X | y)), mean over K = 4 turns and N images, all turns of an image in one batch
         return {"loss": functional.cross_entropy(logits.float(), turns), "accuracy": accuracy}
 
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight images at their four orientations, one orientation a row."""
         images = batch["image"][:8]
-        return {"rotations": views.contact_sheet(rotated(images)[0].cpu().numpy(), columns=len(images))}
+        return {"rotations": drawing.contact_sheet(rotated(images)[0].cpu().numpy(), columns=len(images))}
 
 
 def paper() -> Recipe:

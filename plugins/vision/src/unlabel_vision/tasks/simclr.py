@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from unlabel import Recipe, Ref, Stage, engine
-from unlabel.nn import batchnorm, heads, losses
+from unlabel.nn import batchnorm, gradcache, heads, losses
 from unlabel.task import Batch, Transform
 from unlabel_vision import views
 from unlabel_vision.image_task import ImageTask
@@ -34,6 +34,8 @@ class SimCLR(ImageTask):
         strength: of the colour jitter; 1 is for ImageNet, 0.5 for 32-pixel images.
         blur: probability of blurring a view; 0 for 32-pixel images.
         crop_scale: area of the random crops, as a share of the image.
+        chunk: views that are encoded at a time, so that a large batch fits into memory, for the time of one more
+            forward pass; its encoder must do without batch normalisation. None encodes all at once.
     """
 
     def __init__(
@@ -46,9 +48,12 @@ class SimCLR(ImageTask):
         strength: float = 1.0,
         blur: float = 0.5,
         crop_scale: tuple[float, float] = (0.08, 1.0),
+        chunk: int | None = None,
     ):
         super().__init__(encoder)
-        self.temperature, self.crop_scale = temperature, crop_scale
+        if chunk is not None:
+            gradcache.refuse_batchnorm(encoder)
+        self.temperature, self.crop_scale, self.chunk = temperature, crop_scale, chunk
         self.photometric = views.Photometric.simclr(strength, blur)
         self.projector = heads.mlp(encoder.dim, hidden, out)
         batchnorm.convert(self)  # section 2.3: per-process statistics would tell the partner from the others
@@ -60,17 +65,24 @@ class SimCLR(ImageTask):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``{"loss"}``: `losses.nt_xent` (eq. 1), from ln(2N - 1) for equal embeddings down to 0."""
         first, second = self.photometric.pair(batch)
-        return {"loss": self.loss_of(first, second)}
+        return {"loss": self.loss_of(first, second, batch["index"])}
 
-    def loss_of(self, first: Tensor, second: Tensor) -> Tensor:
-        """The loss of given views: float, (N, 3, S, S) each, normalised."""
-        projections = self.projector(self.encoder(torch.cat([first, second])))  # (2N, out), in one forward pass
-        z1, z2 = projections.chunk(2)
+    def loss_of(self, first: Tensor, second: Tensor, index: Tensor | None = None) -> Tensor:
+        """The loss of given views.
+
+        Args:
+            first, second: float, (N, 3, S, S), normalised.
+            index: int64, (N,): which image each is of, so that an image that is there twice is no negative of itself.
+        """
+        images = torch.cat([first, second])  # in one forward pass
+        features = self.encoder(images) if self.chunk is None else gradcache.encode(self.encoder, images, self.chunk)
+        z1, z2 = self.projector(features).chunk(2)  # (N, out) each
 
         rank = dist.get_rank() if dist.is_initialized() else 0
-        return losses.nt_xent(z1, z2, self.temperature, engine.gather, rank)
+        # eq. 1, the mean over 2N: L of alg. 1
+        return losses.nt_xent(z1, z2, self.temperature, engine.gather, rank, index)
 
-    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight pairs of views, one below the other."""
         return self.photometric.pictures(batch)
 
