@@ -204,6 +204,14 @@ class Stage(_Strict):
             raise ValueError("the schedule's horizon is before the end of the stage")
         return self
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Stage:
+        """A copy with changes, which may be in version 0.1's form, too: unchecked, they would be lost in silence."""
+        if update is not None and update.keys() & {"optimizer", "schedule", *flat_fields.FIELDS}:
+            update = flat_fields.folded({"optimizer": self.optimizer, "schedule": self.schedule, **update})
+            references = {name: _whole(Ref.model_validate(update[name])) for name in ("optimizer", "schedule")}
+            update = {**update, **references}
+        return super().model_copy(update=update, deep=deep)
+
     def resolved(self, samples: int) -> Stage:
         """The same stage with every length in updates, for a training set of `samples` samples."""
         size = samples if self.batch_size == "all" else self.batch_size
