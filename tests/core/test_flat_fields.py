@@ -75,6 +75,14 @@ def test_flat_fields_are_options_of_what_knows_them(fields: dict, optimizer: Ref
     assert schedule is None or stage.schedule == schedule
 
 
+def test_a_copy_takes_the_same_forms() -> None:
+    stage = Stage(steps=1, optimizer=Ref("adamw", eps=1e-6), schedule=Ref("linear", end=1e-5))
+    assert stage.model_copy(update={"betas": [0.9, 0.95]}).optimizer == Ref("adamw", eps=1e-6, betas=(0.9, 0.95))
+    changed = stage.model_copy(update={"optimizer": "sgd", "schedule": "constant", "momentum": 0.5, "lr": 1.0})
+    assert (changed.optimizer, changed.schedule, changed.lr) == (Ref("sgd", momentum=0.5), Ref("constant"), 1.0)
+    assert stage.optimizer == Ref("adamw", eps=1e-6)
+
+
 def test_a_stage_has_fewer_fields_and_none_of_the_flat_ones() -> None:
     assert len(Stage.model_fields) == 25  # 32 in version 0.1, which had no last_batch
     assert not flat_fields.FIELDS.keys() & Stage.model_fields.keys()

@@ -183,6 +183,14 @@ class Stage(Strict):
     def _each_of_its_own(cls, value: dict[str, Ref]) -> dict[str, Ref]:
         return {name: _whole(ref) for name, ref in value.items()}
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Stage:
+        """A copy with changes, which may be in version 0.1's form, too: unchecked, they would be lost in silence."""
+        if update is not None and update.keys() & {"optimizer", "schedule", *flat_fields.FIELDS}:
+            update = flat_fields.folded({"optimizer": self.optimizer, "schedule": self.schedule, **update})
+            references = {name: _whole(Ref.model_validate(update[name])) for name in ("optimizer", "schedule")}
+            update = {**update, **references}
+        return super().model_copy(update=update, deep=deep)
+
     @model_validator(mode="after")
     def _one_length(self) -> Stage:
         if (self.steps is None) == (self.epochs is None):

@@ -71,7 +71,7 @@ def build(task: Task, stage: Stage, name: str = "main") -> Optimizer:
     ref = stage.optimizer_ref(name)
     kind = offers.own_optimizers().get(ref.name.lower()) or stage.third_party.get(ref.name)
     if kind is None:
-        raise offers.unknown_optimizer(ref.name, [])
+        raise offers.not_looked_up(ref.name)
     parameter_groups = groups(task, stage)
     options = {"lr": stage.peak_lr, "weight_decay": stage.first_weight_decay, **_own_options(ref, stage), **ref.options}
     if kind in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD) and not options.keys() & _KERNELS:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from unlabel.catalog.plugins import Catalog
     from unlabel.recipe import Stage
 
-__all__ = ["check", "find", "kept_options", "own_optimizers", "unknown_optimizer"]
+__all__ = ["check", "find", "kept_options", "not_looked_up", "own_optimizers", "unknown_optimizer"]
 
 Kind = Literal["optimizer", "schedule"]
 
@@ -76,6 +76,13 @@ def unknown_optimizer(name: str, offered: list[str]) -> UsageError:
     """The error for a name that is none of torch's, LARS, or among those offered by plugins."""
     names = [*own_optimizers(), *offered]
     return UsageError(f"optimizer {name!r} is unknown{nearest(name.lower(), names) or _listing(names)}")
+
+
+def not_looked_up(name: str) -> UsageError:
+    """The error for a name that nobody has looked up in a catalog yet."""
+    if ":" in name or "/" in name:
+        return UsageError(f"optimizer {name!r} is none of torch's: look it up in a catalog first (unlabel.verify)")
+    return unknown_optimizer(name, [])
 
 
 def _listing(names: Any) -> str:

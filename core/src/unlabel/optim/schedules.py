@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from torch.optim import Optimizer
 
+from unlabel.errors import UsageError
 from unlabel.recipe import Ref
 
 if TYPE_CHECKING:
@@ -130,7 +131,9 @@ def weight_decay(stage: Stage, step: int) -> float:
 
 
 def _value(stage: Stage, ref: Ref, step: int, **position: float) -> float:
-    function = SCHEDULES.get(ref.name) or stage.third_party[ref.name]
+    function = SCHEDULES.get(ref.name) or stage.third_party.get(ref.name)
+    if function is None:
+        raise UsageError(f"schedule {ref.name!r} is none of {', '.join(SCHEDULES)}: look it up first (unlabel.verify)")
     return float(function(step, stage.horizon, **position, **ref.options))
 
 
