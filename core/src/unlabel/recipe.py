@@ -17,6 +17,7 @@ import yaml
 from pydantic import (
     BaseModel,
     Field,
+    PrivateAttr,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
@@ -125,6 +126,8 @@ class Recipe(Strict):
     execution: Execution = Field(default_factory=Execution)
     version: int = Field(default=_VERSION, ge=_VERSION, le=_VERSION, description="of the form, not of the package")
 
+    _notes: list[str] = PrivateAttr(default_factory=list)
+
     if TYPE_CHECKING:
 
         def __init__(
@@ -163,6 +166,15 @@ class Recipe(Strict):
             data.pop("combination", None)
         first |= {"encoder": encoders["encoder"]} if list(encoders) == ["encoder"] else {"encoders": encoders}
         return {**first, **data}
+
+    @property
+    def notes(self) -> list[str]:
+        """What was decided for the user while the recipe was composed: a line each, for the screen of ``train``."""
+        return self._notes
+
+    @notes.setter
+    def notes(self, notes: list[str]) -> None:
+        self._notes = notes
 
     @property
     def name(self) -> str:

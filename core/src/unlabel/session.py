@@ -180,6 +180,8 @@ class Session:
         self.say(f"{self.recipe.name}  {parameters:,} trainable parameters, encoder {encoders}")
         self.say(f"data    {self.recipe.dataset.name}: {len(self.samples):,} training samples")
         self.say(f"engine  {self.engine.describe()}")
+        for note in self.recipe.notes:
+            self.say(f"note    {note}")
         for summary in self.first_weights:
             self.say(f"init    {summary}")
         for name, value in self.task.provenance().items():
@@ -266,6 +268,7 @@ class Session:
         export.load_first_weights(untrained, self.recipe, self.catalog)
         engine.prepare(untrained)
         refs = judge.requested(self.recipe, self.task, self.catalog)
+        self.say(judge.budget(judged))
         verdict = judge.judge(judged, untrained, refs, self.catalog)
         results |= {"before": verdict.before, "after": verdict.after, "raw": verdict.raw}
         if verdict.lacking:

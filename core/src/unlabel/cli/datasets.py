@@ -59,10 +59,18 @@ def _print_facts(facts: dict[str, Any], indent: str = "") -> None:
             print(f"{indent}{label}: {value}")
 
 
-def prepare(name: Annotated[str, typer.Argument(help="Name of a dataset, or its path.")]) -> None:
-    """Offline precomputation of a dataset (idempotent)."""
+def prepare(
+    name: Annotated[str, typer.Argument(help="Name of a dataset, or its path.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="K=V", help="A keyword of the dataset, e.g. size=64. Repeatable."),
+    ] = None,
+) -> None:
+    """Offline precomputation of a dataset (idempotent); every run does it by itself."""
+    from unlabel.compose import assigned
     from unlabel.inspection.contents import open_dataset
 
-    found, dataset = open_dataset(name, installed())
+    options = {key.removeprefix("dataset."): value for key, value in map(assigned, settings or ())}
+    kind, dataset = open_dataset(name, installed(), options)
     dataset.prepare()
-    print(f"{name} is prepared" + (f" as {found}" if found != name else ""))
+    print(f"{name} is prepared" + (f" as {kind}" if kind != name else ""))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from unlabel.catalog.plugins import Catalog
     from unlabel.recipe import Stage
 
-__all__ = ["check", "find", "kept_options", "not_looked_up", "own_optimizers", "unknown_optimizer"]
+__all__ = ["check", "find", "kept_options", "not_looked_up", "own_options", "own_optimizers", "unknown_optimizer"]
 
 Kind = Literal["optimizer", "schedule"]
 
@@ -172,14 +172,16 @@ def _tried(schedule: Callable[..., Any], step: int, options: dict[str, Any], rol
         raise UsageError(f"{role}: fails at step {step} of 100: {one_line(error)}") from error
 
 
+def own_options(ref: Ref) -> dict[str, Any]:
+    """The options of an optimizer or schedule that somebody chose: without those that it gets by itself."""
+    defaults = flat_fields.defaults_of(ref.name)
+    return {key: value for key, value in ref.options.items() if value != defaults.get(key)}
+
+
 def kept_options(kind: Kind, before: Ref, name: str, catalog: Catalog) -> dict[str, Any]:
     """The options of one optimizer or schedule that another, of this name, takes too."""
     try:
         target = find(kind, name, catalog)
     except UsageError:  # it is reported when the recipe is checked
         return {}
-    return {
-        key: value
-        for key, value in before.options.items()
-        if signature.takes(target, key, value) and value != flat_fields.defaults_of(before.name).get(key)
-    }
+    return {key: value for key, value in own_options(before).items() if signature.takes(target, key, value)}
