@@ -109,8 +109,8 @@ def task_recipe(
     first = recipes[parts[0]]
     if len(parts) == 1 or first.name == "+".join(parts):  # a file is about all of them
         return first
-    chosen = dict(_part(text) for text in _several(encoder))
-    return joining.join(recipes, name, encoders=chosen, data=data)
+    encoders = dict(_part(text) for text in _several(encoder))
+    return joining.join(recipes, name, encoders=encoders, data=data)
 
 
 def _named_recipe(module: Any, task: str, name: str) -> Recipe:
@@ -186,14 +186,14 @@ def with_overrides(original: Recipe, assignments: Iterable[str], catalog: Catalo
         pattern, value = assigned(assignment)
         for path in _each_stage(pattern, data):
             _assign(data, _located(path.split("."), data), _renamed(data, path, value, catalog, notes), path)
-    changed = recipe.parse(data, "")
-    changed.notes = notes
-    if changed.name != original.name:
+    overridden = recipe.parse(data, "")
+    overridden.notes = notes
+    if overridden.name != original.name:
         raise UsageError(
-            f"the task {original.name} cannot be changed to {changed.name} by a setting: start from its recipe"
+            f"the task {original.name} cannot be changed to {overridden.name} by a setting: start from its recipe"
         )
-    verify.verify(changed, catalog)
-    return changed
+    verify.verify(overridden, catalog)
+    return overridden
 
 
 def assigned(assignment: str) -> tuple[str, Any]:

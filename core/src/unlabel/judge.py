@@ -144,9 +144,9 @@ def judge(judged: Frozen, untrained: Task, refs: Iterable[Ref], catalog: Catalog
     refs = list(refs)
     before = judged.of(untrained)  # before anything is read: it is read for both
     verdict = attempt(judged, refs, catalog)
-    made = [ref for ref in refs if ref.name in verdict.after]
-    verdict.before = measure(before, made, catalog)
-    for ref in made:
+    measurable = [ref for ref in refs if ref.name in verdict.after]
+    verdict.before = measure(before, measurable, catalog)
+    for ref in measurable:
         evaluation = catalog.load("evaluations", ref.name)
         if judged.keeps_raw and "inputs" in signature.parameters(evaluation, skip=1):
             _measure_raw(verdict, judged, ref, evaluation)

@@ -355,8 +355,8 @@ def explain(error: ValidationError, within: str = "") -> str:
         owner = next((fields[str(part)] for part in reversed(location[:-1]) if str(part) in fields), Recipe)
         return f"{place}: no such field{_nearest_field(str(location[-1]), owner)}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    given = problem["input"]
-    shown = "" if problem["type"] == "missing" or isinstance(given, BaseModel | Mapping) else f", not {given!r}"
+    value = problem["input"]
+    shown = "" if problem["type"] == "missing" or isinstance(value, BaseModel | Mapping) else f", not {value!r}"
     return f"{place}: {message}{shown}" if place else f"{message}{shown}"
 
 
@@ -374,9 +374,9 @@ def _nearest_field(name: str, owner: type[BaseModel]) -> str:
     places = [prefix + name for prefix, model in elsewhere if name in model.model_fields]
     if places:
         return f"; did you mean {places[0]}?"
-    written = {"tasks": "task", "encoders": "encoder"} if owner is Recipe else {}
-    fields = [written.get(field, field) for field in owner.model_fields]
+    aliases = {"tasks": "task", "encoders": "encoder"} if owner is Recipe else {}
+    fields = [aliases.get(field, field) for field in owner.model_fields]
     return (
-        nearest(name, [*fields, *written, *(flat_fields.FIELDS if owner is Stage else ())])
+        nearest(name, [*fields, *aliases, *(flat_fields.FIELDS if owner is Stage else ())])
         or f"; the fields are {', '.join(fields)}"
     )

@@ -138,13 +138,15 @@ class Run:
         if data:
             original = original.model_copy(update={"dataset": claims.dataset_ref(data, original, self.catalog)})
         options = list(options)
-        ours = [text for text in options if compose.assigned(text)[0].partition(".")[0] in ("dataset", "judging")]
-        if ours:
-            original = compose.with_overrides(original, ours, self.catalog)
+        data_options = [
+            text for text in options if compose.assigned(text)[0].partition(".")[0] in ("dataset", "judging")
+        ]
+        if data_options:
+            original = compose.with_overrides(original, data_options, self.catalog)
         engine = judge.engine_for(original, device)
         task = self.task(engine)
         dataset = self.dataset(original.dataset)
-        others = [text for text in options if text not in ours]
+        others = [text for text in options if text not in data_options]
         refs = judge.requested(original, task, self.catalog, names, others)
         judged = judge.frozen(original, task, dataset, engine)
         if names:

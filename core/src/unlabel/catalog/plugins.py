@@ -36,7 +36,7 @@ class Catalog:
     """What is installed, by kind and name.
 
     Args:
-        plugins: the plugins to hold, in order; names claimed twice are settled here.
+        plugins: the plugins to hold, in order; names claimed twice are resolved here.
 
     Attributes:
         trusted: ``package.module:factory`` names the user gave in this session; one that only stands in
@@ -50,7 +50,7 @@ class Catalog:
         self._refused: dict[tuple[str, str], str] = {}
         self._moved: dict[tuple[str, str], tuple[Plugin, Moved]] = {}
         for kind, name, claims in _claims(self.plugins):
-            self._settle(kind, name, claims)
+            self._resolve(kind, name, claims)
         for plugin in self.plugins:
             for old, moved in plugin.moved.items():
                 self._moved.setdefault(old, (plugin, moved))
@@ -123,7 +123,7 @@ class Catalog:
         """The object of that kind and name: a class or a function."""
         return self.find(kind, name).load()
 
-    def _settle(self, kind: str, name: str, claims: list[tuple[Plugin, Offer]]) -> None:
+    def _resolve(self, kind: str, name: str, claims: list[tuple[Plugin, Offer]]) -> None:
         """One claimant gets the name; of several, the core, or the plugin whose own prefix it bears, or nobody."""
         built_in = [(plugin, offer) for plugin, offer in claims if plugin.name == BUILT_IN]
         by_right = built_in or [(plugin, offer) for plugin, offer in claims if plugin.name == name.partition("/")[0]]

@@ -34,14 +34,14 @@ def list_(
 
     catalog = installed()
     kinds = [kind.value] if kind else [entry.value for entry in Kind]
-    found = {name: [summary(offer) for offer in catalog.offers(name)] for name in kinds}
+    summaries = {name: [summary(offer) for offer in catalog.offers(name)] for name in kinds}
     for plugin in catalog.plugins:
         for problem in plugin.problems:
             print(f"warning: plugin {plugin.name} ({plugin.distribution}): {problem}", file=sys.stderr)
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(summaries, indent=2))
         return
-    for name, entries in found.items():
+    for name, entries in summaries.items():
         print(f"{name}" if entries else f"{name}  (none)")
         for entry in entries:
             paper = f"  [arXiv {entry['arxiv']}]" if entry["arxiv"] else ""
@@ -65,7 +65,7 @@ def plugins(as_json: Json = False) -> None:
     """Which plugins are installed, what they offer, and what is wrong with broken ones."""
     from unlabel.catalog.builtin import COMMANDS
 
-    found: list[dict[str, Any]] = [
+    listing: list[dict[str, Any]] = [
         {
             "name": plugin.name,
             "distribution": plugin.distribution,
@@ -84,9 +84,9 @@ def plugins(as_json: Json = False) -> None:
         for plugin in installed().plugins
     ]
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(listing, indent=2))
         return
-    for entry in found:
+    for entry in listing:
         offers = (
             ", ".join(
                 f"{len(names)} {kind[: -1 if len(names) == 1 else None]}" for kind, names in entry["offers"].items()
@@ -118,17 +118,17 @@ def show(
     if not kinds:
         names = [known for kind in Kind for known in catalog.names(kind.value)]
         raise UsageError(f"nothing installed is called {name!r}{nearest(name, names)}")
-    found = component(catalog.find(kinds[0], name), catalog)
+    description = component(catalog.find(kinds[0], name), catalog)
     if as_json:
-        print(json.dumps(found, indent=2, default=str))
+        print(json.dumps(description, indent=2, default=str))
         return
-    idea = found["document"].partition("\nArgs:\n")[0].rstrip()  # the keywords follow anyway, with their types
-    print(f"{found['name']}  ({found['kind']} of plugin {found['plugin']})\n\n{idea}\n\nkeywords")
-    for entry in found["keywords"]:
+    idea = description["document"].partition("\nArgs:\n")[0].rstrip()  # the keywords follow anyway, with their types
+    print(f"{description['name']}  ({description['kind']} of plugin {description['plugin']})\n\n{idea}\n\nkeywords")
+    for entry in description["keywords"]:
         default = "required" if entry["required"] else f"= {entry['default']!r}"
         print(f"  {entry['name']}: {entry['type']} {default}\n      {entry['meaning']}")
     for label in ("encoders", "evaluations"):
-        if label in found:
-            print(f"\n{label}\n  {', '.join(found[label])}")
-    for recipe, details in found.get("recipes", {}).items():
+        if label in description:
+            print(f"\n{label}\n  {', '.join(description[label])}")
+    for recipe, details in description.get("recipes", {}).items():
         print(f"\nrecipe {recipe}  (data: {details['dataset']})\n  " + details["document"].replace("\n", "\n  "))

@@ -30,17 +30,17 @@ def inspect(
     if speed:
         from unlabel.inspection.speed import measure
 
-        found = measure(path, installed(), task)
+        facts = measure(path, installed(), task)
     elif task is not None:
         raise UsageError("--task: only --speed uses a task")
     else:
         from unlabel.inspection.contents import inspect as look
 
-        found = look(path, installed(), verify)
+        facts = look(path, installed(), verify)
     if as_json:
-        print(json.dumps(found, indent=2, default=str))
+        print(json.dumps(facts, indent=2, default=str))
         return
-    _print_facts(found)
+    _print_facts(facts)
 
 
 def _print_facts(facts: dict[str, Any], indent: str = "") -> None:
@@ -71,6 +71,6 @@ def prepare(
     from unlabel.inspection.contents import open_dataset
 
     options = {key.removeprefix("dataset."): value for key, value in map(assigned, settings or ())}
-    kind, dataset = open_dataset(name, installed(), options)
+    dataset_name, dataset = open_dataset(name, installed(), options)
     dataset.prepare()
-    print(f"{name} is prepared" + (f" as {kind}" if kind != name else ""))
+    print(f"{name} is prepared" + (f" as {dataset_name}" if dataset_name != name else ""))

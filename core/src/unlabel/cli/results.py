@@ -90,10 +90,10 @@ def export(
     """The encoder alone, in its ecosystem's naming, with a README whose snippet loads it."""
     from unlabel import export as exporting
 
-    found = exporting.export(open_run(folder, trust, encoder), out, format_, check)
+    exported = exporting.export(open_run(folder, trust, encoder), out, format_, check)
     checked = (
         ""
-        if found["difference"] is None
-        else f"; loaded back as its README says, largest difference {found['difference']:.2g}"
+        if exported["difference"] is None
+        else f"; loaded back as its README says, largest difference {exported['difference']:.2g}"
     )
-    print(f"{out}: {', '.join(found['files'])}{checked}")
+    print(f"{out}: {', '.join(exported['files'])}{checked}")

@@ -88,8 +88,8 @@ def train(
         "execution.compile": compile_ or None,
         "execution.shard": shard or None,
     }
-    given = [f"{name}={json.dumps(value)}" for name, value in fields.items() if value is not None]
-    chosen = compose.compose(
+    options = [f"{name}={json.dumps(value)}" for name, value in fields.items() if value is not None]
+    run_recipe = compose.compose(
         task,
         catalog,
         name=recipe,
@@ -98,11 +98,11 @@ def train(
         steps=steps,
         epochs=epochs,
         batch_size=batch_size,
-        settings=[*given, *(settings or [])],
+        settings=[*options, *(settings or [])],
     )
-    folder = launch.new_folder(out, chosen, overwrite)
+    folder = launch.new_folder(out, run_recipe, overwrite)
     with _Resumable(folder):
-        Session(chosen, folder, catalog, observe=separated(observe), evaluate=evaluate).run()
+        Session(run_recipe, folder, catalog, observe=separated(observe), evaluate=evaluate).run()
 
 
 def resume(

@@ -251,13 +251,13 @@ class Frozen:
             Batches with ``"index"`` (into the split) and ``"key"``. Unreadable samples are missing and in `bad`.
         """
         part = self.dataset(split)
-        wanted = self.indices(split) if order is None else np.asarray(order, dtype=np.int64)
+        indices = self.indices(split) if order is None else np.asarray(order, dtype=np.int64)
         shared = {} if read else self.engine.to_device(part.context())
         table = None if read or transform is not None else part.table()
-        size = batch_size or (max(1, len(wanted)) if part.full_batch and not read else self._batch_size)
+        size = batch_size or (max(1, len(indices)) if part.full_batch and not read else self._batch_size)
         if table is not None:
-            for start in range(0, len(wanted), size):
-                index = torch.from_numpy(wanted[start : start + size])
+            for start in range(0, len(indices), size):
+                index = torch.from_numpy(indices[start : start + size])
                 keys = seeds.keys(self.seed, torch.full_like(index, epoch), index)
                 rows = {name: column[index] for name, column in table.items()}
                 yield {**self.engine.to_device({**rows, "index": index, "key": keys}), **shared}
@@ -268,7 +268,7 @@ class Frozen:
         loader = DataLoader(
             cast("torch.utils.data.Dataset[Any]", reader),
             batch_size=size,
-            sampler=wanted.tolist(),
+            sampler=indices.tolist(),
             num_workers=self._workers,
             collate_fn=reader.collate,
             generator=torch.Generator(),  # the loader draws a base seed; not from the run's generator
@@ -311,12 +311,12 @@ class Frozen:
 
     def thumbnails(self, split: Split) -> dict[int, Any]:
         """Thumbnails of `shown` samples by index, as far as they have any; read now unless features were computed."""
-        kept = self._shared.thumbnails.setdefault(split, {})
+        cached = self._shared.thumbnails.setdefault(split, {})
         part, shown = self.dataset(split), [int(index) for index in self.shown(split)]
         if not self.has_features(split) or part.table() is not None:
             read = {index: thumbnails.thumbnail(part, sample) for index, sample in self.samples(split, order=shown)}
-            kept.update({index: thumbnail for index, thumbnail in read.items() if thumbnail is not None})
-        return kept
+            cached.update({index: thumbnail for index, thumbnail in read.items() if thumbnail is not None})
+        return cached
 
     def _read(self, split: Split) -> None:
         """Read a split once, and compute what its members lack: their features, raw inputs, thumbnails."""

@@ -93,9 +93,9 @@ def page(runs: Sequence[RunFiles], catalog: Catalog) -> str:
     """
     from jinja2 import Environment, StrictUndefined
 
-    _name_apart(runs)
-    here = resources.files("unlabel.report")
-    style, script, template = ((here / name).read_text("utf-8") for name in ("style.css", "script.js", "page.html"))
+    _rename_duplicates(runs)
+    package = resources.files("unlabel.report")
+    style, script, template = ((package / name).read_text("utf-8") for name in ("style.css", "script.js", "page.html"))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": summary.number, "signed": summary.signed, "spread": summary.spread}
     drawn = curves.curves(runs)
@@ -143,7 +143,7 @@ def _claims(runs: Sequence[RunFiles], catalog: Catalog) -> list[tuple[summary.Cl
     return groups
 
 
-def _name_apart(runs: Sequence[RunFiles]) -> None:
+def _rename_duplicates(runs: Sequence[RunFiles]) -> None:
     """Runs of one name get their folder in front, and a number if that does not help."""
     names = [run.name for run in runs]
     for run in runs:
