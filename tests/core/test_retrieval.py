@@ -158,7 +158,7 @@ def test_scale_does_not_matter_and_blocks_do_not(monkeypatch: pytest.MonkeyPatch
 def test_outputs_are_chosen_by_name() -> None:
     view = judged([angle(0), angle(40)], [[angle(5)], [angle(41)]])
     assert set(retrieval(view, first="text")) == set(retrieval(view))
-    assert list(retrieval(view, second="image"))[0].startswith("text_to_image")
+    assert next(iter(retrieval(view, second="image"))).startswith("text_to_image")
 
 
 class Narrow(Given):

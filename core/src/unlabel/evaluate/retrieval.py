@@ -56,7 +56,8 @@ def places(query: Tensor, of: Tensor, candidates: Tensor, sample: Tensor) -> Pla
     """
     query, candidates = (F.normalize(rows.double(), dim=1) for rows in (query, candidates))
     columns = []
-    for rows, own in zip(*(part.split(max(1, _NUMBERS_AT_ONCE // len(sample))) for part in (query, of)), strict=True):
+    size = max(1, _NUMBERS_AT_ONCE // len(sample))
+    for rows, own in zip(torch.split(query, size), torch.split(of, size), strict=True):
         cosine, answer = rows @ candidates.T, own[:, None] == sample  # (rows, C) each
         best = cosine.masked_fill(~answer, -torch.inf).amax(dim=1, keepdim=True)
         nearer, tied = cosine > best + _TIED, (cosine - best).abs() <= _TIED
