@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unlabel import data, seeds
 from unlabel.data import Dataset
+from unlabel.data.draw import unlabelled
 from unlabel.errors import UsageError
 from unlabel.show import thumbnails
 from unlabel.task import Batch, Rows, Sample, Transform
@@ -68,7 +69,7 @@ class SampleReader:
             beside = data.others(part, self.seed, self.epoch, index - first)
             rng = seeds.generator(self.seed, self.epoch, index)
             sample = self.transform(sample, data.Draw(rng, self.epoch, others=beside))
-        return index, {name: value for name, value in sample.items() if name != "label"}, thumbnail
+        return index, unlabelled(sample), thumbnail
 
     def collate(
         self, items: list[tuple[int, Sample | str, Any]]
