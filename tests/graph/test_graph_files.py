@@ -20,7 +20,7 @@ from scipy import sparse
 
 from unlabel import Catalog
 from unlabel.errors import UsageError
-from unlabel.run import claimant
+from unlabel.claims import claimant
 from unlabel_graph.datasets.file import GraphFile
 from unlabel_graph.datasets.gnn_benchmark import Amazon, Coauthor
 from unlabel_graph.datasets.heterophilous import Heterophilous

@@ -14,7 +14,7 @@ from PIL import Image
 from unlabel import Catalog
 from unlabel.errors import UsageError
 from unlabel.evaluate.dense_probe import LabelMaps
-from unlabel.run import claimant
+from unlabel.claims import claimant
 from unlabel_vision.datasets.segmentation import CAMVID, Segmentation
 from unlabel_vision.datasets.shapes import CLASSES, Shapes
 
