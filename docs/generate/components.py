@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from docstrings import link_papers, prose, sections, table
 
-from unlabel import Catalog, Recipe, Stage
+from unlabel import Catalog, Recipe, Ref, Stage
 from unlabel.catalog.plugins import Offer
 from unlabel.catalog.summary import summary
 from unlabel.describe import component
@@ -33,6 +33,8 @@ INTRODUCTION = {
     "of them it is for: `--data NAME` or `--data PATH`. Keywords are set with `--set dataset.KEYWORD=VALUE`.",
     "evaluations": "What a frozen encoder is judged by. Each task names its own; `unlabel evaluate RUN NAME ...` runs "
     "others, and `--set NAME.KEYWORD=VALUE` sets their keywords.",
+    "optimizers": "What plugins offer besides torch's. Choose one with `--set stages.0.optimizer=NAME`; its keywords "
+    "are set with `--set stages.0.optimizer.KEYWORD=VALUE`.",
     "observers": "What else is told about a run while it goes: `--observe NAME,NAME`.",
 }
 
@@ -151,11 +153,11 @@ def _stage(stage: Stage) -> dict[str, str]:
     words = {
         "length": f"{stage.epochs:g} epochs" if stage.epochs is not None else f"{stage.steps} updates",
         "batch size": str(stage.batch_size),
-        "optimizer": stage.optimizer,
+        "optimizer": _ref(stage.optimizer),
         "learning rate": f"{stage.lr:g}{scaled}",
         "warm-up": warmup if stage.warmup_epochs or stage.warmup_steps else "none",
-        "schedule": stage.schedule,
-        "weight decay": f"{stage.weight_decay:g}",
+        "schedule": _ref(stage.schedule),
+        "weight decay": _ref(stage.weight_decay) if isinstance(stage.weight_decay, Ref) else f"{stage.weight_decay:g}",
     }
     further = {
         name: value
@@ -164,6 +166,12 @@ def _stage(stage: Stage) -> dict[str, str]:
     }
     further["groups"] = "; ".join(_group(group) for group in further.pop("groups", []))
     return words | {f"`{name}`": f"`{value}`" for name, value in further.items() if value != ""}
+
+
+def _ref(ref: Ref) -> str:
+    """``adamw (betas=(0.9, 0.95))``."""
+    options = ", ".join(f"{name}={value}" for name, value in ref.options.items())
+    return f"{ref.name} ({options})" if options else ref.name
 
 
 def _group(group: dict[str, Any]) -> str:

@@ -187,7 +187,7 @@ def test_first_weights_may_be_gone_when_the_run_is_used(
 
 def test_json_output_is_json_with_the_documented_fields(finished: tuple[Path, Answer]) -> None:
     listing = json.loads(unlabel("list", "--json").out)
-    assert set(listing) == {"tasks", "encoders", "datasets", "evaluations"}
+    assert set(listing) == {"tasks", "encoders", "datasets", "evaluations", "optimizers"}
     assert listing["tasks"][0] == {
         "name": "toy/echo",
         "plugin": "toy",

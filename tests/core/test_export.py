@@ -302,9 +302,12 @@ def test_assets_of_the_run_go_with_it(two: dict[str, Part], tmp_path: Path) -> N
     ("damage", "message"),
     [
         (lambda run: (run / "assets/task/vocab.txt").write_text("x"), "does not match the hash"),
-        (lambda run: (run / "assets/task/vocab.txt").unlink(), "is missing; the encoder cannot be exported"),
+        (lambda run: (run / "assets/task/vocab.txt").unlink(), "is missing; the run cannot be used"),
         (lambda run: (run / "assets.json").write_text("[3]"), "assets.json is damaged"),
-        (lambda run: (run / "assets.json").write_text('{"../recipe.json": "0"}'), "leads out of the run"),
+        (
+            lambda run: (run / "assets.json").write_text('{"../recipe.json": "0"}'),
+            "is damaged: expected names",
+        ),
     ],
 )
 def test_damaged_assets_are_not_exported(damage: Callable[[Path], object], message: str, tmp_path: Path) -> None:

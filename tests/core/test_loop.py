@@ -301,6 +301,7 @@ class Watching(Echo):
 
     def enter_stage(self, stage: Stage) -> None:
         super().enter_stage(stage)
+        self.entering = self.progress
         self.before: list[Progress] = []
         self.after: list[Progress] = []
 
@@ -316,6 +317,7 @@ def test_a_task_knows_where_the_run_stands_during_and_after_an_update(tmp_path: 
     assert loaded.progress == Progress(stage=1, step=5, steps=13, epoch=1, total_step=12)
 
     task = run(tmp_path, chosen, kind=Watching)
+    assert task.entering == task.before[0] == Progress(stage=1, step=5, steps=13, epoch=1, total_step=12)
     assert [progress.step for progress in task.before] == list(range(5, 13))
     assert [progress.total_step for progress in task.before] == list(range(12, 20))
     assert [progress.step for progress in task.after] == list(range(6, 14))

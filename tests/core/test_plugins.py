@@ -17,7 +17,7 @@ from distributions import HOOKS, offering, write
 from packaging.specifiers import SpecifierSet
 
 from unlabel import __version__
-from unlabel.catalog import plugins
+from unlabel.catalog import hookspecs, plugins
 from unlabel.catalog.plugins import Catalog, Plugin
 from unlabel.errors import UsageError
 
@@ -87,7 +87,7 @@ def test_the_collector_waits_while_something_is_imported(tmp_path, monkeypatch, 
         gc.enable()
 
 
-@pytest.mark.parametrize("hook", ["tasks", "encoders", "datasets", "evaluations", "commands", "observers"])
+@pytest.mark.parametrize("hook", hookspecs.HOOKS)
 def test_every_hook_reaches_the_catalog(site: Path, hook: str) -> None:
     write(
         site,

@@ -47,6 +47,7 @@ import socket
 import numpy as np
 import torch
 from torch import nn
+from torch.optim import Optimizer
 from pathlib import Path
 from unlabel import Observer, seeds
 from unlabel.data import Subset
@@ -690,6 +691,24 @@ OTHERS = [
             \"\"\"Slows down.\"\"\"
             def stage(self, number, stage, start):
                 stage.lr = 1e-4
+        """,
+    ),
+    Wrong(
+        "optimizers",
+        "wrong/descends_and_resumes_exactly",
+        "descends_and_resumes_exactly",
+        r"a resumed run ends elsewhere \(.*: keep all it needs as tensors or numbers in `state`",
+        """
+        class Forgetful(Optimizer):
+            \"\"\"Counts its updates where no checkpoint looks.\"\"\"
+            def __init__(self, params, lr: float = 0.1):
+                super().__init__(params, {"lr": lr})
+                self.count = 0
+            def step(self):
+                self.count += 1
+                for group in self.param_groups:
+                    for parameter in group["params"]:
+                        parameter.data -= group["lr"] / self.count * parameter.grad
         """,
     ),
     Wrong(

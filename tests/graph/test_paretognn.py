@@ -710,8 +710,9 @@ def test_each_graphs_recipe_is_the_papers_row(graph: str) -> None:
     chosen = compose.named(paretognn)[f"paper_{graph}"]()
     lr, seeds_, times, hops, sample, activation, drop = TABLE[graph]
     stage, task = chosen.stages[0], chosen.task.options
-    assert (stage.lr, stage.steps, stage.weight_decay, stage.optimizer) == (lr, 10_000, 1e-5, "adamw")
-    assert (stage.schedule, stage.warmup_steps, stage.clip_norm, stage.decay_vectors) == ("constant", None, None, True)
+    assert (stage.lr, stage.steps, stage.weight_decay, stage.optimizer.name) == (lr, 10_000, 1e-5, "adamw")
+    assert stage.schedule.name == "constant"
+    assert (stage.warmup_steps, stage.clip_norm, stage.decay_vectors) == (None, None, True)
     assert (task["seeds"], task["nodes"]) == (seeds_, sample)
     assert (task["subgraph_times"], task["graph_times"]) == times
     assert hops is None or (task["subgraph_hops"], task["graph_hops"]) == hops

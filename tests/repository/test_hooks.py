@@ -1,4 +1,4 @@
-"""Each of the six hooks: documented with its exact arguments, tested by itself, used by a plugin of this repository."""
+"""Each of the seven hooks: documented with its exact arguments, tested by itself, used by this repository."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from unlabel.catalog import hookspecs
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "core" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BUILT_IN = ROOT / "core/src/unlabel/catalog/builtin.py"
 PLUGINS = sorted((ROOT / "plugins").glob("*/src/unlabel_*/plugin.py"))
 
 
@@ -76,9 +77,12 @@ def test_every_hook_is_implemented_in_the_guide(hook: str) -> None:
 
 
 @pytest.mark.parametrize("hook", hookspecs.HOOKS)
-def test_every_hook_is_used_by_a_plugin_in_this_repository(hook: str) -> None:
+def test_every_hook_is_used_by_a_plugin_or_the_core(hook: str) -> None:
     users = [
-        path.parts[-4] for path in PLUGINS for function in implementations(path.read_text()) if function.name == hook
+        path.parts[-4]
+        for path in (*PLUGINS, BUILT_IN)
+        for function in implementations(path.read_text())
+        if function.name == hook
     ]
     assert users, f"no plugin implements {hook}()"
 
@@ -184,6 +188,23 @@ def test_hook_evaluations_makes_an_evaluation_with_keywords(site: Path) -> None:
     train("toy/echo")
     answer = unlabel("evaluate", "run", "radar_width", "--set", "radar_width.times=2", "--json")
     assert json.loads(answer.out) == {"radar_width": {"width": 8}}
+
+
+def test_hook_optimizers_makes_an_optimizer_that_a_recipe_names(site: Path) -> None:
+    module = (
+        "from torch.optim import SGD\n\n"
+        "class Slow(SGD):\n    '''Slow.'''\n"
+        "    def __init__(self, params, lr: float = 0.1, *, times: float = 0.5):\n"
+        "        super().__init__(params, lr=lr, momentum=times)\n"
+    )
+    radar(site, "optimizers", {"radar/slow": "Slow"}, module)
+
+    assert "radar/slow             Slow." in unlabel("list", "optimizers").out
+    settings = ("optimizer=radar/slow", "optimizer.times=0.9", "weight_decay=0")
+    train("toy/echo", *(word for setting in settings for word in ("--set", f"stages.0.{setting}")))
+    stage = json.loads(Path("run/recipe.json").read_text())["stages"][0]
+    assert stage["optimizer"] == {"name": "radar/slow", "times": 0.9}
+    assert unlabel("resume", "run", "--no-evaluate").code == 0
 
 
 COMMAND = '''

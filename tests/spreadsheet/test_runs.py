@@ -75,7 +75,7 @@ def test_without_a_file_the_table_goes_to_standard_output_and_nothing_else_does(
 
 def test_all_fields_are_named_as_set_takes_them() -> None:
     [row] = csv.DictReader(io.StringIO(unlabel("spreadsheet", "first", "--all-fields").out))
-    assert (row["stages.0.lr"], row["stages.0.betas"], row["encoder.dim"]) == ("0.01", "0.9 0.999", "4")
+    assert (row["stages.0.lr"], row["stages.0.optimizer.name"], row["encoder.dim"]) == ("0.01", "adamw", "4")
     [row] = csv.DictReader(io.StringIO(unlabel("spreadsheet", "first").out))
     assert not [name for name in row if name.startswith(("stages", "encoder"))]
 

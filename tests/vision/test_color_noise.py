@@ -361,7 +361,8 @@ def test_a_damaged_file_is_made_again(cache, damage):
     whole = file.read_bytes()
     assert damage(whole) != whole
     file.write_bytes(damage(whole))
-    again = color_noise.bank("red", 2, 16)
+    with pytest.warns(UserWarning, match="is made again"):
+        again = color_noise.bank("red", 2, 16)
     assert again.dtype == first.dtype
     assert torch.equal(again, first)
     assert file.read_bytes() == whole

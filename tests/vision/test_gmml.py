@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,15 +12,23 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from unlabel import Progress, optim
+from unlabel import Catalog, Ref, Stage, compose, optim, recipe
 from unlabel.engine import Engine
 from unlabel.errors import UsageError
+from unlabel.session import Session
 from unlabel_vision import views
 from unlabel_vision.encoders.vit import vit
 from unlabel_vision.tasks import gmml
 from unlabel_vision.tasks.gmml import GMML, block_corruption
 
 SIZE = (32, 32)
+ENCODER = "vision/vit"
+PLAIN = ["execution.precision=fp32", "execution.workers=0", "monitor_every=100"]
+
+
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    return Catalog.installed()
 
 
 def task(**options) -> GMML:
@@ -299,48 +308,51 @@ def test_both_crops_are_trained_on_and_gradients_reach_everything():
 # --- schedules
 
 
-def test_weight_decay_rises_along_half_a_cosine():
-    values = [gmml.scheduled_decay(step, 110, 0.04, 0.4) for step in range(111)]
-    assert (values[0], values[55], values[110]) == pytest.approx((0.04, 0.22, 0.4))
+def test_weight_decay_rises_along_half_a_cosine_as_in_version_0_1():
+    old = recipe.load(Path(__file__).parent / "gmml_version_0_1.json")  # where nothing but its start is written
+    stages = [stage.model_copy(update={"last_batch": "straddle"}) for stage in gmml.paper().stages]
+    assert old == gmml.paper().model_copy(update={"stages": stages})
+    stage = task().configure_stage(old.stages[0].resolved(512 * 2))
+    values = [optim.weight_decay(stage, step) for step in range(1601)]
+    by_hand = [0.4 + 0.5 * (0.04 - 0.4) * (1.0 + math.cos(math.pi * min(1.0, step / 1600))) for step in range(1601)]
+    assert values == by_hand
+    assert (values[0], values[800], values[1600]) == pytest.approx((0.04, 0.22, 0.4))
     assert all(a <= b for a, b in itertools.pairwise(values))
 
 
-def decays(made: GMML, optimizer: torch.optim.Optimizer) -> set[float]:
-    return {round(group["weight_decay"], 9) for group in optimizer.param_groups}
+def test_a_recipe_may_say_otherwise_how_the_weight_decay_goes():
+    own = Stage(steps=1, weight_decay=Ref("linear", start=0.1, end=0.2))
+    assert task().configure_stage(own) is own
+    for stage, made in ((Stage(steps=1, weight_decay=0), task()), (Stage(steps=1), task(final_weight_decay=None))):
+        assert made.configure_stage(stage).weight_decay == stage.weight_decay
 
 
-def test_every_update_gets_its_weight_decay_also_after_a_resume():
-    stage = gmml.tiny().stages[0].resolved(1000)
-    engine, made = Engine("cpu", "fp32"), task()
-    optimizers = made.optimizers(stage)
-    for step in range(6):
-        made.progress = Progress(0, step, 20, 0, step)
-        made.training_step([batch(4)], optimizers, engine, stage)
-        expected = round(gmml.scheduled_decay(step, 20, 0.04, 0.4), 9)
-        assert decays(made, optimizers["main"]) == {0.0, expected}
-
-    again = task()
-    again.load_state_dict(made.state_dict())
-    resumed = again.optimizers(stage)
-    resumed["main"].load_state_dict(optimizers["main"].state_dict())
-    for group in resumed["main"].param_groups:  # a checkpoint keeps moments, not these
-        group["weight_decay"] = 0.04 if group["weight_decay"] else 0.0
-        del group["first_weight_decay"]
-    again.progress = Progress(0, 6, 20, 0, 6)
-    again.training_step([batch(4)], resumed, engine, stage)
-    assert decays(again, resumed["main"]) == {0.0, round(gmml.scheduled_decay(6, 20, 0.04, 0.4), 9)}
-
-    fresh = again.optimizers(stage)
-    again.progress = Progress(1, 0, 20, 0, 20)  # the next stage begins
-    again.training_step([batch(4)], fresh, engine, stage)
-    assert decays(again, fresh["main"]) == {0.0, 0.04}
+@pytest.mark.slow
+def test_every_update_gets_its_weight_decay(tmp_path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch):
+    """Also one of two tasks on one encoder, whose stages are the first one's."""
+    seen = []
+    step = Engine.update
+    monkeypatch.setattr(
+        Engine,
+        "update",
+        lambda self, owner, optimizer, stage: (
+            seen.append({round(group["weight_decay"], 9) for group in optimizer.param_groups}),
+            step(self, owner, optimizer, stage),
+        )[1],
+    )
+    for name in ("vision/gmml", "vision/gmml+vision/rotation"):
+        seen.clear()
+        chosen = compose.compose(name, catalog, name="tiny", encoder=ENCODER, steps=6, settings=PLAIN)
+        Session(chosen, tmp_path / name.replace("/", "-"), catalog, evaluate=False, quiet=True, report=False).run()
+        expected = [round(0.22 - 0.18 * math.cos(math.pi * number / 6), 9) for number in range(6)]
+        assert seen == [{0.0, decay} for decay in expected]
 
 
 def test_paper_recipe_follows_the_published_schedule():
     stage = gmml.paper().stages[0].resolved(512 * 10)
     rates = [optim.learning_rate(stage, step) for step in (0, 100, 8000)]
     assert rates == pytest.approx([0.0, 1e-3, 1e-6])
-    assert (stage.betas, stage.clip_tensor_norm) == ((0.9, 0.999), 3.0)
+    assert (stage.optimizer, stage.clip_tensor_norm) == (Ref("adamw"), 3.0)  # betas (0.9, 0.999)
 
 
 def test_the_rates_warm_up_ends_with_its_last_update_and_starts_again_at_the_peak():

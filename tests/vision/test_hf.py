@@ -1,11 +1,9 @@
-"""Arrow and Parquet files of images, as `datasets` writes them and as others do; nothing is downloaded."""
+"""Images in Arrow and Parquet files, as `datasets` writes them and as others do. How columns are read is the core's."""
 
 from __future__ import annotations
 
 import json
-import pickle
 import sys
-from pathlib import Path
 from typing import Any
 
 import corrupt
@@ -17,12 +15,13 @@ from unlabel.errors import BadSample, UsageError
 from unlabel_vision.datasets.hf import HuggingFace
 
 pa = pytest.importorskip("pyarrow")
+save = pytest.importorskip("saved").save
 parquet = pytest.importorskip("pyarrow.parquet")
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("UNLABEL_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
@@ -50,19 +49,6 @@ def table(numbers: range, labels: list[int] | None = None, names: list[str] | No
     return pa.table(columns).replace_schema_metadata(metadata if names else None)
 
 
-def save(folder: Path, content: Any) -> None:
-    """What `Dataset.save_to_disk` writes, in two files."""
-    folder.mkdir(parents=True)
-    half = len(content) // 2
-    names = []
-    for number, part in enumerate((content[:half], content[half:])):
-        names.append({"filename": f"data-{number:05d}-of-00002.arrow"})
-        with pa.ipc.new_stream(str(folder / names[-1]["filename"]), part.schema) as writer:
-            writer.write_table(part, max_chunksize=2)
-    (folder / "state.json").write_text(json.dumps({"_data_files": names, "_split": "train"}))
-    (folder / "dataset_info.json").write_text("{}")
-
-
 def shown(dataset: Any) -> list[int]:
     """Which of the first hundred pictures the samples are."""
     known = {picture(number).tobytes(): number for number in range(100)}
@@ -85,51 +71,6 @@ def test_saved_dataset_dict_with_class_names(tmp_path):
     only = HuggingFace(tmp_path / "saved", split="test")
     assert shown(only) == [7, 8, 9]
     assert HuggingFace.claims(tmp_path / "saved")
-
-
-def test_saved_dataset_without_labels(tmp_path):
-    save(tmp_path / "saved", table(range(5)))
-    dataset = HuggingFace(tmp_path / "saved")
-    assert dataset.labels is None
-    assert dataset.split("test") is None
-    assert shown(dataset.split("train")) == list(range(5))
-
-
-@pytest.mark.parametrize("group", [1, 3, 1000])
-def test_parquet_with_any_row_groups(tmp_path, group):
-    (tmp_path / "data").mkdir()
-    first, second = table(range(8), [0, 1] * 4, ["cat", "dog"]), table(range(8, 12), [0, 1] * 2, ["cat", "dog"])
-    parquet.write_table(first, tmp_path / "data/train-00000-of-00002.parquet", row_group_size=group)
-    parquet.write_table(second, tmp_path / "data/validation-00000-of-00001.parquet", row_group_size=group)
-    dataset = HuggingFace(tmp_path / "data")
-    assert shown(dataset.split("train")) == list(range(8))
-    assert shown(dataset.split("test")) == [8, 9, 10, 11]
-    assert dataset.classes == ("cat", "dog")
-    assert dataset.name_of(9).endswith("validation-00000-of-00001.parquet:image[1]")
-
-
-def test_parquet_is_copied_once_and_copied_anew_when_changed(tmp_path, cache):
-    path = tmp_path / "a.parquet"
-    parquet.write_table(table(range(4)), path)
-    HuggingFace(path).prepare()
-    copies = list(cache.rglob("*.arrow"))
-    assert len(copies) == 1
-    before = copies[0].stat().st_mtime_ns
-    dataset = HuggingFace(path)
-    assert shown(dataset) == [0, 1, 2, 3]
-    assert copies[0].stat().st_mtime_ns == before
-    parquet.write_table(table(range(4, 9)), path)
-    assert shown(HuggingFace(path)) == [4, 5, 6, 7, 8]
-
-
-def test_word_labels_and_a_binary_column(tmp_path):
-    content = pa.table({"picture": [cell["bytes"] for cell in cells(range(4))], "class": ["b", "a", "b", "a"]})
-    parquet.write_table(content, tmp_path / "a.parquet")
-    dataset = HuggingFace(tmp_path / "a.parquet", holdout=0.5)
-    assert dataset.classes == ("a", "b")
-    assert dataset.labels.tolist() == [1, 0, 1, 0]
-    assert len(dataset.split("test")) == 2
-    assert shown(dataset) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1)])
@@ -169,16 +110,6 @@ def test_rows_that_cannot_be_used_are_bad_samples(tmp_path):
     assert dataset[2]["image"].shape == (9, 9, 3)
 
 
-def test_unlabelled_test_part_gives_way_to_a_holdout(tmp_path):
-    names = ["cat", "dog"]
-    parquet.write_table(table(range(10), [0, 1] * 5, names), tmp_path / "train.parquet")
-    parquet.write_table(table(range(10, 14), [-1] * 4, names), tmp_path / "test.parquet")
-    dataset = HuggingFace(tmp_path)
-    assert len(dataset) == 10
-    assert len(dataset.split("test")) == 2
-    assert "test.parquet" in dataset.info()["notes"][0]
-
-
 def test_wrong_names_are_answered_with_the_right_ones(tmp_path):
     parquet.write_table(table(range(2), [0, 1], ["cat", "dog"]), tmp_path / "train.parquet")
     with pytest.raises(UsageError, match=r"no column 'imag'; did you mean image "):
@@ -205,18 +136,6 @@ def test_files_without_images_are_not_claimed(tmp_path):
     assert not HuggingFace.claims(tmp_path / "absent.parquet")
 
 
-def test_cut_files_are_named(tmp_path):
-    parquet.write_table(table(range(4)), tmp_path / "a.parquet")
-    (tmp_path / "cut.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-20])
-    with pytest.raises(UsageError, match=r"cut\.parquet is not an intact Parquet file"):
-        HuggingFace(tmp_path / "cut.parquet")
-    save(tmp_path / "saved", table(range(4)))
-    whole = (tmp_path / "saved/data-00000-of-00002.arrow").read_bytes()
-    (tmp_path / "saved/data-00000-of-00002.arrow").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UsageError, match=r"data-00000-of-00002\.arrow is not an intact Arrow file"):
-        HuggingFace(tmp_path / "saved")
-
-
 def test_missing_pyarrow_is_named_with_its_extra(tmp_path, monkeypatch):
     save(tmp_path / "saved", table(range(4)))
     monkeypatch.setitem(sys.modules, "pyarrow", None)  # what an import of something not installed meets
@@ -225,16 +144,6 @@ def test_missing_pyarrow_is_named_with_its_extra(tmp_path, monkeypatch):
     assert HuggingFace.claims(tmp_path / "saved")  # so that the constructor's message is seen
     (tmp_path / "other").mkdir()
     assert not HuggingFace.claims(tmp_path / "other")
-
-
-def test_copies_hold_no_open_files(tmp_path):
-    save(tmp_path / "saved", table(range(6)))
-    dataset = HuggingFace(tmp_path / "saved")
-    dataset[0]
-    copy = pickle.loads(pickle.dumps(dataset))
-    assert copy.opened == []
-    assert len(pickle.dumps(dataset)) < 2000
-    assert shown(copy) == list(range(6))
 
 
 @pytest.mark.slow

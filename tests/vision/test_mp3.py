@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from unlabel import optim
+from unlabel import Ref, optim
 from unlabel.errors import UsageError
 from unlabel.nn import losses, masking, transformer
 from unlabel_vision import views
@@ -294,7 +294,8 @@ def test_pictures_show_context_and_where_patches_are_believed_to_belong():
 
 def test_paper_recipe_is_deits():
     stage = mp3.paper().stages[0].resolved(50000)
-    assert (stage.peak_lr, stage.betas, stage.clip_norm) == (pytest.approx(1e-3), (0.9, 0.999), 1.0)
+    assert (stage.peak_lr, stage.clip_norm) == (pytest.approx(1e-3), 1.0)
+    assert stage.optimizer == Ref("adamw")  # with its own betas, (0.9, 0.999)
     made = task()
     spared = {id(p) for group in optim.groups(made, stage) if group["weight_decay"] == 0 for p in group["params"]}
     assert id(made.head.weight) not in spared

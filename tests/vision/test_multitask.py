@@ -21,7 +21,7 @@ from unlabel.data import Reader
 from unlabel.engine import Engine
 from unlabel.joint import Joint
 from unlabel.logs import Observer
-from unlabel.recipe import Recipe
+from unlabel.recipe import Recipe, Ref
 
 BOTH = "vision/mae+vision/rotation"
 CPU = Engine("cpu", "fp32")
@@ -46,7 +46,7 @@ def test_gradients_are_those_of_the_two_tasks_apart(catalog: Catalog) -> None:
     task = build.build(chosen, catalog, CPU)
     assert isinstance(task, Joint)
     batch, _ = Reader(dataset, task.transform(), 5).read([(0, index) for index in range(8)])
-    stage = chosen.stages[0].model_copy(update={"optimizer": "sgd", "lr": 1.0, "momentum": 0.0, "weight_decay": 0.0})
+    stage = chosen.stages[0].model_copy(update={"optimizer": Ref("sgd", momentum=0.0), "lr": 1.0, "weight_decay": 0.0})
     stage = stage.resolved(len(dataset))
     before = {name: value.detach().clone() for name, value in task.named_parameters()}
 
@@ -121,8 +121,8 @@ def test_the_command_trains_evaluates_and_exports(tmp_path: Path, monkeypatch: p
     answer = unlabel("train", BOTH, *words, *settings, "--no-evaluate")
     assert answer.code == 0, answer.err
     stored = json.loads((tmp_path / "new/recipe.json").read_text())
-    assert stored["task"]["name"] == BOTH
-    assert stored["task"]["vision/mae"]["mask_ratio"] == 0.5
+    assert "+".join(task["name"] for task in stored["tasks"]) == BOTH
+    assert stored["tasks"][0]["mask_ratio"] == 0.5
     lines = [json.loads(line) for line in (tmp_path / "new/metrics.jsonl").read_text().splitlines()]
     line = next(line for line in lines if "loss" in line)
     assert {"loss", "loss_mae", "loss_rotation", "alpha_mae", "cosine_mae_rotation", "rotation.accuracy"} <= set(line)
@@ -151,7 +151,7 @@ def test_names_of_several_tasks_are_no_components(monkeypatch: pytest.MonkeyPatc
     [
         ((), r"the tiny recipes of its parts differ .*choose one, e\.g\. --encoder vision/vit"),
         (("--encoder", "vision/resnet"), "vision/mae, a part of"),
-        (("--encoder", "vision/vit", "--combine", "mean"), "task.combine: .*'sum' or 'pareto'"),
+        (("--encoder", "vision/vit", "--combine", "mean"), "combination.how: .*'sum' or 'pareto'"),
         (("--encoder", "vision/vit", "--set", "task.vision/rotation.turns=3"), "vision/rotation has no keyword"),
     ],
 )

@@ -216,3 +216,9 @@ def test_central_views_keep_what_is_known_in_place():
         pair_views.CentralPair(16)(sample, Draw(rng))
     alone = pair_views.CentralPair(8)({"image": image}, Draw(rng))
     assert alone["image"].shape == (8, 8, 3)
+
+
+def test_a_file_that_is_no_text_is_no_list(tmp_path):
+    write(tmp_path, "1.png")
+    with pytest.raises(UsageError, match=r"1\.png is no text: expected a list of pairs"):
+        Pairs(tmp_path / "1.png")

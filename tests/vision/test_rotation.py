@@ -119,4 +119,4 @@ def test_encoders_that_are_none_are_refused():
 def test_recipes_have_keywords_the_task_accepts():
     for recipe in (rotation.paper(), rotation.quick(), rotation.tiny()):
         assert Rotation(Conv(), **recipe.task.options).crop_scale[1] == 1.0
-    assert rotation.paper().stages[0].gamma == 0.2
+    assert rotation.paper().stages[0].schedule.options["gamma"] == 0.2

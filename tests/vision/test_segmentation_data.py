@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from unlabel import Catalog
+from unlabel.claims import claimant
 from unlabel.errors import UsageError
 from unlabel.evaluate.dense_probe import LabelMaps
-from unlabel.claims import claimant
 from unlabel_vision.datasets.segmentation import CAMVID, Segmentation
 from unlabel_vision.datasets.shapes import CLASSES, Shapes
 
@@ -241,3 +241,9 @@ def test_shapes_have_masks_that_match_their_pictures() -> None:
             inside, outside = (sample["image"][found == c].astype(float).mean(0) for c in (1 + sample["label"], 0))
             assert abs(inside - outside).sum() > 15  # silhouettes are drawn to stand out; the place must be theirs
     assert not np.array_equal(dataset.label_map(0), test.label_map(0))
+
+
+def test_a_file_is_no_folder_of_masks(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    with pytest.raises(UsageError, match=r"a\.png is a file; expected a folder of images and masks"):
+        Segmentation(tmp_path / "a.png")

@@ -216,3 +216,30 @@ def test_two_processes_train_as_one_on_the_same_global_batch():
         assert np.allclose(together[name], expected, rtol=0, atol=1e-10), name
     moved = max(np.abs(alone[name] - start[name].numpy()).max() for name in alone if "running" not in name)
     assert moved > 1e-2  # it did train
+
+
+class Smooth(Conv):
+    """The same without batch normalisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 5, stride=3), nn.ReLU(), nn.Dropout2d(0.0), nn.Conv2d(8, 8, 3))
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 16])
+def test_the_gradient_does_not_depend_on_the_chunk(chunk: int) -> None:
+    """The projector, which normalises over the batch, sees all of it in either case."""
+    found = []
+    for size in (None, chunk):
+        torch.manual_seed(0)
+        task = SimCLR(Smooth(), hidden=16, out=8, temperature=0.5, strength=0.5, blur=0.0, chunk=size).double()
+        first, second = torch.rand(2, 8, 3, 16, 16, dtype=torch.float64)
+        task.loss_of(first, second).backward()
+        found.append([parameter.grad for parameter in task.parameters()])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_chunks_of_an_encoder_with_batch_normalisation_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"Conv normalises over the batch \(layers.1\)"):
+        _task(chunk=4)

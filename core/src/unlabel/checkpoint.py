@@ -178,19 +178,19 @@ def load_optimizers(path: Path, task: Task, optimizers: dict[str, Optimizer], en
         _load_sharded(moments, task, optimizers)
         return
     names = {parameter: name for name, parameter in task.named_parameters()}
-    found: dict[str, dict[str, Tensor]] = {}
+    states: dict[str, dict[str, Tensor]] = {}
     for key, value in moments.items():
         owner, _, entry = key.rpartition("/")
-        found.setdefault(owner, {})[entry] = value
+        states.setdefault(owner, {})[entry] = value
     for label, optimizer in optimizers.items():
         for group in optimizer.param_groups:
             on_device = bool(group.get("fused") or group.get("capturable"))
             for parameter in group["params"]:
-                entries = found.get(f"{label}/{names[parameter]}", {})
+                entries = states.get(f"{label}/{names[parameter]}", {})
                 if entries:
-                    optimizer.state[parameter] = {
-                        key: _like(value, parameter, on_device) for key, value in entries.items()
-                    }
+                    optimizer.state[parameter] = dict(
+                        _read_entry(key, value, parameter, on_device) for key, value in entries.items()
+                    )
 
 
 def prune(folder: Path, keep: int) -> None:
@@ -233,11 +233,11 @@ def _gathered(
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in _unique(task).items()}
     names = {parameter: name for name, parameter in task.named_parameters()}
     moments = {
-        f"{label}/{names[parameter]}/{key}": torch.as_tensor(value).detach().cpu().contiguous()
+        f"{label}/{names[parameter]}/{name}": tensor
         for label, optimizer in optimizers.items()
         for parameter in _parameters(optimizer)
         for key, value in optimizer.state.get(parameter, {}).items()
-        if value is not None
+        for name, tensor in _entry(key, value, optimizer).items()
     }
     return state, moments
 
@@ -246,11 +246,39 @@ def _parameters(optimizer: Optimizer) -> list[torch.nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _like(value: Tensor, parameter: Tensor, on_device: bool) -> Tensor:
-    """An optimizer tensor in the parameter's memory layout, on its device; a step counter only for fused updates."""
-    if value.shape == parameter.shape and value.dim() > 0:
-        return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
-    return value.to(parameter.device, copy=True) if on_device else value.clone()
+_NUMBERS: dict[str, tuple[type, torch.dtype]] = {
+    "bool": (bool, torch.bool),
+    "int": (int, torch.int64),
+    "float": (float, torch.float64),
+}
+"""Numbers of Python that an optimizer may keep, by the ending of their names in a file: a tensor would round them."""
+
+
+def _entry(key: str, value: Any, optimizer: Optimizer) -> dict[str, Tensor]:
+    """One entry of an optimizer's state as it is saved: nothing for None."""
+    if value is None:
+        return {}
+    if isinstance(value, Tensor):
+        return {key: value.detach().cpu().contiguous()}
+    for name, (kind, dtype) in _NUMBERS.items():
+        if type(value) is kind:
+            return {f"{key}:{name}": torch.tensor(value, dtype=dtype)}
+    raise UsageError(
+        f"{type(optimizer).__name__} keeps {key!r} as a {type(value).__name__}, which no checkpoint can hold: expected "
+        "tensors and numbers"
+    )
+
+
+def _read_entry(key: str, value: Tensor, parameter: Tensor, on_device: bool) -> tuple[str, Any]:
+    """The same, read: tensors on the parameter's device, a step counter only for fused updates."""
+    name, _, number = key.rpartition(":")
+    if name and number in _NUMBERS:
+        return name, value.item()
+    if value.dim() == 0:
+        return key, value.to(parameter.device, copy=True) if on_device else value.clone()
+    if value.shape == parameter.shape:  # in its memory layout
+        return key, torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+    return key, value.to(parameter.device, copy=True)
 
 
 def _whole() -> Any:

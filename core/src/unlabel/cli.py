@@ -46,6 +46,7 @@ class Kind(StrEnum):
     encoders = "encoders"
     datasets = "datasets"
     evaluations = "evaluations"
+    optimizers = "optimizers"
 
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
@@ -146,7 +147,8 @@ def _kinds(plugin: Any) -> list[str]:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="Name of a task, encoder, dataset or evaluation.")], as_json: Json = False
+    name: Annotated[str, typer.Argument(help="Name of a task, encoder, dataset, evaluation or optimizer.")],
+    as_json: Json = False,
 ) -> None:
     """Everything about one component: paper, idea, keywords, encoders, recipes."""
     from unlabel.describe import component

@@ -7,14 +7,15 @@ keyword has been checked (`unlabel.signature`), although nothing has been built.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import yaml
 
-from unlabel import claims, joining, recipe, signature
+from unlabel import claims, joining, recipe, signature, verify
 from unlabel.errors import UsageError, nearest
+from unlabel.optim import offers
 from unlabel.recipe import Combination, Recipe, Ref, task_labels, task_names
 
 if TYPE_CHECKING:
@@ -182,13 +183,13 @@ def with_overrides(original: Recipe, assignments: Iterable[str], catalog: Catalo
     data = recipe.canonical(original.model_dump(mode="json"))
     for assignment in assignments:
         path, value = assigned(assignment)
-        _assign(data, _located(path.split("."), data), value, path)
+        _assign(data, _located(path.split("."), data), _renamed(data, path, value, catalog), path)
     changed = recipe.parse(data, "")
     if changed.name != original.name:
         raise UsageError(
             f"the task {original.name} cannot be changed to {changed.name} by a setting: start from its recipe"
         )
-    signature.check(changed, catalog)
+    verify.verify(changed, catalog)
     return changed
 
 
@@ -243,6 +244,26 @@ def _located_task(rest: list[str], data: dict[str, Any]) -> list[str]:
     known = [*names, "combine", *(field for field in Combination.model_fields if field != "how")]
     hint = nearest(rest[0], known) or f"; expected {', '.join(known)}"
     raise UsageError(f"task.{rest[0]}: {'+'.join(names)} has no keyword {rest[0]!r}{hint}")
+
+
+def _renamed(data: Any, path: str, value: Any, catalog: Catalog) -> Any:
+    """A bare name for a stage's optimizer or schedule, with the options of the one before that it takes too."""
+    kind: Literal["optimizer", "schedule"]
+    match path.split("."):
+        case ["stages", number, "optimizer" as field]:
+            kind, fields = "optimizer", _step(data["stages"], number, path)
+        case ["stages", number, "optimizers", field]:
+            kind, fields = "optimizer", _step(data["stages"], number, path)["optimizers"]
+        case ["stages", number, "schedule" | "weight_decay" as field]:
+            kind, fields = "schedule", _step(data["stages"], number, path)
+        case _:
+            return value
+    before = fields.get(field)
+    if not isinstance(value, str):
+        return value
+    if not isinstance(before, Mapping):
+        return value if field == "weight_decay" else {"name": value}
+    return {"name": value, "options": offers.kept_options(kind, Ref.model_validate(before), value, catalog)}
 
 
 def _assign(data: Any, parts: list[str], value: Any, path: str) -> None:

@@ -19,7 +19,7 @@ def component(offer: Offer, catalog: Catalog) -> dict[str, Any]:
     """Everything about one name: document, keywords, and for a task its recipes, data and encoders."""
 
     target = offer.load()
-    skip = {"tasks": 1, "evaluations": 1, "observers": 1}.get(offer.kind, 0)
+    skip = {"tasks": 1, "evaluations": 1, "optimizers": 1, "observers": 1}.get(offer.kind, 0)
     meanings = _meanings(target)
     keywords = [
         {

@@ -8,8 +8,8 @@ gradients are averaged in one flattened all-reduce inside `Engine.update`, so an
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from unlabel.recipe import Execution, Stage
     from unlabel.task import Batch, Task
 
-__all__ = ["Engine", "average", "gather"]
+__all__ = ["Engine", "average", "gather", "moved"]
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -61,6 +61,8 @@ class Engine:
         self.compile, self.shard = compile, shard
         self.scaler = torch.amp.grad_scaler.GradScaler(self.device.type, enabled=self.precision == "fp16")
         self._losses: dict[nn.Module, Callable[[Batch], dict[str, Tensor]]] = {}
+        self._in_iteration = False
+        self._stepped: set[int] = set()  # ids of the optimizers that have stepped since the scaler was updated
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
@@ -99,7 +101,9 @@ class Engine:
         """Move the task to the device in place; equal parameters on every process; shard if asked."""
         task.to(self.device)
         if not self.shard and any(isinstance(module, nn.Conv2d) for module in task.modules()):
-            task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 10-25 % of a convolution's time
+            for tensor in (*task.parameters(), *task.buffers()):
+                if tensor.ndim == 4:  # 10-25 % of a convolution's time; weights of 5 dimensions have no such layout
+                    tensor.data = tensor.data.to(memory_format=torch.channels_last)
         if self.world > 1:
             for tensor in [*task.parameters(), *task.buffers()]:
                 dist.broadcast(tensor.data, src=0)
@@ -137,38 +141,76 @@ class Engine:
 
     def to_device(self, batch: Batch) -> Batch:
         """The batch with its tensors on the device."""
-        if self.device.type == "cpu":
-            return batch
-        return {
-            name: value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
-            for name, value in batch.items()
-        }
+        return batch if self.device.type == "cpu" else cast("Batch", moved(batch, self.device))
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate gradients of `loss` (scaled first under fp16)."""
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
-    def update(self, task: Task, optimizer: Optimizer, stage: Stage) -> Tensor:
+    @contextmanager
+    def iteration(self) -> Iterator[None]:
+        """One iteration of the loop, with any number of backwards and updates in it.
+
+        The fp16 loss scale stays the same from the first backward to the last update, and is adapted once, at the
+        end. The loop opens one around each training step, so a task need not care; an update made outside of any is
+        an iteration of its own.
+        """
+        self._in_iteration = True
+        try:
+            yield
+        finally:
+            self._in_iteration = False
+        self._adapt_scale()
+
+    def update(self, task: Task, optimizers: Optimizer | Mapping[str, Optimizer], stage: Stage) -> Tensor:
         """Average over processes, clip as the stage says, step, clear the gradients.
 
+        Args:
+            task: whose parameters they are.
+            optimizers: one, or several by name, whose gradients are averaged in one go and clipped together; one
+                whose parameters got no gradient does not step.
+            stage: says how to clip.
+
         Returns:
-            Norm of the averaged gradient before clipping: float32 scalar on the device.
+            Norm of the averaged gradient before clipping, over all parameters of these optimizers: float32 scalar on
+            the device.
         """
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        self.scaler.unscale_(optimizer)
-        gradients = [cast(Tensor, p.grad) for p in parameters]
+        given = list(optimizers.values()) if isinstance(optimizers, Mapping) else [optimizers]
+        learning = {optimizer: found for optimizer in given if (found := _with_gradient(optimizer))}
+        parameters = [parameter for found in learning.values() for parameter in found]
+        gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
         if not self.shard:
-            average(gradients, self.world)
+            average(gradients, self.world)  # before the scaler looks, or one process skips an update the others take
+        for optimizer in learning:
+            self._unscale(optimizer)
         norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros((), device=self.device)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # a sharded tensor's norm, summed up
         if stage.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, stage.clip_norm, norm)
         if stage.clip_tensor_norm is not None:
             _clip_each(gradients, stage.clip_tensor_norm)
-        self.scaler.step(optimizer)
-        self.scaler.update()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in learning:
+            self.scaler.step(optimizer)
+            self._stepped.add(id(optimizer))
+        for optimizer in given:
+            optimizer.zero_grad(set_to_none=True)
+        if not self._in_iteration:
+            self._adapt_scale()
         return norm.detach()
+
+    def _unscale(self, optimizer: Optimizer) -> None:
+        """Divide the gradients of an optimizer by the loss scale, and note whether there is an infinite one."""
+        if id(optimizer) in self._stepped and self.scaler.is_enabled():
+            # A second update of this iteration: what the scaler noted at the first counts when the scale is adapted.
+            states = self.scaler._per_optimizer_states
+            states[-1 - len(states)] = states.pop(id(optimizer))
+        self.scaler.unscale_(optimizer)
+
+    def _adapt_scale(self) -> None:
+        """The next loss scale, from all that was seen since the last time; nothing without an update."""
+        if self._stepped:
+            self.scaler.update()
+        self._stepped.clear()
 
     def mean(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """Averages of named numbers over the processes."""
@@ -204,6 +246,21 @@ class Engine:
         """Leave the process group."""
         if self.world > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """A batch, or whatever is in one, with its tensors on `device`: through mappings, lists, tuples and named tuples.
+
+    Copies from pinned memory do not wait for the device. What is neither stays as it is.
+    """
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, Mapping):
+        return {name: moved(entry, device) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        entries = [moved(entry, device) for entry in value]
+        return type(value)(*entries) if hasattr(value, "_fields") else type(value)(entries)
+    return value
 
 
 def average(tensors: Iterable[Tensor], world: int) -> None:
@@ -254,6 +311,10 @@ class _Gather(torch.autograd.Function):
         dist.all_reduce(total)
         start = dist.get_rank() * ctx.count
         return total[start : start + ctx.count]
+
+
+def _with_gradient(optimizer: Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
 def _clip_each(gradients: list[Tensor], largest: float) -> None:

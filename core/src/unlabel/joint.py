@@ -231,6 +231,10 @@ class Joint(Task):
             metrics[f"cosine_{left}_{right}"] = cosines[i, j]
         return metrics
 
+    def configure_stage(self, stage: Stage) -> Stage:
+        """As the first part says, whose recipe the stages are from."""
+        return self.part(self.first).configure_stage(stage)
+
     def after_update(self, progress: Progress) -> None:
         for label in self.parts:
             self.part(label).after_update(progress)

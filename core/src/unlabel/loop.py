@@ -75,7 +75,7 @@ def train(training: Training) -> None:
         RunError: loss not finite, too many bad samples, checkpoint not writable.
     """
     recipe, dataset, folder = training.recipe, training.dataset, training.folder
-    stages = [stage.resolved(len(dataset)) for stage in recipe.stages]
+    stages = [training.task.configure_stage(stage.resolved(len(dataset))) for stage in recipe.stages]
     start = resume(recipe, training.task, training.engine, folder)
     quarantine = Quarantine(folder / "quarantine.jsonl", len(dataset), recipe.max_bad)
     with _Signals() as signals:
@@ -97,8 +97,12 @@ def run_stage(training: Training, stage: Stage, start: Position, quarantine: Qua
 
     task.train()
     task.zero_grad(set_to_none=True)  # of parameters that an earlier stage froze but still reached
+    task.progress = Progress(
+        start.stage, start.step, horizon, stage.epoch_of(start.step, len(dataset)), start.total_step
+    )
     task.enter_stage(stage)
     optimizers = task.optimizers(stage)
+    optim.check_names(stage, optimizers)
     if start.step:
         checkpoint.load_optimizers(_path(checkpoints, start), task, optimizers, engine)
     workers = data.default_workers(engine) if recipe.execution.workers is None else recipe.execution.workers
@@ -128,8 +132,9 @@ def run_stage(training: Training, stage: Stage, start: Position, quarantine: Qua
             task.enter_epoch(progress, resumed=begun_before)
 
         seeds.seed(recipe.seed, start.stage, step, engine.rank)  # all randomness of this update
-        optim.set_lr(optimizers, stage, step)
-        metrics = task.training_step(batches, optimizers, engine, stage)
+        optim.set_schedules(optimizers, stage, step)
+        with engine.iteration():
+            metrics = task.training_step(batches, optimizers, engine, stage)
         progress = Progress(start.stage, step + 1, horizon, progress.epoch, progress.total_step + 1)
         task.progress = progress
         task.after_update(progress)

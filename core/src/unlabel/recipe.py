@@ -8,16 +8,14 @@ and every keyword is checked against the real signature, with its type, before a
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -25,10 +23,9 @@ from pydantic import (
     model_validator,
 )
 
+from unlabel import flat_fields
 from unlabel.errors import UsageError, nearest
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from unlabel.stage import Group, Ref, Stage, Strict
 
 __all__ = [
     "Combination",
@@ -51,176 +48,7 @@ _VERSION = 2
 _WRITTEN = {"execution", "keep", "max_bad"}  # fields that a recipe has if a run wrote it, and hardly otherwise
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
-
-
-class Ref(BaseModel):
-    """A name from the catalog with the keywords it is built with: ``Ref("sonar/conv", dim=512)``.
-
-    The name may also be ``package.module:factory``. In files: ``{"name": "sonar/conv", "dim": 512}``; a keyword
-    that is itself called ``name`` stands under ``options``.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str
-    options: dict[str, Any] = Field(default_factory=dict)
-
-    def __init__(self, name: str, /, **options: Any) -> None:
-        super().__init__(name=name, options=options)
-
-    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # pydantic's word for: validate without it
-
-    @model_validator(mode="before")
-    @classmethod
-    def _flat(cls, value: Any) -> Any:
-        """Accept the flat form of files and a bare name."""
-        if isinstance(value, str):
-            return {"name": value}
-        if not isinstance(value, Mapping):
-            return value
-        named = {"name": value["name"]} if "name" in value else {}
-        nested = value.get("options", {})
-        if not isinstance(nested, Mapping):
-            return {**named, "options": {key: entry for key, entry in value.items() if key != "name"}}
-        return {**named, "options": {**nested, **{k: v for k, v in value.items() if k not in ("name", "options")}}}
-
-    @model_serializer
-    def _serialise(self) -> dict[str, Any]:
-        if self.options.keys() & {"name", "options"}:
-            return {"name": self.name, "options": self.options}
-        return {"name": self.name, **self.options}
-
-    def with_options(self, **options: Any) -> Ref:
-        """The same name with some keywords changed."""
-        return self.model_copy(update={"options": {**self.options, **options}})
-
-
-class Group(_Strict):
-    """Parameters whose name matches `pattern` (shell style) differ from the rest of their stage."""
-
-    pattern: str = Field(description="shell-style pattern over parameter names, e.g. '*.bias' or 'predictor.*'")
-    lr_scale: float = Field(default=1.0, ge=0, description="multiplies the learning rate")
-    weight_decay: float | None = Field(default=None, ge=0, description="replaces the stage's weight decay")
-    freeze: bool = Field(default=False, description="not trained in this stage")
-    fixed_lr: bool = Field(default=False, description="keeps its peak learning rate: no warm-up, no decay")
-
-
-class Stage(_Strict):
-    """One phase of training: how long, how many samples an update, which optimizer and schedule.
-
-    Give `steps` or `epochs`. Stopping earlier than the schedule's end is `horizon` (or `horizon_epochs`):
-    the schedule is computed for the horizon, training stops at `steps`.
-    """
-
-    name: str = Field(default="main", description="shown in logs")
-    steps: int | None = Field(default=None, ge=0, description="updates in this stage; 0 leaves it out")
-    epochs: float | None = Field(default=None, gt=0, description="passes over the training data, instead of `steps`")
-    horizon: int | None = Field(
-        default=None, ge=1, description="updates the schedule is computed for; default: `steps`"
-    )
-    horizon_epochs: float | None = Field(default=None, gt=0, description="the same in epochs")
-    batch_size: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
-        default=256,
-        description="samples per update, over all processes and micro-batches; 'all': every training sample",
-    )
-    accumulate: int = Field(default=1, ge=1, description="micro-batches per update")
-    last_batch: Literal["drop", "straddle"] = Field(
-        default="drop",
-        description="samples that do not fill a batch at the end of an epoch: left out of it, others each epoch; or "
-        "followed by the first of the next epoch, among which they may be again (version 0.1)",
-    )
-    optimizer: str = Field(default="adamw", description="adamw, adam, sgd, lars or any class of torch.optim")
-    lr: float = Field(default=1.5e-4, ge=0, description="peak learning rate")
-    lr_batch_size: int | None = Field(
-        default=None, ge=1, description="`lr` is stated for this batch size and scaled linearly"
-    )
-    min_lr: float = Field(default=0.0, ge=0, description="learning rate at the end of the schedule")
-    warmup_steps: int | None = Field(default=None, ge=0, description="updates of linear warm-up")
-    warmup_epochs: float | None = Field(default=None, ge=0, description="the same in epochs")
-    warmup_start_lr: float = Field(default=0.0, ge=0, description="learning rate at the first update")
-    warmup_inclusive: bool = Field(
-        default=False, description="the last update of the warm-up has the peak rate already, not the first one after"
-    )
-    schedule: Literal["cosine", "constant", "linear", "step", "polynomial"] = "cosine"
-    milestones: tuple[float, ...] = Field(
-        default=(), description="schedule 'step': fractions of the horizon, in (0, 1)"
-    )
-    gamma: float = Field(default=0.1, gt=0, description="schedule 'step': factor at each milestone")
-    power: float = Field(default=1.0, gt=0, description="schedule 'polynomial': exponent")
-    weight_decay: float = Field(default=0.05, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    nesterov: bool = False
-    trust_coefficient: float = Field(default=0.001, gt=0, description="lars: trust coefficient")
-    clip_norm: float | None = Field(default=None, gt=0, description="largest norm of the gradient, over all parameters")
-    clip_tensor_norm: float | None = Field(
-        default=None, gt=0, description="largest norm of the gradient of each tensor"
-    )
-    layer_decay: float | None = Field(
-        default=None, gt=0, le=1, description="learning-rate factor per layer below the top"
-    )
-    decay_vectors: bool = Field(default=False, description="apply weight decay to biases and 1-D parameters too")
-    groups: list[Group] = Field(default_factory=list)
-    weights: dict[str, float] = Field(default_factory=dict, description="weights of the task's named losses")
-    options: dict[str, Any] = Field(default_factory=dict, description="what the task's enter_stage reads")
-
-    @model_validator(mode="after")
-    def _one_length(self) -> Stage:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give either `steps` or `epochs`")
-        if self.warmup_steps is not None and self.warmup_epochs is not None:
-            raise ValueError("give either `warmup_steps` or `warmup_epochs`")
-        if self.horizon is not None and self.horizon_epochs is not None:
-            raise ValueError("give either `horizon` or `horizon_epochs`")
-        if (self.horizon or math.inf) < (self.steps or 0) or (self.horizon_epochs or math.inf) < (self.epochs or 0):
-            raise ValueError("the schedule's horizon is before the end of the stage")
-        return self
-
-    def resolved(self, samples: int) -> Stage:
-        """The same stage with every length in updates, for a training set of `samples` samples."""
-        size = samples if self.batch_size == "all" else self.batch_size
-        each = max(1, samples // size) if self.last_batch == "drop" else samples / size  # updates of an epoch
-        steps = self.steps if self.steps is not None else math.ceil((self.epochs or 0) * each)
-        horizon = self.horizon or (math.ceil(self.horizon_epochs * each) if self.horizon_epochs else steps)
-        warmup = self.warmup_steps if self.warmup_steps is not None else round((self.warmup_epochs or 0) * each)
-        horizon = max(horizon, steps)  # one may be stated in updates and the other in epochs
-        changes = {"steps": steps, "epochs": None, "horizon": horizon, "horizon_epochs": None, "batch_size": size}
-        return self.model_copy(update={**changes, "warmup_steps": min(warmup, horizon), "warmup_epochs": None})
-
-    def epoch_of(self, step: int, samples: int) -> int:
-        """The epoch in which a resolved stage's update `step` begins, from 0, for `samples` training samples."""
-        if self.last_batch == "drop":
-            return step // max(1, samples // self.size)
-        return step * self.size // samples
-
-    @property
-    def size(self) -> int:
-        """Samples per update of a resolved stage."""
-        if self.batch_size == "all":
-            raise ValueError(f"stage {self.name!r} has no batch size before it is resolved for a dataset")
-        return self.batch_size
-
-    @property
-    def warmup(self) -> int:
-        """Warm-up of a resolved stage, in updates."""
-        return self.warmup_steps or 0
-
-    @property
-    def peak_lr(self) -> float:
-        """`lr`, scaled to this batch size if `lr_batch_size` says what it was stated for."""
-        return self.lr * self.size / self.lr_batch_size if self.lr_batch_size else self.lr
-
-    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """The scalar to differentiate, out of a task's named terms; see `unlabel.combine.total`."""
-        from unlabel import combine
-
-        return combine.total(dict(terms), self.weights or None)
-
-
-class Execution(_Strict):
+class Execution(Strict):
     """Where and how a recipe runs; changes speed, and rounding at most."""
 
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
@@ -233,7 +61,7 @@ class Execution(_Strict):
     deterministic: bool = Field(default=False, description="deterministic kernels on accelerators")
 
 
-class Judging(_Strict):
+class Judging(Strict):
     """How an encoder is judged: on how many samples, how they are read, how often while it trains."""
 
     train: int | None = Field(
@@ -254,7 +82,7 @@ class Judging(_Strict):
     )
 
 
-class Combination(_Strict):
+class Combination(Strict):
     """How several tasks on shared encoders become one update; see `unlabel.joint.Joint`."""
 
     how: Literal["sum", "pareto"] = Field(
@@ -268,7 +96,7 @@ class Combination(_Strict):
     )
 
 
-class Recipe(_Strict):
+class Recipe(Strict):
     """A whole run as data.
 
     One task and one encoder are written as ``task`` and ``encoder``, here and in files; several as ``tasks``, a list,
@@ -522,6 +350,8 @@ def explain(error: ValidationError, within: str = "") -> str:
 
 def _nearest_field(name: str, owner: type[BaseModel]) -> str:
     """The nearest field of `owner`, or the same field where it really lives."""
+    if owner is Recipe and name in flat_fields.FIELDS:
+        return f"; did you mean stages.0.{flat_fields.FIELDS[name]}?"
     others: list[tuple[str, type[BaseModel]]] = [
         ("stages.0.", Stage),
         ("execution.", Execution),
@@ -534,4 +364,7 @@ def _nearest_field(name: str, owner: type[BaseModel]) -> str:
         return f"; did you mean {places[0]}?"
     written = {"tasks": "task", "encoders": "encoder"} if owner is Recipe else {}
     fields = [written.get(field, field) for field in owner.model_fields]
-    return nearest(name, [*fields, *written]) or f"; the fields are {', '.join(fields)}"
+    return (
+        nearest(name, [*fields, *written, *(flat_fields.FIELDS if owner is Stage else ())])
+        or f"; the fields are {', '.join(fields)}"
+    )

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unlabel import build, checkpoint, data, embed, export, judge, loop
+from unlabel import build, checkpoint, data, embed, export, judge, loop, optim, verify
 from unlabel.catalog.plugins import Catalog
 from unlabel.data import Dataset
 from unlabel.engine import Engine
@@ -126,6 +126,7 @@ class Session:
         if samples is None or not len(samples):
             raise UsageError(f"{self.recipe.dataset.name} has no training samples")
         self.samples = samples
+        verify.verify_stages(self.recipe, self.catalog)
         for stage in self.recipe.stages:
             data.check(samples, stage, self.engine.world)
         started = resuming and checkpoint.newest(self.checkpoints, self.recipe.name) is not None
@@ -155,7 +156,7 @@ class Session:
         for stage in self.recipe.stages:
             self.task.enter_stage(stage)
             try:
-                self.task.optimizers(stage.resolved(len(self.samples)))
+                optim.check_names(stage, self.task.optimizers(stage.resolved(len(self.samples))))
             except UsageError:
                 raise
             except ValueError as error:  # torch's optimizers check their numbers

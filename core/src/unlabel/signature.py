@@ -6,14 +6,14 @@ constructor or function itself; this module reads it there.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from unlabel.catalog import importing
 from unlabel.errors import UsageError, nearest
 from unlabel.recipe import Recipe, Ref, explain
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from unlabel.catalog.plugins import Catalog
 
 __all__ = [
-    "check",
     "encoder_of",
     "encoder_parts",
     "factory",
@@ -29,53 +28,9 @@ __all__ = [
     "made_by",
     "parameters",
     "required",
+    "takes",
     "with_defaults",
 ]
-
-
-def check(recipe: Recipe, catalog: Catalog) -> None:
-    """Check every keyword of every component against its real signature and type, without building any.
-
-    Args:
-        recipe: its keywords are converted in place.
-        catalog: what is installed.
-
-    Raises:
-        UsageError: an unknown name or keyword (with the nearest), a value of the wrong type, or an encoder too many or
-            too few for the tasks.
-    """
-    for ref in recipe.tasks:
-        role = "task" if len(recipe.tasks) == 1 else f"task.{ref.name}"
-        make = catalog.load("tasks", ref.name)
-        ref.options = keywords(ref, make, role, skip=len(encoder_parts(make)))
-    _check_encoders(recipe, catalog)
-    for name, ref in recipe.encoders.items():
-        role = "encoder" if len(recipe.encoders) == 1 else f"encoders.{name}"
-        ref.options = keywords(ref, factory(ref, "encoders", catalog), role)
-    recipe.dataset.options = keywords(recipe.dataset, factory(recipe.dataset, "datasets", catalog), "dataset")
-    for ref in recipe.evaluations or ():
-        keywords(ref, catalog.load("evaluations", ref.name), "evaluation", skip=1)
-    for name in recipe.first_weights:
-        if name not in recipe.encoders:
-            raise UsageError(f"init.{name}: there is no encoder {name!r}{nearest(name, recipe.encoders)}")
-
-
-def _check_encoders(recipe: Recipe, catalog: Catalog) -> None:
-    """Whether every part of every task gets an encoder, and every encoder goes somewhere."""
-    used: set[str] = set()
-    for ref in recipe.tasks:
-        make = catalog.load("tasks", ref.name)
-        for part, needed in encoder_parts(make).items():
-            source = encoder_of(part, make, recipe)
-            if source is not None:
-                used.add(source)
-            elif needed:
-                parts = ", ".join(encoder_parts(make))
-                raise UsageError(f"{ref.name} has the encoders {parts}: give --encoder {part}=NAME")
-    for name in recipe.encoders.keys() - used:
-        known = [part for ref in recipe.tasks for part in encoder_parts(catalog.load("tasks", ref.name))]
-        hint = nearest(name, known) or f"; it has {', '.join(dict.fromkeys(known))}"
-        raise UsageError(f"encoders.{name}: {recipe.name} has no encoder of that name{hint}")
 
 
 def encoder_parts(task: Callable[..., Any]) -> dict[str, bool]:
@@ -118,17 +73,7 @@ def factory(ref: Ref, kind: str, catalog: Catalog) -> Callable[..., Any]:
     """
     if ":" not in ref.name or kind != "encoders":
         return typing.cast(Callable[..., Any], catalog.load(kind, ref.name))
-    module, _, attribute = ref.name.partition(":")
-    try:
-        home = importlib.import_module(module)
-    except Exception as error:  # the user's own code: an error in it is theirs to read, not a bug of ours
-        reason = f"{type(error).__name__}: {error}"
-        raise UsageError(
-            f"{ref.name}: {module!r} cannot be imported ({reason}); is its folder on PYTHONPATH?"
-        ) from error
-    if not hasattr(home, attribute):
-        raise UsageError(f"{ref.name}: module {module!r} has no {attribute!r}{nearest(attribute, dir(home))}")
-    target = getattr(home, attribute)
+    target = importing.attribute(ref.name)
     if not callable(target):
         raise UsageError(f"{ref.name} is a {type(target).__name__}, not a class or function that makes an encoder")
     if ref.name not in catalog.trusted and not _makes_module(target):
@@ -160,18 +105,21 @@ def _hints(target: Any) -> dict[str, Any]:
         return {}
 
 
-def keywords(ref: Ref, target: Callable[..., Any], role: str, skip: int = 0) -> dict[str, Any]:
+def keywords(
+    ref: Ref, target: Callable[..., Any], role: str, skip: int = 0, given: Collection[str] = ()
+) -> dict[str, Any]:
     """The options of a Ref, checked and converted against the signature of what they are given to.
 
     Args:
         ref: name and options.
         target: class or function; its first `skip` parameters are not options.
         role: how the user addresses it (``task``, ``encoder``, ...).
+        given: keywords that somebody else gives; they are no options.
 
     Raises:
         UsageError: unknown keyword, missing one, or a value of the wrong type.
     """
-    known = parameters(target, skip)
+    known = {name: parameter for name, parameter in parameters(target, skip).items() if name not in given}
     checked = {}
     for name, value in ref.options.items():
         if name not in known:
@@ -182,9 +130,21 @@ def keywords(ref: Ref, target: Callable[..., Any], role: str, skip: int = 0) -> 
         except ValidationError as error:
             raise UsageError(f"{role}.{explain(error, name)}") from error
     for name in required(target, skip):
-        if name not in ref.options:
+        if name not in ref.options and name not in given:
             raise UsageError(f"{ref.name} needs {role}.{name}: {_way(ref, role, name)}")
     return checked
+
+
+def takes(target: Callable[..., Any], name: str, value: Any) -> bool:
+    """Whether a class or function has a keyword of that name, and for such a value."""
+    parameter = parameters(target).get(name)
+    if parameter is None:
+        return False
+    try:
+        _adapter(parameter.annotation).validate_python(value)
+    except ValidationError:
+        return False
+    return True
 
 
 def _way(ref: Ref, role: str, name: str) -> str:

@@ -2,8 +2,8 @@
 
 A task owns its networks, its loss and whatever happens after an update. Everything else (order of the
 data, devices, precision, saving) belongs to the loop, which knows no task. Write a task by subclassing
-`Task` and giving it `loss` and `encode`; override `training_step`, `optimizers`, `after_update`,
-`enter_stage`, `enter_epoch`, `transform` or `show` where the method differs. Those are meant to be
+`Task` and giving it `loss` and `encode`; override `training_step`, `configure_stage`, `optimizers`,
+`after_update`, `enter_stage`, `enter_epoch`, `transform` or `show` where the method differs. Those are meant to be
 overridden; nothing else is.
 """
 
@@ -118,9 +118,9 @@ class Task(nn.Module):
     progress: Progress = Progress(stage=0, step=0, steps=1, epoch=0, total_step=0)
     """Where the run stands: read it in `training_step` or `loss`; nothing of it belongs into the state.
 
-    The loop sets it before each update, which it does not count yet, and again once the update is done; a loaded
-    checkpoint sets it to where it was saved. A task outside of any run stands at the beginning. What is compiled
-    (``--compile``) should not read its numbers: they change with each update."""
+    The loop sets it when a stage is entered, before each update, which it does not count yet, and again once the update
+    is done; a loaded checkpoint sets it to where it was saved. A task outside of any run stands at the beginning. What
+    is compiled (``--compile``) should not read its numbers: they change with each update."""
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return named scalars. ``"loss"`` drives the update; several losses are named ``"loss_..."`` and
@@ -174,6 +174,13 @@ class Task(nn.Module):
     def finetune_transform(self) -> Transform | None:
         """How one raw sample becomes a training sample of supervised fine-tuning; by default as for evaluation."""
         return self.eval_transform()
+
+    def configure_stage(self, stage: Stage) -> Stage:
+        """The stage as this method trains it, e.g. with a weight decay that rises; by default as the recipe says.
+
+        Called once a stage, with its lengths resolved, before anything is built for it. Returns a copy, or the same.
+        """
+        return stage
 
     def optimizers(self, stage: Stage) -> dict[str, Optimizer]:
         """The optimizers of a stage by name; by default one over every trainable parameter, as the stage says."""

@@ -28,6 +28,11 @@ def evaluations() -> dict[str, str]:
 
 
 @hookimpl
+def optimizers() -> dict[str, str]:
+    return {"right/heavy": "toyright.heavy:HeavyBall"}
+
+
+@hookimpl
 def observers() -> dict[str, str]:
     return {"right/diary": "toyright.listening:Diary"}
 

@@ -22,5 +22,10 @@ def evaluations() -> dict[str, str]:
 
 
 @hookimpl
+def optimizers() -> dict[str, str]:
+    return {"lars": "unlabel.optim.lars:LARS"}
+
+
+@hookimpl
 def observers() -> dict[str, str]:
     return {"tensorboard": "unlabel.logs:TensorBoard", "wandb": "unlabel.logs:WandB"}

@@ -1,7 +1,7 @@
-"""The six hooks a plugin may implement. Each returns a dictionary of names; none imports anything heavy.
+"""The seven hooks a plugin may implement. Each returns a dictionary of names; none imports anything heavy.
 
 The first four map a name (``"sonar/echo_order"``) to ``"package.module:attribute"``, a string, so that
-listing what is installed imports neither torch nor the plugin's libraries. So do the last two. In place
+listing what is installed imports neither torch nor the plugin's libraries. So do the others. In place
 of a target, `unlabel.Moved` keeps the old name of something working for a release.
 """
 
@@ -40,6 +40,11 @@ def evaluations() -> Mapping[str, str | Moved]:  # type: ignore[empty-body]
 
 
 @hookspec
+def optimizers() -> Mapping[str, str | Moved]:  # type: ignore[empty-body]
+    """Optimizers: subclasses of `torch.optim.Optimizer` with a keyword `lr`, chosen by a stage of the recipe."""
+
+
+@hookspec
 def commands() -> Mapping[str, str | Moved]:  # type: ignore[empty-body]
     """Subcommands of the command line: typed functions, as typer takes them."""
 
@@ -49,4 +54,4 @@ def observers() -> Mapping[str, str | Moved]:  # type: ignore[empty-body]
     """Loggers: subclasses of `unlabel.Observer`, chosen with ``--observe``."""
 
 
-HOOKS = ("tasks", "encoders", "datasets", "evaluations", "commands", "observers")
+HOOKS = ("tasks", "encoders", "datasets", "evaluations", "optimizers", "commands", "observers")

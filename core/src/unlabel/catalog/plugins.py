@@ -43,7 +43,7 @@ BUILT_IN = "core"
 SECONDS = 5.0
 
 _NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-_PREFIXED = ("tasks", "encoders", "datasets")
+_PREFIXED = ("tasks", "encoders", "datasets", "optimizers")
 _HEAVY = ("torch", "numpy", "scipy", "sklearn", "pandas")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from unlabel.data.dataset import Dataset, collate
 from unlabel.data.order import Order
 from unlabel.errors import UsageError
+from unlabel.show.media import Media
 from unlabel.task import Batch, Sample, Transform
 
 __all__ = ["Concatenated"]
@@ -77,6 +79,22 @@ class Concatenated(Dataset):
     def prepare(self) -> None:
         for dataset in self.datasets:
             dataset.prepare()
+
+    def assets(self) -> Mapping[str, Path]:
+        """Every dataset's, as ``NUMBER/name``."""
+        parts = enumerate(dataset.assets() for dataset in self.datasets)
+        return {f"{number}/{name}": path for number, entries in parts for name, path in entries.items()}
+
+    def use_assets(self, assets: Mapping[str, Path]) -> None:
+        for number, dataset in enumerate(self.datasets):
+            prefix = f"{number}/"
+            own = {name.removeprefix(prefix): path for name, path in assets.items() if name.startswith(prefix)}
+            dataset.use_assets(own)
+
+    def show(self, sample: Sample) -> Media | np.ndarray | None:
+        """As the first dataset shows it that shows anything of it."""
+        shown = (dataset.show(sample) for dataset in self.datasets)
+        return next((media for media in shown if media is not None), None)
 
     def order(self, number: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
         return None if self._order is None else self._order(number, size, seed)

@@ -95,9 +95,9 @@ def finetune(
     seeds.seed(frozen.seed)
     model = Classifier(frozen.task, features.shape[1], len(frozen.classes)).to(frozen.engine.device)
 
-    chosen = np.intersect1d(frozen.indices("train"), np.flatnonzero(frozen.labels("train") >= 0))
-    size = min(batch_size, len(chosen))
-    per_epoch = len(chosen) // size
+    indices = np.intersect1d(frozen.indices("train"), np.flatnonzero(frozen.labels("train") >= 0))
+    size = min(batch_size, len(indices))
+    per_epoch = len(indices) // size
     stage = Stage(
         steps=epochs * per_epoch,
         warmup_steps=round(warmup_epochs * per_epoch),
@@ -106,8 +106,8 @@ def finetune(
         lr_batch_size=256,
         weight_decay=weight_decay,
         layer_decay=layer_decay if isinstance(frozen.task, optim.Layered) else None,
-    ).resolved(len(chosen))
-    loss = _train(model, frozen, stage, chosen, epochs, label_smoothing)
+    ).resolved(len(indices))
+    loss = _train(model, frozen, stage, indices, epochs, label_smoothing)
 
     scores, truth = frozen.of(model).labelled("test")
     best = scores.argmax(dim=1)
@@ -119,7 +119,7 @@ def finetune(
 
 
 def _train(
-    model: Classifier, frozen: Frozen, stage: Stage, chosen: np.ndarray, epochs: int, label_smoothing: float
+    model: Classifier, frozen: Frozen, stage: Stage, indices: np.ndarray, epochs: int, label_smoothing: float
 ) -> float:
     """Train in place; returns the mean loss of the last epoch."""
     engine, labels = frozen.engine, torch.from_numpy(frozen.labels("train"))
@@ -127,7 +127,7 @@ def _train(
     updates: list[int] = []  # of each epoch: samples that cannot be read are left out
 
     def batches() -> Iterator[Batch]:
-        for epoch, order in supervised.orders(chosen, stage.size, epochs, frozen.seed):
+        for epoch, order in supervised.orders(indices, stage.size, epochs, frozen.seed):
             updates.append(0)
             for batch in frozen.batches("train", transform, order=order, batch_size=stage.size, epoch=epoch):
                 updates[-1] += 1

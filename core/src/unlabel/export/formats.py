@@ -73,19 +73,21 @@ def _onnx(encoder: nn.Module, out: Path) -> str:
     except ImportError as error:
         raise UsageError("--format onnx needs `pip install 'unlabel[onnx]'`") from error
     example = _example(encoder)
-    traced = _traced(encoder, example)
+    single = isinstance(example, Tensor)
+    inputs = [name if isinstance(example, Mapping) else f"x{name}" for name in examples.tensors(example)]
     with warnings.catch_warnings(action="ignore"):  # torch's own, about its own insides
-        program = torch.onnx.export(traced, dynamo=True, verbose=False)
+        program = torch.onnx.export(
+            _traced(encoder, example), dynamo=True, verbose=False, input_names=None if single else inputs
+        )
     if program is None:
         raise RunError("the encoder cannot be written as ONNX")
     program.save(str(out / "encoder.onnx"))
     session = "import onnxruntime\nimport torch\n\nsession = onnxruntime.InferenceSession('encoder.onnx')\n"
-    if isinstance(example, Tensor):
+    if single:
         return (
             f"{session}name = session.get_inputs()[0].name\n\n\ndef model(x):\n"
             "    return torch.from_numpy(session.run(None, {name: x.numpy()})[0])\n"
         )
-    inputs = [str(name) for name in traced.graph_signature.user_inputs]
     return (
         f"{session}names = [entry.name for entry in session.get_inputs()]  # without those that change nothing\n\n\n"
         f"def model({', '.join(inputs)}):\n    given = {{{', '.join(f'{name!r}: {name}' for name in inputs)}}}\n"

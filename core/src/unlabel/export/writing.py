@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
@@ -17,6 +16,7 @@ from unlabel.errors import RunError, UsageError
 from unlabel.export import checking, formats
 from unlabel.export.protocols import Exportable, Preprocessed, Transforming, Tried, Written
 from unlabel.recipe import Ref
+from unlabel.storage import assets
 
 if TYPE_CHECKING:
     from unlabel.run import Run
@@ -160,30 +160,11 @@ def _weights_of(encoder: nn.Module, out: Path) -> str:
 
 
 def _copy_assets(run: Path, out: Path) -> None:
-    """What the run depends on besides weights, checked against its list of hashes.
-
-    Raises:
-        RunError: one is missing or altered, or the list is damaged.
-    """
-    listing = run / "assets.json"
-    if not listing.is_file():
-        return
-    try:
-        entries = {str(name): str(digest) for name, digest in json.loads(listing.read_text(encoding="utf-8")).items()}
-    except (OSError, ValueError, AttributeError) as error:
-        raise RunError(f"{listing} is damaged: {error}") from error
-    for name, digest in entries.items():
-        place = PurePosixPath(name)
-        if place.is_absolute() or ".." in place.parts:
-            raise RunError(f"{listing} is damaged: {name!r} leads out of the run")
-        source, target = run / "assets" / place, out / "assets" / place
-        if not source.is_file():
-            raise RunError(f"{source} is missing; the encoder cannot be exported without it")
+    """What the run depends on besides weights, checked against its list of hashes."""
+    for key, source in assets.load_all(run).items():
+        target = out / assets.FOLDER / key
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
-        with target.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                raise RunError(f"{source} is damaged: its content does not match the hash in {listing.name}")
 
 
 def _readme(encoder: nn.Module, origin: Origin, code: str, preprocessed: bool) -> str:

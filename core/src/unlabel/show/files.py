@@ -17,6 +17,7 @@ import numpy as np
 
 from unlabel.show import limits
 from unlabel.show.media import Clip, Mark, Media, Picture, Sound, Table, Text
+from unlabel.storage.files import writing
 
 __all__ = ["arrays", "read", "write"]
 
@@ -29,21 +30,16 @@ _DAMAGED = (OSError, ValueError, EOFError, KeyError, TypeError, MemoryError, Rec
 def write(path: Path, shown: Mapping[str, Media]) -> None:
     """Write what was shown, by name, as much of it as is kept; aside and renamed: it is there whole or not at all."""
     path.parent.mkdir(exist_ok=True)
-    aside = path.with_suffix(".writing")
-    try:
-        with zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as archive:
-            entries = []
-            for number, (name, media) in enumerate(shown.items()):
-                entry, array = _taken_apart(limits.limited(media))
-                entries.append({"name": limits.clean(name), **entry})
-                if array is not None:
-                    with archive.open(f"{number}.npy", "w") as file:  # without a date: the same content, the same file
-                        np.lib.format.write_array(file, array, allow_pickle=False)
-            with archive.open(_LIST, "w") as file:
-                file.write(json.dumps(entries, allow_nan=False).encode("ascii"))
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with writing(path) as aside, zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as archive:
+        entries = []
+        for number, (name, media) in enumerate(shown.items()):
+            entry, array = _taken_apart(limits.limited(media))
+            entries.append({"name": limits.clean(name), **entry})
+            if array is not None:
+                with archive.open(f"{number}.npy", "w") as file:  # without a date: the same content, the same file
+                    np.lib.format.write_array(file, array, allow_pickle=False)
+        with archive.open(_LIST, "w") as file:
+            file.write(json.dumps(entries, allow_nan=False).encode("ascii"))
 
 
 def read(path: Path) -> dict[str, Media]:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from unlabel.errors import RunError, UsageError
 from unlabel.storage.files import sha256, write_whole
 
-__all__ = ["FOLDER", "LISTING", "load", "names", "save"]
+__all__ = ["FOLDER", "LISTING", "load", "load_all", "names", "save"]
 
 FOLDER, LISTING = "assets", "assets.json"
 
@@ -68,24 +68,27 @@ def names(run: Path) -> dict[str, str]:
     return dict(listing)
 
 
-def load(run: Path, owner: str) -> dict[str, Path]:
-    """The files of one owner by name, checked against their hashes.
+def load_all(run: Path) -> dict[str, Path]:
+    """The files of a run by ``OWNER/NAME``, checked against their hashes.
 
     Raises:
         RunError: one is missing or altered, or the listing is damaged.
     """
     files = {}
     for key, expected in names(run).items():
-        first, _, name = key.partition("/")
-        if first != owner:
-            continue
         path = run / FOLDER / key
         if not path.is_file():
             raise RunError(f"{path} is missing; the run cannot be used without it")
         if sha256(path) != expected:
             raise RunError(f"{path} is damaged: its content does not match the hash in {LISTING}")
-        files[name] = path
+        files[key] = path
     return files
+
+
+def load(run: Path, owner: str) -> dict[str, Path]:
+    """The files of one owner by name; otherwise as `load_all`."""
+    prefix = f"{owner}/"
+    return {key.removeprefix(prefix): path for key, path in load_all(run).items() if key.startswith(prefix)}
 
 
 def _inside(name: str) -> bool:

@@ -154,7 +154,7 @@ def _abandoned(entry: os.DirEntry[str], match: re.Match[str]) -> bool:
     if match["host"] != _HOST or os.name == "nt":  # there, asking for a process may end it
         return time.time() - entry.stat(follow_symlinks=False).st_mtime > _DAY
     if process == os.getpid():
-        return entry.name not in _mine
+        return Path(entry.name).with_suffix(".writing").name not in _mine
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from unlabel import describe, signature
 from unlabel.catalog.plugins import Catalog, Offer
@@ -70,10 +71,10 @@ class Component:
 
     def misfit(self) -> str:
         """Why the object is not of its kind; empty if it is."""
-        wanted: dict[str, type] = {"tasks": Task, "datasets": Dataset, "observers": Observer}
+        wanted: dict[str, type] = {"tasks": Task, "datasets": Dataset, "optimizers": Optimizer, "observers": Observer}
         expected = wanted.get(self.kind)
         if expected and not (inspect.isclass(self.target) and issubclass(self.target, expected)):
-            return f"{self.offer.target} is no subclass of unlabel.{expected.__name__}, which {self.kind} are"
+            return f"{self.offer.target} is no subclass of {_public(expected)}, which {self.kind} are"
         if not callable(self.target):
             return f"{self.offer.target} is a {type(self.target).__name__}: a class or function is expected"
         made = signature.made_by(self.target)
@@ -118,6 +119,11 @@ class Component:
         if needed:
             raise NotApplicable(f"no tiny recipe uses it, and its {', '.join(needed)} only a user knows")
         return Ref(self.name)
+
+
+def _public(kind: type) -> str:
+    """Where a plugin's author knows a class from."""
+    return f"torch.optim.{kind.__name__}" if kind is Optimizer else f"unlabel.{kind.__name__}"
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ class Recording(Engine):
 
     Attributes:
         names: parameter -> its name in the task.
-        gradients: of each update: name -> averaged gradient, or None, for the parameters its optimizer holds.
+        gradients: of each update: name -> averaged gradient, or None, for the parameters its optimizers hold.
         learning: names of the parameters that an update found trainable.
         reached: names of frozen parameters that had a gradient nevertheless.
     """
@@ -39,8 +40,9 @@ class Recording(Engine):
         super().prepare(task)
         self.names = {parameter: name for name, parameter in task.named_parameters()}
 
-    def update(self, task: Task, optimizer: Optimizer, stage: Stage) -> Tensor:
-        updated = members(optimizer)
+    def update(self, task: Task, optimizers: Optimizer | Mapping[str, Optimizer], stage: Stage) -> Tensor:
+        given = optimizers.values() if isinstance(optimizers, Mapping) else [optimizers]
+        updated = [parameter for optimizer in given for parameter in members(optimizer)]
         # averaging twice changes nothing: what all processes have is their average
         average([p.grad for p in updated if p.grad is not None], self.world)
         self.gradients.append(
@@ -48,7 +50,7 @@ class Recording(Engine):
         )
         self.learning |= {name for parameter, name in self.names.items() if parameter.requires_grad}
         self.reached |= {name for p, name in self.names.items() if not p.requires_grad and p.grad is not None}
-        return super().update(task, optimizer, stage)
+        return super().update(task, optimizers, stage)
 
 
 def members(optimizer: Optimizer) -> list[nn.Parameter]:

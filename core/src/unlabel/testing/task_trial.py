@@ -19,6 +19,7 @@ from unlabel import build, checkpoint, data, export, loop, optim, seeds
 from unlabel.data import Dataset, Reader
 from unlabel.errors import UsageError
 from unlabel.evaluate.features import Frozen, evaluating
+from unlabel.recipe import Ref
 from unlabel.run import Run
 from unlabel.session import Session
 from unlabel.task import Batch, Progress, Task, Transform, one_row_each
@@ -83,7 +84,7 @@ class TaskTrial(TinyRecipe):
             return task.loss(batch)
         stage = self.short.stages[number].model_copy(update={"accumulate": 1})
         optimizers = task.optimizers(stage)
-        optim.set_lr(optimizers, stage, 0)
+        optim.set_schedules(optimizers, stage, 0)
         return task.training_step([batch], optimizers, self.engine, stage)
 
     def value(self, terms: Mapping[str, Tensor], number: int = 0) -> float:
@@ -279,8 +280,9 @@ class TaskTrial(TinyRecipe):
             "steps": self.attempts,
             "horizon": self.attempts,
             "warmup_steps": 0,
-            "schedule": "constant",
-            "optimizer": "adam",
+            "schedule": Ref("constant"),
+            "optimizer": Ref("adam"),
+            "optimizers": {},
             "lr": 3e-3,
             "lr_batch_size": None,
             "weight_decay": 0.0,
@@ -296,7 +298,7 @@ class TaskTrial(TinyRecipe):
         losses = []
         for step in range(self.attempts):
             seeds.seed(1)
-            optim.set_lr(optimizers, stage, step)
+            optim.set_schedules(optimizers, stage, step)
             metrics = task.training_step([dict(batch)], optimizers, self.engine, stage)
             losses.append(self.value(metrics, number))
             if losses[0] - losses[-1] > self.fall * max(abs(losses[0]), abs(losses[-1])):
@@ -389,8 +391,11 @@ class TaskTrial(TinyRecipe):
         stages = []
         for stage in self.short.stages:
             parts = 2 * stage.accumulate
+            falling = Ref(
+                stage.schedule.name, **{name: value for name, value in stage.schedule.options.items() if name != "end"}
+            )
             # the weights hardly move, so that rounding in one stage does not grow in the next
-            still = {"lr": stage.lr * 1e-3, "min_lr": 0.0, "warmup_start_lr": stage.warmup_start_lr * 1e-3}
+            still = {"lr": stage.lr * 1e-3, "schedule": falling, "warmup_start_lr": stage.warmup_start_lr * 1e-3}
             size = max(parts, stage.size // parts * parts)
             stages.append(stage.model_copy(update={**still, "steps": 1, "batch_size": size}))
         chosen = self.short.model_copy(update={"stages": stages})

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from unlabel import build, compose, recipe, signature
+from unlabel import build, compose, recipe, signature, verify
 from unlabel.data import Dataset
 from unlabel.engine import Engine
 from unlabel.recipe import Execution, Recipe
@@ -44,10 +44,10 @@ class TinyRecipe(Component):
             chosen = chosen.model_copy(
                 update={"dataset": chosen.dataset.with_options(path="data")}
             )  # the user's to give
-        signature.check(chosen, self.catalog)
+        verify.verify(chosen, self.catalog)
         for kind, text in (("JSON", chosen.to_json()), ("YAML", yaml.safe_dump(chosen.model_dump(mode="json")))):
             again = recipe.parse(yaml.safe_load(text), f"{name}() as {kind}")
-            signature.check(again, self.catalog)
+            verify.verify(again, self.catalog)
             if again != chosen:
                 problems.append(f"is another recipe after {kind}: keywords must be numbers, texts, lists or mappings")
         if name != "paper" and not problems:  # which may not fit into this machine

@@ -36,6 +36,7 @@ from unlabel.testing.compare import difference
 from unlabel.testing.component import Component
 from unlabel.testing.dataset_trial import DatasetTrial
 from unlabel.testing.installed import find
+from unlabel.testing.optimizer_trial import OptimizerTrial
 from unlabel.testing.task_trial import TaskTrial
 
 __all__ = ["CommandTrial", "EncoderTrial", "EvaluationTrial", "ObserverTrial", "Whole", "of"]
@@ -51,6 +52,7 @@ def of(plugin: str, kind: str, name: str, catalog: Catalog) -> Any:
         "encoders": EncoderTrial,
         "datasets": DatasetTrial,
         "evaluations": EvaluationTrial,
+        "optimizers": OptimizerTrial,
         "observers": ObserverTrial,
         "commands": CommandTrial,
     }

@@ -16,7 +16,7 @@ import numpy as np
 from unlabel.errors import BadSample
 from unlabel_vision import images
 from unlabel_vision.datasets import stored
-from unlabel_vision.datasets.stored import Stored
+from unlabel_vision.datasets.stored import StoredImages
 
 __all__ = ["examine", "report"]
 
@@ -24,7 +24,7 @@ _CHUNK = 64
 _EXAMPLES = 10
 
 
-def report(dataset: Stored, *, verify: bool = True) -> dict[str, Any]:
+def report(dataset: StoredImages, *, verify: bool = True) -> dict[str, Any]:
     """Read every file of a set of images and say what is in it.
 
     Args:
@@ -88,20 +88,20 @@ class Finding:
     seconds: float
 
 
-def examine(dataset: Stored, index: int, verify: bool) -> Finding:
+def examine(dataset: StoredImages, index: int, verify: bool) -> Finding:
     """Read one image, and decode it if `verify`; whatever is wrong with it becomes the reason."""
     try:
-        found = dataset.read(index)
+        raw = dataset.read(index)
     except (BadSample, OSError) as error:
         return Finding(0, b"", None, str(error), 0.0)
-    content = found if isinstance(found, bytes) else found.tobytes()
+    content = raw if isinstance(raw, bytes) else raw.tobytes()
     size, digest = len(content), hashlib.blake2b(content, digest_size=16).digest()
     header, seconds = None, 0.0
     try:
-        header = images.header(found, max_pixels=dataset.max_pixels) if isinstance(found, bytes) else _header(found)
+        header = images.header(raw, max_pixels=dataset.max_pixels) if isinstance(raw, bytes) else _header(raw)
         if verify:
             start = time.thread_time()
-            dataset.decode(found)
+            dataset.decode(raw)
             seconds = time.thread_time() - start
         stored.check_size(header.width, header.height, dataset.min_size)
     except BadSample as error:
@@ -114,7 +114,7 @@ def _header(array: np.ndarray) -> images.Header:
     return images.Header("array", "L" if grey else "RGB", array.shape[1], array.shape[0], 1, False)
 
 
-def _examined(dataset: Stored, verify: bool) -> Iterator[Finding]:
+def _examined(dataset: StoredImages, verify: bool) -> Iterator[Finding]:
     """The findings of all images in order; Pillow decodes outside Python's lock, so threads use all cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -130,7 +130,7 @@ def _counted(values: Iterator[str]) -> dict[str, int]:
     return dict(Counter(values).most_common())
 
 
-def _duplicates(dataset: Stored, findings: list[Finding]) -> dict[str, Any]:
+def _duplicates(dataset: StoredImages, findings: list[Finding]) -> dict[str, Any]:
     places: dict[bytes, list[int]] = {}
     for index, finding in enumerate(findings):
         if finding.size:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from unlabel.testing.component import Component
     from unlabel.testing.trials import Whole
 
-EVERYTHING = ("tasks", "encoders", "datasets", "evaluations", "commands", "observers")
+EVERYTHING = ("tasks", "encoders", "datasets", "evaluations", "optimizers", "commands", "observers")
 
 
 @of("plugin")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from unlabel.testing.checks.promise import Violation, are_numbers, of
 
 if TYPE_CHECKING:
+    from unlabel.testing.optimizer_trial import OptimizerTrial
     from unlabel.testing.trials import CommandTrial, EvaluationTrial, ObserverTrial
 
 
@@ -65,3 +66,13 @@ def has_help(command: CommandTrial) -> None:
         raise Violation(
             f"`unlabel {command.name} --help` prints {text[:80]!r}: is the function one that typer can call?"
         )
+
+
+@of("optimizers")
+def descends_and_resumes_exactly(optimizer: OptimizerTrial) -> None:
+    """It lowers a loss, and one that goes on from its saved state takes the same steps to the bit."""
+    first, last = optimizer.losses()
+    if not last < first:
+        raise Violation(f"a loss of {first:.4g} became {last:.4g} in {optimizer.UPDATES} updates: does it descend?")
+    if place := optimizer.resumed():
+        raise Violation(f"a resumed run ends elsewhere ({place}): keep all it needs as tensors or numbers in `state`")

@@ -107,7 +107,7 @@ def paper() -> Recipe:
         task=Ref("trajectory/next_position"),
         encoder=Ref("trajectory/gpt"),
         dataset=Ref("trajectory/sdd"),
-        stages=[stage.model_copy(update={"schedule": "constant"})],
+        stages=[stage.model_copy(update={"schedule": Ref("constant")})],
         execution=Execution(precision="fp32"),
     )
 

@@ -1,6 +1,6 @@
 """Pairs: photographs of the same scene from two places, from a folder or a list of files.
 
-What a pair is, is told in one of four ways, tried in this order unless keywords say otherwise:
+What a pair is, is said in one of four ways, tried in this order unless keywords say otherwise:
 
 - a list: a ``.txt`` or ``.csv`` file (or ``pairs.txt``, ``pairs.csv`` in the folder) with two paths a line, relative to
   the list, separated by a comma, a tab or a space; lines that begin with ``#`` are passed over;
@@ -14,7 +14,6 @@ Two crops of one image are no pair: see `unlabel_vision.datasets.overlaps`.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,14 @@ import numpy as np
 
 from unlabel import data
 from unlabel.data import Dataset, Subset
+from unlabel.data.sources import folders as files
+from unlabel.data.sources.names import ending, natural
 from unlabel.errors import BadSample, UsageError
 from unlabel.task import Batch, Sample
 from unlabel_vision import images
-from unlabel_vision.datasets import sources, stored
-from unlabel_vision.datasets.folder import missing, scan
+from unlabel_vision.datasets import stored
 from unlabel_vision.datasets.image_dataset import ImageDataset
+from unlabel_vision.datasets.stored import IMAGES
 
 __all__ = ["WORDS", "Pairs", "by_ending", "by_folder", "by_order", "from_list"]
 
@@ -70,8 +71,12 @@ def from_list(path: Path) -> Names:
     Raises:
         UsageError: a line that is not two paths, or a file without pairs.
     """
-    found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    pairs = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is no text: expected a list of pairs, two paths a line ({error})") from error
+    for number, line in enumerate(lines, 1):
         text = line.strip()
         if not text or text.startswith("#"):
             continue
@@ -81,27 +86,27 @@ def from_list(path: Path) -> Names:
             raise UsageError(
                 f"{path}, line {number}: expected two paths separated by a comma, tab or space, got {text!r}"
             )
-        if not found and not any(_is_image(part) for part in parts):
+        if not pairs and not any(ending(part) in images.SUFFIXES for part in parts):
             continue  # names of the columns
         first, second = (os.path.relpath(part, path.parent) if os.path.isabs(part) else part for part in parts)
-        found.append((first, second))
-    if not found:
+        pairs.append((first, second))
+    if not pairs:
         raise UsageError(f"{path} holds no pairs: expected two paths of images a line")
-    return found
+    return pairs
 
 
 def by_folder(names: Sequence[str], words: Sequence[tuple[str, str]] = WORDS) -> Names:
     """Files of the same name, whatever their type, in two folders side by side that are called by a pair of words."""
-    known = {_stem(name): name for name in names}
-    found = []
-    for stem, name in known.items():
+    by_stem = {_stem(name): name for name in names}
+    pairs = []
+    for stem, name in by_stem.items():
         parts = stem.split("/")
         for depth, folder in enumerate(parts[:-1]):
             for first, second in words:
                 other = "/".join([*parts[:depth], second, *parts[depth + 1 :]])
-                if folder == first and other in known:
-                    found.append((name, known[other]))
-    return sorted(set(found))
+                if folder == first and other in by_stem:
+                    pairs.append((name, by_stem[other]))
+    return sorted(set(pairs))
 
 
 def by_ending(names: Sequence[str], words: Sequence[tuple[str, str]] = WORDS) -> Names:
@@ -109,24 +114,24 @@ def by_ending(names: Sequence[str], words: Sequence[tuple[str, str]] = WORDS) ->
 
     A number is an ending only after something that is no digit: frames 11 and 12 are no pair.
     """
-    known = {_stem(name): name for name in names}
+    by_stem = {_stem(name): name for name in names}
     best: Names = []
     for first, second in words:
-        found = []
-        for stem, name in known.items():
+        pairs = []
+        for stem, name in by_stem.items():
             start = stem.removesuffix(first)
             digits = first[:1].isdigit() and start[-1:].isdigit()
-            if stem.endswith(first) and start and not digits and start + second in known:
-                found.append((name, known[start + second]))
-        if len(found) > len(best):
-            best = found
+            if stem.endswith(first) and start and not digits and start + second in by_stem:
+                pairs.append((name, by_stem[start + second]))
+        if len(pairs) > len(best):
+            best = pairs
     return sorted(best)
 
 
 def by_order(names: Sequence[str], neighbours: int) -> Names:
     """Each image and the next `neighbours` ones of its folder, numbers in names counting as numbers."""
     folders: dict[str, list[str]] = {}
-    for name in sorted(names, key=_natural):
+    for name in sorted(names, key=natural):
         folders.setdefault(name.rpartition("/")[0], []).append(name)
     return [
         (inside[index], inside[index + step])
@@ -137,16 +142,8 @@ def by_order(names: Sequence[str], neighbours: int) -> Names:
     ]
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
 def _stem(name: str) -> str:
     return os.path.splitext(name)[0]
-
-
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in images.SUFFIXES
 
 
 class Pairs(ImageDataset):
@@ -185,15 +182,14 @@ class Pairs(ImageDataset):
         path = Path(path).expanduser()
         if not 0 <= holdout < 1 or neighbours < 0:
             raise UsageError(f"holdout {holdout} must be in [0, 1), and neighbours {neighbours} 0 or more")
-        if min_size < 1 or max_pixels < 1 or (shortest is not None and shortest < 1):
-            raise UsageError(f"min_size {min_size}, max_pixels {max_pixels} and shortest {shortest} must be at least 1")
+        stored.check_limits(shortest, min_size, max_pixels)
         if not path.exists():
-            missing(path)
+            files.missing(path)
         self.path, self.holdout = path, holdout
         self.shortest, self.min_size, self.max_pixels = shortest, min_size, max_pixels
         self.kind, root, names, self.unpaired = find(path, folders, endings, neighbours)
-        self.first = sources.Files(root, [first for first, _ in names])
-        self.second = sources.Files(root, [second for _, second in names])
+        self.first = files.Files(root, [first for first, _ in names])
+        self.second = files.Files(root, [second for _, second in names])
 
     def __len__(self) -> int:
         return len(self.first)
@@ -201,7 +197,7 @@ class Pairs(ImageDataset):
     def __getitem__(self, index: int) -> Sample:
         return {"image": self._read(self.first, index), "second": self._read(self.second, index)}
 
-    def _read(self, source: sources.Files, index: int) -> np.ndarray:
+    def _read(self, source: files.Files, index: int) -> np.ndarray:
         try:
             image = images.decode(source.read(index), shortest=self.shortest, max_pixels=self.max_pixels)
             stored.check_size(image.shape[1], image.shape[0], self.min_size)
@@ -229,8 +225,8 @@ class Pairs(ImageDataset):
         if name == "test":
             return Subset(self, np.arange(border, len(self)))
         used = {source.name(index) for index in range(border, len(self)) for source in (self.first, self.second)}
-        apart = [n for n in range(border) if not {self.first.name(n), self.second.name(n)} & used]
-        return Subset(self, np.array(apart, dtype=np.int64))
+        train = [n for n in range(border) if not {self.first.name(n), self.second.name(n)} & used]
+        return Subset(self, np.array(train, dtype=np.int64))
 
     def info(self) -> dict[str, Any]:
         notes = [f"{self.unpaired} images belong to no pair and are left out"] if self.unpaired else []
@@ -249,7 +245,7 @@ class Pairs(ImageDataset):
                 return False
             if any((path / name).is_file() for name in _LISTS):
                 return True
-            names, _ = scan(path)
+            names, _ = files.scan(path, IMAGES)
             plain = WORDS[:_PLAIN]
             return any(2 * len(way(names, plain)) > 0.8 * len(names) for way in (by_folder, by_ending))
         except (UsageError, OSError, UnicodeDecodeError):
@@ -279,24 +275,24 @@ def find(
     for name in _LISTS:
         if not asked and (path / name).is_file():
             return "a list", path, from_list(path / name), 0
-    names, _ = scan(path)
+    names, _ = files.scan(path, IMAGES)
     if not names:
         raise UsageError(f"no images in {path}: {_HELP}")
     if neighbours:
-        found, kind = by_order(names, neighbours), f"of {neighbours} neighbours by name"
+        pairs, kind = by_order(names, neighbours), f"of {neighbours} neighbours by name"
     elif folders is not None:
-        found, kind = by_folder(names, [folders]), f"in folders {folders[0]} and {folders[1]}"
+        pairs, kind = by_folder(names, [folders]), f"in folders {folders[0]} and {folders[1]}"
     elif endings is not None:
-        found, kind = by_ending(names, [endings]), f"of names that end in {endings[0]} and {endings[1]}"
+        pairs, kind = by_ending(names, [endings]), f"of names that end in {endings[0]} and {endings[1]}"
     else:
         ways = {"in two folders": by_folder(names), "of names with two endings": by_ending(names)}
         kind = max(ways, key=lambda way: len(ways[way]))
-        found = ways[kind]
-        kind = kind if found else "in a folder beside theirs, or by the ends of their names"
-    paired = len({name for pair in found for name in pair})
-    if not found or (not asked and 2 * paired < len(names)):
+        pairs = ways[kind]
+        kind = kind if pairs else "in a folder beside theirs, or by the ends of their names"
+    paired = len({name for pair in pairs for name in pair})
+    if not pairs or (not asked and 2 * paired < len(names)):
         raise UsageError(
             f"{path}: {paired} of {len(names)} images ({names[0]}, ...) have a partner {kind}, so what belongs "
             f"together is not clear: {_HELP}"
         )
-    return kind, path, found, len(names) - paired
+    return kind, path, pairs, len(names) - paired

@@ -19,7 +19,7 @@ import functools
 import json
 import posixpath
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,10 +27,13 @@ import numpy as np
 
 from unlabel import data
 from unlabel.data import Dataset, Subset
+from unlabel.data.sources import layout
+from unlabel.data.sources.folders import missing
+from unlabel.data.sources.listing import Listing, Tree
+from unlabel.data.sources.names import counted, ending, is_hidden
 from unlabel.errors import BadSample, UsageError
 from unlabel_vision import images
-from unlabel_vision.datasets import folder, layout, sources
-from unlabel_vision.datasets.stored import Stored
+from unlabel_vision.datasets.stored import IMAGES, StoredImages
 
 __all__ = ["CAMVID", "Segmentation"]
 
@@ -41,7 +44,7 @@ _IMAGES = {"image", "images", "img", "imgs", "jpegimages"}
 _MASKS = {"annotation", "annotations", "label", "labels", "mask", "masks", "panoptic", "segmentation"}
 _MASKS |= {"segmentationclass", "segmentations"}
 _LOSSLESS = {".png", ".tif", ".tiff", ".bmp"}
-_UNLABELLED = 255  # what most data sets write
+_UNLABELLED = {"masks": 255, "camvid": len(CAMVID), "panoptic": 0}  # 255 is what most data sets write
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class _Layout:
     lone: list[str]  # images without a mask
 
 
-class Segmentation(Stored):
+class Segmentation(StoredImages):
     """Images of a folder or a zip archive, with a mask each for dense evaluations.
 
     Args:
@@ -89,60 +92,42 @@ class Segmentation(Stored):
     ):
         path = Path(path).expanduser()
         if not path.exists():
-            folder.missing(path)
-        files = _Files.at(path)
-        found = _paired(files.names)
-        if not found.pictures:
+            missing(path)
+        files = _tree(path)
+        pairs = _paired(files.names)
+        if not pairs.pictures:
             raise UsageError(
                 f"no images with masks in {path}: expected e.g. images/ and masks/ with files of the same names, "
                 "train/ and trainannot/, or images/, panoptic/ and annotations.json"
             )
-        self.segments = _Segments.of(files, categories) if found.kind == "panoptic" else None
+        self.segments = _Segments.of(files, categories) if pairs.kind == "panoptic" else None
         if self.segments is not None:
-            listed = np.array([name in self.segments.classes_of for name in found.pictures])
-            lone = [*found.lone, *(name for name, known in zip(found.pictures, listed, strict=True) if not known)]
+            listed = np.array([name in self.segments.classes_of for name in pairs.pictures])
+            lone = [*pairs.lone, *(name for name, known in zip(pairs.pictures, listed, strict=True) if not known)]
         else:
-            listed, lone = np.ones(len(found.pictures), dtype=bool), found.lone
+            listed, lone = np.ones(len(pairs.pictures), dtype=bool), pairs.lone
             if lone and maskless == "refuse":
                 others = f" and {len(lone) - 1} others have" if len(lone) > 1 else " has"
                 raise UsageError(
                     f"{path}/{lone[0]}{others} no mask of the same name: put it there, or leave images without a mask "
                     "out with --set dataset.maskless=skip"
                 )
-        parts = found.parts[listed]
-        super().__init__(
-            path,
+        usable = np.flatnonzero(listed).tolist()
+        self.pictures = [pairs.pictures[index] for index in usable]
+        self.masks = files.source([pairs.masks[index] for index in usable])
+        self.ignore = _UNLABELLED[pairs.kind] if ignore is None else ignore
+        self._named = self.segments.names if self.segments else CAMVID if pairs.kind == "camvid" else _classes(files)
+        parts = pairs.parts[listed]
+        listing = Listing(
+            f"segmentation ({pairs.kind})",
+            files.source(self.pictures),
             labels=None,
             classes=None,
             parts=parts if {0} < set(parts.tolist()) else None,
-            holdout=holdout,
-            shortest=shortest,
-            min_size=min_size,
-            max_pixels=max_pixels,
+            formats=counted(map(ending, self.pictures)),
+            notes=(f"{len(lone)} images have no mask and are left out",) if lone else (),
         )
-        self.kind = f"segmentation ({found.kind})"
-        kept = np.flatnonzero(listed).tolist()
-        self.pictures = [found.pictures[index] for index in kept]
-        self.source = files.source(self.pictures)
-        self.masks = files.source([found.masks[index] for index in kept])
-        self.ignore = (
-            ignore if ignore is not None else {"masks": _UNLABELLED, "camvid": len(CAMVID), "panoptic": 0}[found.kind]
-        )
-        self.formats = dict.fromkeys(sorted({posixpath.splitext(name)[1].lower() for name in self.pictures}), 0)
-        for name in self.pictures:
-            self.formats[posixpath.splitext(name)[1].lower()] += 1
-        self.ignored = {}
-        self.notes = (f"{len(lone)} images have no mask and are left out",) if lone else ()
-        self._named = self.segments.names if self.segments else CAMVID if found.kind == "camvid" else files.classes()
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def read(self, index: int) -> bytes:
-        return self.source.read(index)
-
-    def name_of(self, index: int) -> str:
-        return self.source.name(index)
+        super().__init__(path, listing, holdout=holdout, shortest=shortest, min_size=min_size, max_pixels=max_pixels)
 
     def split(self, name: str) -> Dataset | None:
         """``"train"`` and ``"test"``: the folders of that name (validation where there is no test), or a share."""
@@ -150,11 +135,11 @@ class Segmentation(Stored):
             return None
         if self.parts is not None:
             held_out = 2 if np.any(self.parts == 2) else 1
-            chosen = np.flatnonzero(self.parts == (0 if name == "train" else held_out))
+            indices = np.flatnonzero(self.parts == (0 if name == "train" else held_out))
         else:
             train, test = data.holdout(None, len(self), self.holdout)
-            chosen = train if name == "train" else test
-        return Subset(self, chosen) if len(chosen) else None
+            indices = train if name == "train" else test
+        return Subset(self, indices) if len(indices) else None
 
     @functools.cached_property
     def map_classes(self) -> tuple[str, ...]:
@@ -187,8 +172,8 @@ class Segmentation(Stored):
         if self.segments is not None:
             table = self.segments.classes_of[self.pictures[index]]
             _within(numbers, len(table), name, f"the {len(table) - 1} segments that annotations.json lists", "")
-            found: np.ndarray = table[numbers]
-            return found
+            classes: np.ndarray = table[numbers]
+            return classes
         labels = np.where(numbers == self.ignore, -1, numbers)
         advice = (
             f"; unlabelled pixels have {self.ignore}, another number is set with --set dataset.ignore=NUMBER (in "
@@ -212,7 +197,7 @@ class Segmentation(Stored):
     def claims(cls, path: Path) -> bool:
         """A folder or a zip archive in which folders of images have folders of masks beside them."""
         try:
-            return (path.is_dir() or path.suffix.lower() == ".zip") and bool(_paired(_Files.at(path).names).pictures)
+            return (path.is_dir() or path.suffix.lower() == ".zip") and bool(_paired(_tree(path).names).pictures)
         except (UsageError, OSError):
             return False
 
@@ -224,53 +209,27 @@ def _within(numbers: np.ndarray, count: int, name: str, what: str, advice: str) 
         raise UsageError(f"{name}: {numbers[row, column]} at row {row}, column {column} is beyond {what}{advice}")
 
 
-@dataclass
-class _Files:
-    """The files of a folder or of an archive, whichever it is."""
+def _tree(path: Path) -> Tree:
+    """The images and masks at a path; none if neither folders nor the one archive look as if they were paired."""
+    if path.is_file():
+        if path.suffix.lower() == ".zip":
+            return Tree.of_zip(path, IMAGES)
+        raise UsageError(f"{path} is a file; expected a folder of images and masks, or a .zip archive of one")
+    if any(_looks_paired(path)):
+        return Tree.of_folder(path, IMAGES)
+    archives = sorted(entry for entry in path.glob("*.zip") if not is_hidden(entry.name))
+    return Tree.of_zip(archives[0], IMAGES) if len(archives) == 1 else Tree(path, None, [], {})
 
-    root: Path
-    archive: Path | None
-    names: list[str]
-    members: dict[str, Any] = field(default_factory=dict)
 
-    @classmethod
-    def at(cls, path: Path) -> _Files:
-        archive = path if path.suffix.lower() == ".zip" and path.is_file() else None
-        if archive is None:
-            if not any(_looks_paired(path)):
-                zips = sorted(entry for entry in path.glob("*.zip") if not sources.is_hidden(entry.name))
-                if len(zips) != 1:
-                    return cls(path, None, [])
-                archive = zips[0]
-            else:
-                return cls(path, None, folder.scan(path)[0])
-        members = {member.filename: member for member in sources.zip_members(archive)}
-        usable = [name for name in members if posixpath.splitext(name)[1].lower() in images.SUFFIXES]
-        return cls(archive.parent, archive, sorted(usable), members)
-
-    def source(self, names: Sequence[str]) -> sources.Files | sources.ZipMembers:
-        if self.archive is None:
-            return sources.Files(self.root, names)
-        return sources.ZipMembers(self.archive, [self.members[name] for name in names])
-
-    def text(self, name: str) -> str | None:
-        """A small file beside the folders, or in the archive; None if there is none."""
-        path = self.root / name
-        if path.is_file():
-            return path.read_text(encoding="utf-8")
-        if name in self.members and self.archive is not None:
-            return sources.ZipMembers(self.archive, [self.members[name]]).read(0).decode("utf-8")
-        return None
-
-    def classes(self) -> tuple[str, ...] | None:
-        """The lines of classes.txt."""
-        text = self.text("classes.txt")
-        return tuple(line.strip() for line in text.splitlines() if line.strip()) if text else None
+def _classes(files: Tree) -> tuple[str, ...] | None:
+    """The lines of classes.txt."""
+    text = files.text("classes.txt")
+    return tuple(line.strip() for line in text.splitlines() if line.strip()) if text else None
 
 
 def _looks_paired(path: Path) -> Iterator[bool]:
     """Whether folders up to two levels below have names of images and masks; reads no further: folders may be huge."""
-    below = [path, *(entry for entry in path.iterdir() if entry.is_dir() and not sources.is_hidden(entry.name))]
+    below = [path, *(entry for entry in path.iterdir() if entry.is_dir() and not is_hidden(entry.name))]
     for here in below:
         names = {entry.name.lower() for entry in here.iterdir() if entry.is_dir()}
         yield bool(names & _IMAGES and names & _MASKS) or any(f"{name}annot" in names for name in names)
@@ -280,7 +239,7 @@ def _key(name: str) -> tuple[str, str, int]:
     """What is common to an image and its mask; ``"image"``, ``"mask"``, ``"camvid"``, ``"panoptic"`` or ``""``; the
     part's number."""
     *folders, file = name.split("/")
-    kind, kept, part = "", [], 0
+    kind, common, part = "", [], 0
     for word in folders:
         lower = word.lower()
         if not kind and lower in _IMAGES | _MASKS:
@@ -288,12 +247,12 @@ def _key(name: str) -> tuple[str, str, int]:
             continue
         if not kind and lower.endswith("annot") and lower != "annot":
             kind, word = "camvid", word[: -len("annot")]
-        kept.append(word)
+        common.append(word)
         part = layout.part_of(word) or part
-    stem, ending = posixpath.splitext(file)
-    if kind in ("mask", "camvid", "panoptic") and ending.lower() not in _LOSSLESS:
+    stem = posixpath.splitext(file)[0]
+    if kind in ("mask", "camvid", "panoptic") and ending(file) not in _LOSSLESS:
         kind = "other"
-    return "/".join([*kept, stem]), kind, part
+    return "/".join([*common, stem]), kind, part
 
 
 def _paired(names: Sequence[str]) -> _Layout:
@@ -329,20 +288,20 @@ class _Segments:
     classes_of: dict[str, np.ndarray]
 
     @classmethod
-    def of(cls, files: _Files, categories: Literal["category", "supercategory"]) -> _Segments:
+    def of(cls, files: Tree, categories: Literal["category", "supercategory"]) -> _Segments:
         text = files.text("annotations.json")
         if text is None:
             raise UsageError(f"{files.root} has panoptic masks and no annotations.json that says what they mean")
         try:
-            found = json.loads(text)
-            field_ = "name" if categories == "category" else "supercategory"
-            names = tuple(dict.fromkeys(entry[field_] for entry in found["categories"]))
-            number = {entry["id"]: names.index(entry[field_]) for entry in found["categories"]}
+            annotations = json.loads(text)
+            name = "name" if categories == "category" else "supercategory"
+            names = tuple(dict.fromkeys(entry[name] for entry in annotations["categories"]))
+            number = {entry["id"]: names.index(entry[name]) for entry in annotations["categories"]}
             return cls(
                 names,
                 {
                     image["file"]: np.array([-1, *(number[segment["category_id"]] for segment in image["segments"])])
-                    for images_ in found["splits"].values()
+                    for images_ in annotations["splits"].values()
                     for image in images_
                     if "panoptic" in image
                 },

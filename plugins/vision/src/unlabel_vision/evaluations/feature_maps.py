@@ -56,11 +56,11 @@ def maps(encoder: nn.Module, images: Tensor, layers: Sequence[int], normalise: b
         float, (N, D, grid, grid) of each layer, in the order of `layers`; class tokens are left out.
     """
     if isinstance(encoder, PatchEncoder):
-        found = encoder.outputs(encoder.with_class(encoder.embed(images) + encoder.positions))
-        chosen = [encoder.normalise(found[layer]) if normalise else found[layer] for layer in layers]
+        outputs = encoder.outputs(encoder.with_class(encoder.embed(images) + encoder.positions))
+        layers_tokens = [encoder.normalise(outputs[layer]) if normalise else outputs[layer] for layer in layers]
         return [
             tokens[:, encoder.class_tokens :].transpose(1, 2).unflatten(2, (encoder.grid, encoder.grid))
-            for tokens in chosen
+            for tokens in layers_tokens
         ]
     depth(encoder)  # refuses what has none
     stages: list[Tensor] = encoder.model.forward_intermediates(
@@ -131,15 +131,15 @@ def covered(
         UsageError: as `read`, or an encoder without feature maps.
     """
     encoder = frozen.task.encoder
-    size, chosen = views.input_size(encoder), [depth(encoder) - 1] if layers is None else list(layers)
+    size, wanted = views.input_size(encoder), [depth(encoder) - 1] if layers is None else list(layers)
     for image, labels in read(frozen, split, who):
         cut, places, resampled = windows(image, size, stride)
         pixels = views.to_float(frozen.engine.to_device({"image": cut})["image"])
         with torch.inference_mode(), frozen.engine.autocast():
-            found = maps(encoder, pixels, chosen)
-            grid = found[-1].shape[2]
+            planes = maps(encoder, pixels, wanted)
+            grid = planes[-1].shape[2]
             if raw:
                 side = max(1, size // grid)
-                found = [patches.patchify(pixels, side).transpose(1, 2).unflatten(2, (size // side,) * 2)]
-            features = torch.cat(found, dim=1).float()
+                planes = [patches.patchify(pixels, side).transpose(1, 2).unflatten(2, (size // side,) * 2)]
+            features = torch.cat(planes, dim=1).float()
         yield Covered(features, places, (size, size), resampled, torch.from_numpy(labels))

@@ -135,8 +135,8 @@ class Segmenter(Task):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised images, (N, 3, S, S), to the two scores of `UPerNet`."""
         with torch.set_grad_enabled(self.tune and torch.is_grad_enabled()):
-            found = feature_maps.maps(self.encoder, images, self.chosen, normalise=False)
-        scores: tuple[Tensor, Tensor] = self.head(found)
+            maps = feature_maps.maps(self.encoder, images, self.chosen, normalise=False)
+        scores: tuple[Tensor, Tensor] = self.head(maps)
         return scores
 
 
@@ -173,10 +173,10 @@ def random_crop(
 def _batches(frozen: Frozen, size: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Random crops of the training images without end, each image once an epoch: uint8 and int64, on the device."""
     part = dense_probe.label_maps(frozen, "train", _WHO)
-    chosen, images, labels = frozen.indices("train"), [], []
+    indices, images, labels = frozen.indices("train"), [], []
     epoch = 0
     while True:
-        order = chosen[seeds.permutation(len(chosen), frozen.seed, epoch)]
+        order = indices[seeds.permutation(len(indices), frozen.seed, epoch)]
         read = False
         for index, sample in frozen.samples("train", order=order):
             read = True

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from unlabel import Recipe, Ref, Stage, engine
-from unlabel.nn import batchnorm, heads, losses
+from unlabel.nn import batchnorm, gradcache, heads, losses
 from unlabel.task import Batch, Transform
 from unlabel_vision import views
 from unlabel_vision.image_task import ImageTask
@@ -34,6 +34,8 @@ class SimCLR(ImageTask):
         strength: of the colour jitter; 1 is for ImageNet, 0.5 for 32-pixel images.
         blur: probability of blurring a view; 0 for 32-pixel images.
         crop_scale: area of the random crops, as a share of the image.
+        chunk: views that are encoded at a time, so that a large batch fits into memory, for the time of one more
+            forward pass; its encoder must do without batch normalisation. None encodes all at once.
     """
 
     def __init__(
@@ -46,9 +48,12 @@ class SimCLR(ImageTask):
         strength: float = 1.0,
         blur: float = 0.5,
         crop_scale: tuple[float, float] = (0.08, 1.0),
+        chunk: int | None = None,
     ):
         super().__init__(encoder)
-        self.temperature, self.crop_scale = temperature, crop_scale
+        if chunk is not None:
+            gradcache.refuse_batchnorm(encoder)
+        self.temperature, self.crop_scale, self.chunk = temperature, crop_scale, chunk
         self.photometric = views.Photometric.simclr(strength, blur)
         self.projector = heads.mlp(encoder.dim, hidden, out)
         batchnorm.convert(self)  # section 2.3: per-process statistics would tell the partner from the others
@@ -69,8 +74,9 @@ class SimCLR(ImageTask):
             first, second: float, (N, 3, S, S), normalised.
             index: int64, (N,): which image each is of, so that an image that is there twice is no negative of itself.
         """
-        projections = self.projector(self.encoder(torch.cat([first, second])))  # (2N, out), in one forward pass
-        z1, z2 = projections.chunk(2)
+        images = torch.cat([first, second])  # in one forward pass
+        features = self.encoder(images) if self.chunk is None else gradcache.encode(self.encoder, images, self.chunk)
+        z1, z2 = self.projector(features).chunk(2)  # (N, out) each
 
         rank = dist.get_rank() if dist.is_initialized() else 0
         # eq. 1, the mean over 2N: L of alg. 1

@@ -19,21 +19,18 @@ colours show no such border, purple a trace of it.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from unlabel import seeds
 from unlabel.errors import UsageError, nearest
-from unlabel_vision.datasets import cache
+from unlabel.storage import cache
 
 __all__ = [
     "CALIBRATED",
@@ -209,8 +206,7 @@ def bank(
 ) -> Tensor:
     """The tiles that windows are cut from, always the same for the same arguments.
 
-    They are kept in ``XDG_CACHE_HOME`` (or ``~/.cache``) under ``unlabel``, 50 MB for the default size, and
-    made again, in seconds, if the file there is damaged; a folder that cannot be written to is done without.
+    They are kept, see `unlabel.storage.cache`: 50 MB for the default size, made in seconds.
 
     Args:
         color: see the module.
@@ -226,20 +222,13 @@ def bank(
     calibration = _calibrated(color, sigmas, iterations)
     if tiles < 1 or size < 2:
         raise UsageError(f"{tiles} tiles of {size} x {size} are no noise; 3072 tiles of 64 x 64 are usual")
-    file = _place(color, tiles, size, calibration, seed)
-    made = _kept(file)
-    if made is None:
-        made = generate(color, tiles, size, calibration, seed)
-        with contextlib.suppress(OSError), cache.written(file) as temporary:
-            temporary.write_bytes(save({"tiles": made, "digest": _digest(made)}))
-    return made
-
-
-def _place(color: str, tiles: int, size: int, calibration: Calibration, seed: int) -> Path:
     identity = repr((_VERSION, color, tiles, size, tuple(map(float, calibration.sigmas)), calibration.iterations, seed))
-    name = hashlib.sha256(identity.encode()).hexdigest()[:32]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return folder / "unlabel" / "color_noise" / f"{color}-{name}.safetensors"
+    return cache.get(
+        cache.entry("color_noise", f"{color}-{cache.key(identity)}", ".safetensors"),
+        read=_read,
+        make=lambda: generate(color, tiles, size, calibration, seed),
+        write=lambda made, path: path.write_bytes(save({"tiles": made, "digest": _digest(made)})),
+    )
 
 
 def _digest(tiles: Tensor) -> Tensor:
@@ -249,14 +238,12 @@ def _digest(tiles: Tensor) -> Tensor:
     return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
 
 
-def _kept(file: Path) -> Tensor | None:
-    """The tiles in a file, or None if it is missing or anything but what was written."""
-    try:
-        content = load(file.read_bytes())
-    except (OSError, SafetensorError):
-        return None
-    whole = content.keys() == {"tiles", "digest"} and torch.equal(content["digest"], _digest(content["tiles"]))
-    return content["tiles"] if whole else None
+def _read(file: Path) -> Tensor:
+    """The tiles in a file; ValueError if it is anything but what was written."""
+    content = load(file.read_bytes())
+    if content.keys() != {"tiles", "digest"} or not torch.equal(content["digest"], _digest(content["tiles"])):
+        raise ValueError("its content does not match its hash")
+    return content["tiles"]
 
 
 # Windows: one for each sample of a batch, on the device -------------------------------------------------------

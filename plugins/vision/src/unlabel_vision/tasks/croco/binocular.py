@@ -169,23 +169,23 @@ class BinocularDecoder(nn.Module):
     def outputs(self, first: Tensor, restore: Tensor | None, second: Tensor | None) -> list[Tensor]:
         """What each block gives: (N, L, dim) each; arguments as `inputs`."""
         sequence, memory = self.inputs(first, restore, second)
-        found = []
+        outputs = []
         for block in self.blocks:
             sequence = block(sequence, memory, self.rotation)
-            found.append(sequence)
-        return found
+            outputs.append(sequence)
+        return outputs
 
     def attention(self, first: Tensor, restore: Tensor | None, second: Tensor) -> list[Tensor]:
         """Where each patch of the first view looks in the second, block by block: (N, L, L) each, rows of sum 1."""
         sequence, memory = self.inputs(first, restore, second)
         assert memory is not None
-        found = []
+        looks = []
         for block in self.blocks:
             assert isinstance(block, CrossBlock)
             sequence = block.within(sequence, self.rotation)
-            found.append(block.looks(sequence, memory, self.rotation))
+            looks.append(block.looks(sequence, memory, self.rotation))
             sequence = block.across(sequence, memory, self.rotation)
-        return found
+        return looks
 
 
 def hooks(depth: int, count: int = 3) -> list[int]:

@@ -48,10 +48,10 @@ class Protocol:
 
 def trunk(frozen: Frozen, name: str) -> CroCo:
     """The judged task, if it encodes pairs."""
-    found = [module for module in frozen.task.modules() if isinstance(module, CroCo)]
-    if not found:
+    tasks = [module for module in frozen.task.modules() if isinstance(module, CroCo)]
+    if not tasks:
         raise UsageError(f"{name} reads two views off a binocular decoder, which {type(frozen.task).__name__} has not")
-    return found[0]
+    return tasks[0]
 
 
 def read(frozen: Frozen, split: Split, fields: tuple[str, ...], name: str, limit: int | None = None) -> Truth:
@@ -147,10 +147,10 @@ def learnt(
 def predicted(frozen: Frozen, probe: _Probe, truth: Truth, name: str, size: int = 64) -> list[tuple[object, Truth]]:
     """What the head says of pairs, and the pairs, in batches on the CPU."""
     task = trunk(frozen, name) if probe.task is None else probe.task
-    found = []
+    predictions = []
     for start in range(0, len(truth["image"]), size):
         rows = slice(start, start + size)
         made = probe.head(_layers(frozen, task, truth, rows))
         made = tuple(part.cpu() for part in made) if isinstance(made, tuple) else made.cpu()
-        found.append((made, {field: values[rows] for field, values in truth.items()}))
-    return found
+        predictions.append((made, {field: values[rows] for field, values in truth.items()}))
+    return predictions

@@ -234,10 +234,10 @@ class _OpenClip(nn.Module):
         self.visual = visual
 
     def forward(self, images: Tensor) -> Tensor:
-        found = self.visual.forward_intermediates(
+        outputs = self.visual.forward_intermediates(
             images, indices=1, normalize_intermediates=True, intermediates_only=True, output_fmt="NLC"
         )
-        return found["image_intermediates"][-1] @ self.visual.proj  # type: ignore[no-any-return]
+        return outputs["image_intermediates"][-1] @ self.visual.proj  # type: ignore[no-any-return]
 
 
 def _trained(spec: str, path: Path) -> Teacher:

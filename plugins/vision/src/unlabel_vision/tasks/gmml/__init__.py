@@ -16,10 +16,8 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from unlabel import Recipe, Ref, Stage, engine, seeds
-from unlabel.engine import Engine
 from unlabel.errors import UsageError
 from unlabel.show import drawing
 from unlabel.task import Batch, Transform
@@ -28,7 +26,7 @@ from unlabel_vision.encoders.patch_encoder import PatchEncoder, require_tokens
 from unlabel_vision.image_task import PatchTask
 from unlabel_vision.tasks.gmml import block_corruption
 
-__all__ = ["GMML", "PixelHead", "corrupted", "masked_l1", "paper", "quick", "scheduled_decay", "tiny"]
+__all__ = ["GMML", "PixelHead", "corrupted", "masked_l1", "paper", "quick", "tiny"]
 
 
 def corrupted(clean: Tensor, mask: Tensor, noise: Tensor | None, partner: Tensor, alien: Tensor) -> Tensor:
@@ -60,11 +58,6 @@ def masked_l1(prediction: Tensor, clean: Tensor, mask: Tensor, denominator: Tens
     counted = mask.float()
     total = counted.sum() * clean.shape[1] if denominator is None else denominator
     return (error * counted).sum() / total  # L = mean over the mask of |x^ - x|
-
-
-def scheduled_decay(step: int, steps: int, start: float, end: float) -> float:
-    """Weight decay of an update: half a cosine from `start` at step 0 towards `end` at step `steps`."""
-    return end + 0.5 * (start - end) * (1.0 + math.cos(math.pi * min(1.0, step / steps)))
 
 
 class PixelHead(nn.Module):
@@ -111,7 +104,8 @@ class GMML(PatchTask):
         jitter: probability of changing a crop's colours slightly; they are part of what is to be restored.
         blur: probability of blurring a crop.
         crop_scale: area of the random crops, as a share of the image.
-        final_weight_decay: what the stage's weight decay becomes along half a cosine; None leaves it.
+        final_weight_decay: what a stage's weight decay becomes along half a cosine, unless the stage names a schedule
+            itself; None leaves it.
 
     Raises:
         UsageError: blocks that do not exist, or without the last; ratios outside (0, 1].
@@ -236,17 +230,13 @@ class GMML(PatchTask):
         image: Tensor = self.head(features)
         return image
 
-    def training_step(
-        self, batches: list[Batch], optimizers: dict[str, Optimizer], engine: Engine, stage: Stage
-    ) -> dict[str, Tensor]:
-        """The ordinary step, with the weight decay that this update is due."""
-        if self.final_weight_decay is not None:
-            optimizer = optimizers["main"]
-            due = scheduled_decay(self.progress.step, stage.horizon or 1, stage.weight_decay, self.final_weight_decay)
-            for group in optimizer.param_groups:
-                if group.setdefault("first_weight_decay", group["weight_decay"]) == stage.weight_decay > 0:
-                    group["weight_decay"] = due
-        return super().training_step(batches, optimizers, engine, stage)
+    def configure_stage(self, stage: Stage) -> Stage:
+        """A weight decay that is a number rises to `final_weight_decay`; a schedule that a recipe names stays."""
+        decay = stage.weight_decay
+        if self.final_weight_decay is None or isinstance(decay, Ref) or decay == 0:
+            return stage
+        rising = Ref("cosine", start=decay, end=self.final_weight_decay)
+        return stage.model_copy(update={"weight_decay": rising})
 
     @torch.no_grad()
     def show(self, batch: Batch) -> dict[str, np.ndarray]:
