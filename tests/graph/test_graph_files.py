@@ -19,8 +19,8 @@ from safetensors.numpy import save_file
 from scipy import sparse
 
 from unlabel import Catalog
-from unlabel.errors import UsageError
 from unlabel.claims import claimant
+from unlabel.errors import UsageError
 from unlabel_graph.datasets.file import GraphFile
 from unlabel_graph.datasets.gnn_benchmark import Amazon, Coauthor
 from unlabel_graph.datasets.heterophilous import Heterophilous
