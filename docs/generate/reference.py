@@ -154,7 +154,7 @@ def modules() -> Iterator[Page]:
     for found in sorted(pkgutil.walk_packages(unlabel.__path__, "unlabel."), key=lambda found: found.name):
         tree = _tree(found.name)
         names = _listed(tree)
-        if found.name in _UNLISTED or not names:
+        if found.name.startswith(_UNLISTED) or not names:
             continue
         text = f"# `{found.name}`\n\n{to_markdown(ast.get_docstring(tree) or '')}\n"
         for name in names:

@@ -21,8 +21,9 @@ from collective import failing, summed
 from commandline import install, unlabel
 from safetensors.torch import load_file, save_file
 
-from unlabel import Run, RunError, cli
+from unlabel import Run, RunError
 from unlabel.catalog.builtin import COMMANDS
+from unlabel.cli.entry import FUNCTIONS
 from unlabel.testing import network
 from unlabel.testing.checks import CHECKS, PLUGIN_CHECKS
 from unlabel.testing.compare import difference, digests, distance
@@ -132,7 +133,7 @@ def test_checks_say_in_one_line_what_they_are_about() -> None:
 
 
 def test_the_names_no_plugins_command_can_have_are_those_of_the_commands() -> None:
-    assert {entry.name or getattr(entry.callback, "__name__", "") for entry in cli._OURS} == COMMANDS
+    assert set(FUNCTIONS) == COMMANDS
 
 
 def test_check_prints_a_table(site: Path) -> None:

@@ -10,7 +10,8 @@ from blobs import WIDTH, Blobs, Points, frozen
 from unlabel import seeds
 from unlabel.data import Subset
 from unlabel.errors import RunError, UsageError
-from unlabel.evaluate.features import evaluating, flatten
+from unlabel.evaluate.features import evaluating
+from unlabel.evaluate.reading import flatten
 
 
 class Exploded(Points):

@@ -136,9 +136,7 @@ def test_code_that_only_stands_in_a_file_is_not_imported(fields: dict, monkeypat
 
 def test_a_stage_that_was_not_checked_uses_nothing_of_third_parties() -> None:
     stage = Stage(steps=1, optimizer=ADAN, schedule=SAWTOOTH).resolved(100)
-    with pytest.raises(
-        UsageError, match=r"optimizer 'gifts:Adan' is none of torch's: look it up .* \(unlabel.verify\)"
-    ):
+    with pytest.raises(UsageError, match=r"optimizer 'gifts:Adan' is none of torch's: look it up"):
         optim.build(Matrices(), stage)
     with pytest.raises(UsageError, match=r"schedule 'gifts:sawtooth' is none of cosine, .*: look it up"):
         optim.learning_rate(stage, 0)

@@ -17,7 +17,7 @@ from distributions import HOOKS, offering, write
 from packaging.specifiers import SpecifierSet
 
 from unlabel import __version__
-from unlabel.catalog import hookspecs, plugins
+from unlabel.catalog import hookspecs, plugins, requirements
 from unlabel.catalog.plugins import Catalog, Plugin
 from unlabel.errors import UsageError
 
@@ -176,12 +176,12 @@ def test_the_user_reads_which_plugin_is_broken_and_why(site: Path) -> None:
 
 @pytest.mark.parametrize("version", ["0.1.0", "0.1", "1.10.2", "2", "0.1.1.dev3"])
 def test_plain_requirements_are_read_as_packaging_reads_them(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "__version__", version)
+    monkeypatch.setattr(requirements, "__version__", version)
     bounds = ["0.1", "0.1.0", "0.2", "1.9", "1.10", "1.10.2.0", "2.0", "2.0.1", "0"]
     clauses = [f"{operator}{bound}" for operator in (">=", "<=", "<", ">") for bound in bounds]
     wanted = [*clauses, *(f"{left}, {right}" for left in clauses for right in clauses[::5]), ""]
     for specifier in wanted:
-        admitted = plugins._admits(specifier)
+        admitted = requirements.admits(specifier)
         expected = SpecifierSet(specifier).contains(version, prereleases=True)
         assert admitted == (None if "dev" in version and specifier else expected), specifier
     for specifier in (
@@ -193,7 +193,7 @@ def test_plain_requirements_are_read_as_packaging_reads_them(version: str, monke
         "@ file:///somewhere",
         ">=0..1",
     ):
-        assert plugins._admits(specifier) is None
+        assert requirements.admits(specifier) is None
 
 
 @pytest.mark.parametrize(

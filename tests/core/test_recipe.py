@@ -119,7 +119,7 @@ stages = st.builds(
     weights=st.dictionaries(st.text(max_size=4), st.floats(0, 5), max_size=2),
     options=st.dictionaries(st.text(max_size=4), plain, max_size=2),
 )
-tasks = refs.filter(lambda ref: "+" not in ref.name)
+tasks = refs.filter(lambda ref: "+" not in ref.name and ref.name.strip())
 fields = {
     "dataset": refs,
     "stages": st.lists(stages, min_size=1, max_size=2),

@@ -19,13 +19,17 @@ CORE = Path(__file__).resolve().parents[2] / "core" / "src" / "unlabel"
 
 ORDER = (
     ("cli",),
+    ("launch",),
     ("session",),
-    ("judge", "report", "export"),
+    ("report", "export", "embed"),
     ("run",),
+    ("judge",),
     ("build",),
     ("compose",),
+    ("joining", "claims", "verify"),
     ("signature",),
     ("recipe",),
+    ("stage",),
     ("catalog",),
     ("storage",),
 )

@@ -407,20 +407,12 @@ def published(made: Crate) -> dict[str, Tensor]:
     return found
 
 
-class Holder(nn.Module):
-    """What `initialise` needs of a task."""
-
-    def __init__(self, encoder: nn.Module):
-        super().__init__()
-        self.encoder = encoder
-
-
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_the_authors_checkpoints_are_read_with_the_table_that_they_use(tmp_path, prefix):
     source, target = encoder(), encoder(seed=1)
     weights = {f"{prefix}{name}": value for name, value in published(source).items()}
     torch.save({"model": weights}, tmp_path / "authors.pth")
-    report = export.initialise(Holder(target), str(tmp_path / "authors.pth"), Catalog([]))
+    report = export.initialise(target, str(tmp_path / "authors.pth"), Catalog([]))
     assert report["missing"] == report["misshapen"] == []
     assert torch.equal(target(images()), source(images()))
 
@@ -469,7 +461,13 @@ def test_other_tasks_train_it_and_reach_every_part(name):
     sizes = {"class_token": False} if name == "mp3" else {}
     made = OTHERS[name](crate(**{**SMALL, "pool": "token" if name not in ("mp3", "gmml") else "avg", **sizes}))
     pixels = torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8)
-    given = {"image": pixels, "view1": pixels, "view2": pixels.flip(2), "key": torch.arange(8) * 977}
+    given = {
+        "image": pixels,
+        "view1": pixels,
+        "view2": pixels.flip(2),
+        "key": torch.arange(8) * 977,
+        "index": torch.arange(8),
+    }
     terms = made.loss(given)
     sum(value for part, value in terms.items() if part.startswith("loss")).backward()
     without = {part for part, p in made.encoder.named_parameters() if p.grad is None or not p.grad.abs().max() > 0}

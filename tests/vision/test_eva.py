@@ -545,8 +545,9 @@ def test_two_tasks_settle_what_each_found(tmp_path):
         "vision/mae+vision/eva", catalog, name="tiny", encoder="vision/vit", steps=2, settings=words
     )
     made = launch.train(chosen, out=tmp_path / "both", catalog=catalog, evaluate=False)
-    assert made.recipe.task.options["vision/eva"]["teacher_dim"] == 48
-    assert "teacher_dim" not in made.recipe.task.options["vision/mae"]
+    mae, eva_ref = made.recipe.tasks
+    assert eva_ref.options["teacher_dim"] == 48
+    assert "teacher_dim" not in mae.options
     assert set(made.evaluations["settled"]) == {"eva.teacher", "eva.teacher_hash", "eva.teacher_dim"}
 
 

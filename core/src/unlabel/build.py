@@ -76,10 +76,10 @@ def _built(ref: Ref, encoders: Mapping[str, nn.Module], recipe: Recipe, catalog:
     """One task around those of the encoders that are its own."""
     make = catalog.load("tasks", ref.name)
     parts = signature.encoder_parts(make)
-    given = {part: signature.encoder_of(part, make, recipe) for part in parts}
-    if missing := [part for part, needed in parts.items() if needed and given[part] is None]:
+    names = {part: signature.encoder_of(part, make, recipe) for part in parts}
+    if missing := [part for part, needed in parts.items() if needed and names[part] is None]:
         raise UsageError(f"{ref.name} has the encoders {', '.join(parts)}: give --encoder {missing[0]}=NAME")
-    modules = {part: encoders[name] for part, name in given.items() if name is not None}
+    modules = {part: encoders[name] for part, name in names.items() if name is not None}
     role = "task" if len(recipe.tasks) == 1 else f"task.{ref.name}"
     return cast("Task", make(**modules, **signature.keywords(ref, make, role, skip=len(parts))))
 

@@ -213,15 +213,15 @@ def _score(path: Path) -> float | None:
 
 def _unique(task: Task) -> dict[str, Tensor]:
     """The task's state dict without second names of one tensor (safetensors stores each memory once)."""
-    kept: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     seen: set[tuple[int, tuple[int, ...]]] = set()
     for name, tensor in task.state_dict().items():
         identity = (tensor.data_ptr(), tuple(tensor.shape))
         if tensor.numel() and identity in seen:
             continue
         seen.add(identity)
-        kept[name] = tensor
-    return kept
+        tensors[name] = tensor
+    return tensors
 
 
 def _gathered(

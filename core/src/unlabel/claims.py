@@ -53,7 +53,7 @@ def claimant(path: Path, candidates: Iterable[Offer]) -> Offer:
     Raises:
         UsageError: none does; says what is there, and which datasets could not be asked.
     """
-    asked, unloadable, fallback = [], [], None
+    datasets, unloadable, fallback = [], [], None
     for offer in candidates:
         try:
             kind = offer.load()
@@ -65,11 +65,11 @@ def claimant(path: Path, candidates: Iterable[Offer]) -> Offer:
                 return offer
             fallback = offer
         if "path" in signature.parameters(kind):
-            asked.append(offer.name)
+            datasets.append(offer.name)
     if fallback is not None:
         return fallback
     raise UsageError(
-        "; ".join([f"{path} is none of {', '.join(asked) or 'any dataset'}: {_content(path)}", *unloadable])
+        "; ".join([f"{path} is none of {', '.join(datasets) or 'any dataset'}: {_content(path)}", *unloadable])
     )
 
 

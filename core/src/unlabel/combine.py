@@ -38,8 +38,8 @@ def total(terms: dict[str, Tensor], weights: dict[str, float] | None = None) -> 
     """
     losses = {name: value for name, value in terms.items() if name == "loss" or name.startswith("loss_")}
     if not losses:
-        found = ", ".join(terms) or "nothing"
-        raise UsageError(f"the task returned no loss: expected 'loss' or names like 'loss_spread', got {found}")
+        names = ", ".join(terms) or "nothing"
+        raise UsageError(f"the task returned no loss: expected 'loss' or names like 'loss_spread', got {names}")
     if "loss" in losses and len(losses) > 1:
         parts = ", ".join(name for name in losses if name != "loss")
         raise UsageError(

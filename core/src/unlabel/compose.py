@@ -109,8 +109,8 @@ def task_recipe(
     first = recipes[parts[0]]
     if len(parts) == 1 or first.name == "+".join(parts):  # a file is about all of them
         return first
-    chosen = dict(_part(text) for text in _several(encoder))
-    return joining.join(recipes, name, encoders=chosen, data=data)
+    encoders = dict(_part(text) for text in _several(encoder))
+    return joining.join(recipes, name, encoders=encoders, data=data)
 
 
 def _named_recipe(module: Any, task: str, name: str) -> Recipe:
@@ -181,16 +181,19 @@ def with_overrides(original: Recipe, assignments: Iterable[str], catalog: Catalo
         UsageError: unknown field (with the nearest one), or a value of the wrong type.
     """
     data = recipe.canonical(original.model_dump(mode="json"))
+    notes = list(original.notes)
     for assignment in assignments:
-        path, value = assigned(assignment)
-        _assign(data, _located(path.split("."), data), _renamed(data, path, value, catalog), path)
-    changed = recipe.parse(data, "")
-    if changed.name != original.name:
+        pattern, value = assigned(assignment)
+        for path in _each_stage(pattern, data):
+            _assign(data, _located(path.split("."), data), _renamed(data, path, value, catalog, notes), path)
+    overridden = recipe.parse(data, "")
+    overridden.notes = notes
+    if overridden.name != original.name:
         raise UsageError(
-            f"the task {original.name} cannot be changed to {changed.name} by a setting: start from its recipe"
+            f"the task {original.name} cannot be changed to {overridden.name} by a setting: start from its recipe"
         )
-    verify.verify(changed, catalog)
-    return changed
+    verify.verify(overridden, catalog)
+    return overridden
 
 
 def assigned(assignment: str) -> tuple[str, Any]:
@@ -246,8 +249,18 @@ def _located_task(rest: list[str], data: dict[str, Any]) -> list[str]:
     raise UsageError(f"task.{rest[0]}: {'+'.join(names)} has no keyword {rest[0]!r}{hint}")
 
 
-def _renamed(data: Any, path: str, value: Any, catalog: Catalog) -> Any:
-    """A bare name for a stage's optimizer or schedule, with the options of the one before that it takes too."""
+def _each_stage(path: str, data: dict[str, Any]) -> list[str]:
+    """The path; for ``stages.*.lr``, that of each stage."""
+    if not path.startswith("stages.*."):
+        return [path]
+    return [path.replace("*", str(number), 1) for number in range(len(data["stages"]))]
+
+
+def _renamed(data: Any, path: str, value: Any, catalog: Catalog, notes: list[str]) -> Any:
+    """A bare name for a stage's optimizer or schedule, with the options of the one before that it takes too.
+
+    Those that it does not take are noted.
+    """
     kind: Literal["optimizer", "schedule"]
     match path.split("."):
         case ["stages", number, "optimizer" as field]:
@@ -263,17 +276,17 @@ def _renamed(data: Any, path: str, value: Any, catalog: Catalog) -> Any:
         return value
     if not isinstance(before, Mapping):
         return value if field == "weight_decay" else {"name": value}
-    return {"name": value, "options": offers.kept_options(kind, Ref.model_validate(before), value, catalog)}
+    former = Ref.model_validate(before)
+    options = offers.kept_options(kind, former, value, catalog)
+    if dropped := offers.own_options(former).keys() - options.keys():
+        notes.append(f"{path}: {value} does not take {', '.join(sorted(dropped))} of {former.name}, which is dropped")
+    return {"name": value, "options": options}
 
 
 def _assign(data: Any, parts: list[str], value: Any, path: str) -> None:
     """Set a place in plain data; existing containers are checked here, leaf names by the model afterwards."""
     place = data
-    for number, part in enumerate(parts[:-1]):
-        if part == "*" and isinstance(place, list):
-            for item in place:
-                _assign(item, parts[number + 1 :], value, path)
-            return
+    for part in parts[:-1]:
         place = _step(place, part, path)
     if isinstance(place, list):
         place[_index(place, parts[-1], path)] = value

@@ -32,16 +32,16 @@ def component(offer: Offer, catalog: Catalog) -> dict[str, Any]:
         for name, parameter in signature.parameters(target, skip).items()
     ]
     document = inspect.getdoc(inspect.getmodule(target) if offer.kind == "tasks" else target) or ""
-    found: dict[str, Any] = {
+    description: dict[str, Any] = {
         **summary(offer),
         "kind": offer.kind.removesuffix("s"),
         "document": document,
         "keywords": keywords,
     }
     if offer.kind == "tasks":
-        found |= {"encoders": _encoders(target, offer, catalog), "evaluations": list(target.evaluations)}
-        found |= {"loss": _loss(target), "expected": dict(target.expected), "recipes": _recipes(offer)}
-    return found
+        description |= {"encoders": _encoders(target, offer, catalog), "evaluations": list(target.evaluations)}
+        description |= {"loss": _loss(target), "expected": dict(target.expected), "recipes": _recipes(offer)}
+    return description
 
 
 def _loss(task: Any) -> str:
@@ -61,17 +61,22 @@ def _meanings(target: Any) -> dict[str, str]:
 def _encoders(task: Any, offer: Offer, catalog: Catalog) -> list[str]:
     """Encoders of the task's own plugins whose type fits the task's first parameter."""
 
-    wanted = next(iter(signature.parameters(task).values())).annotation
+    parameter_class = next(iter(signature.parameters(task).values())).annotation
     prefix = offer.name.partition("/")[0] + "/"
     fitting = []
     for encoder in catalog.offers("encoders"):
         if encoder.name.startswith(prefix):
             try:
-                made = signature.made_by(encoder.load())
+                made_class = signature.made_by(encoder.load())
             except UsageError:  # it lacks a library: the task can still be shown
                 continue
             # a factory that promises only "some module" may make one that fits
-            if made is None or not inspect.isclass(wanted) or issubclass(made, wanted) or issubclass(wanted, made):
+            if (
+                made_class is None
+                or not inspect.isclass(parameter_class)
+                or issubclass(made_class, parameter_class)
+                or issubclass(parameter_class, made_class)
+            ):
                 fitting.append(encoder.name)
     return fitting
 
@@ -81,8 +86,8 @@ def _recipes(offer: Offer) -> dict[str, dict[str, Any]]:
     return {
         name: {
             "document": inspect.getdoc(make) or "",
-            "dataset": (chosen := make()).dataset.name,
-            "recipe": chosen.model_dump(mode="json", exclude_defaults=True),
+            "dataset": (recipe := make()).dataset.name,
+            "recipe": recipe.model_dump(mode="json", exclude_defaults=True),
         }
         for name, make in compose.named(offer.module()).items()
     }
@@ -102,14 +107,14 @@ def _type(annotation: Any) -> str:
 
 def arguments(document: str) -> dict[str, str]:
     """The meanings under ``Args:`` (and ``Attributes:``) of a docstring, by name."""
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for section in re.findall(r"^(?:Args|Attributes):\n((?:[ \t]+.*\n?|\n)+)", document, re.MULTILINE):
         current: list[str] = []
         for line in section.splitlines():
             entry = re.match(r"^ {4}(\w[\w, ]*):\s*(.*)", line)
             if entry:
                 current = [name.strip() for name in entry.group(1).split(",")]
-                found |= {name: entry.group(2) for name in current if name not in found}
+                meanings |= {name: entry.group(2) for name in current if name not in meanings}
             elif line.strip():
-                found |= {name: f"{found[name]} {line.strip()}" for name in current}
-    return found
+                meanings |= {name: f"{meanings[name]} {line.strip()}" for name in current}
+    return meanings

@@ -75,8 +75,8 @@ def keep(judged: Frozen, path: Path) -> None:
     shown = judged.shown(split)
     source = judged if judged.has_features(split) else judged.limited(split, len(shown))
     table = _part(source, split)
-    wanted = np.isin(table["index"], shown)
-    table = {name: column[wanted] for name, column in table.items()}
+    rows = np.isin(table["index"], shown)
+    table = {name: column[rows] for name, column in table.items()}
     if (table["labels"] >= 0).any():
         table["classes"] = np.array(judged.classes, dtype=np.str_)
     else:
@@ -86,9 +86,9 @@ def keep(judged: Frozen, path: Path) -> None:
     pictures = [thumbnail for thumbnail in seen if isinstance(thumbnail, np.ndarray)]
     if seen and len(pictures) == len(seen):
         table["thumbnails"] = np.stack(pictures)
-    words = [thumbnail if isinstance(thumbnail, str) else "" for thumbnail in seen]
-    if any(words):
-        table["words"] = np.array(words, dtype=np.str_)
+    texts = [thumbnail if isinstance(thumbnail, str) else "" for thumbnail in seen]
+    if any(texts):
+        table["words"] = np.array(texts, dtype=np.str_)
     with files.writing(path) as aside:
         _npz(table, aside)
 

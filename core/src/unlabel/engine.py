@@ -175,9 +175,9 @@ class Engine:
             Norm of the averaged gradient before clipping, over all parameters of these optimizers: float32 scalar on
             the device.
         """
-        given = list(optimizers.values()) if isinstance(optimizers, Mapping) else [optimizers]
-        learning = {optimizer: found for optimizer in given if (found := _with_gradient(optimizer))}
-        parameters = [parameter for found in learning.values() for parameter in found]
+        every = list(optimizers.values()) if isinstance(optimizers, Mapping) else [optimizers]
+        learning = {optimizer: with_gradient for optimizer in every if (with_gradient := _with_gradient(optimizer))}
+        parameters = [parameter for with_gradient in learning.values() for parameter in with_gradient]
         gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
         if not self.shard:
             average(gradients, self.world)  # before the scaler looks, or one process skips an update the others take
@@ -192,7 +192,7 @@ class Engine:
         for optimizer in learning:
             self.scaler.step(optimizer)
             self._stepped.add(id(optimizer))
-        for optimizer in given:
+        for optimizer in every:
             optimizer.zero_grad(set_to_none=True)
         if not self._in_iteration:
             self._adapt_scale()

@@ -80,17 +80,17 @@ def folded(stage: Mapping[str, Any]) -> dict[str, Any]:
     """
     fields = {name: value for name, value in stage.items() if name not in FIELDS}
     for owner, default in (("optimizer", "adamw"), ("schedule", "cosine")):
-        given = {
+        more = {
             place.partition(".")[2]: stage[name]
             for name, place in FIELDS.items()
             if name in stage and place.startswith(owner)
         }
-        if given:
-            fields[owner] = _with(fields.get(owner, default), given)
+        if more:
+            fields[owner] = _with(fields.get(owner, default), more)
     return fields
 
 
-def _with(owner: Any, given: dict[str, Any]) -> Any:
+def _with(owner: Any, more: dict[str, Any]) -> Any:
     """A reference with more options; as it is if it is none, which its own validation says better."""
     reference = {"name": owner} if isinstance(owner, str) else owner.model_dump() if _is_model(owner) else owner
     if not isinstance(reference, Mapping) or not isinstance(reference.get("name"), str):
@@ -98,14 +98,14 @@ def _with(owner: Any, given: dict[str, Any]) -> Any:
     nested = reference.get("options")
     flat = {key: value for key, value in reference.items() if key not in ("name", "options")}
     options = {**nested, **flat} if isinstance(nested, Mapping) else flat
-    taken = _TAKEN.get(reference["name"].lower())
-    for key, value in given.items():
+    keywords = _TAKEN.get(reference["name"].lower())
+    for key, value in more.items():
         value = tuple(value) if isinstance(value, list) else value
-        if taken is None and value != _VERSION_0_1[key]:
+        if keywords is None and value != _VERSION_0_1[key]:
             options[key] = value  # one that version 0.1 did not know: whoever says it means it
-        elif taken is not None and key in taken:
+        elif keywords is not None and key in keywords:
             options[key] = value
-            if value == taken[key] and key not in defaults_of(reference["name"]):
+            if value == keywords[key] and key not in defaults_of(reference["name"]):
                 del options[key]  # its own default
     return {"name": reference["name"], "options": options}
 

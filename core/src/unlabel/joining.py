@@ -35,10 +35,10 @@ def join(
                 f"{joined}: {other.name} trains in {len(other.stages)} stages "
                 f"({', '.join(s.name for s in other.stages)}): name it first, or write the stages into a recipe file"
             )
-    chosen, agreed = encoders or {}, {}
+    overrides, agreed = encoders or {}, {}
     for part in dict.fromkeys(part for one in recipes.values() for part in one.encoders):
         users = {name: one.encoders[part] for name, one in recipes.items() if part in one.encoders}
-        agreed[part] = _agreed(users, joined, kind, "--encoder", chosen.get(part, chosen.get("")))
+        agreed[part] = _agreed(users, joined, kind, "--encoder", overrides.get(part, overrides.get("")))
     datasets = {name: one.dataset for name, one in recipes.items()}
     return first.model_copy(
         update={
@@ -70,11 +70,11 @@ def _joined_stage(stage: Stage, recipes: Mapping[str, Recipe]) -> Stage:
     return stage.model_copy(update={"groups": groups, "weights": weights, "options": options})
 
 
-def _agreed(refs: Mapping[str, Ref], joined: str, kind: str, option: str, chosen: str | None) -> Ref:
+def _agreed(refs: Mapping[str, Ref], joined: str, kind: str, option: str, override: str | None) -> Ref:
     """What all parts use, or of what they use the one that was chosen."""
     first = next(iter(refs.values()))
-    if chosen is not None:
-        return next((ref for ref in refs.values() if ref.name == chosen), first)
+    if override is not None:
+        return next((ref for ref in refs.values() if ref.name == override), first)
     if any(ref != first for ref in refs.values()):
         used = ", ".join(f"{name}: {ref.name}{_shown(ref)}" for name, ref in refs.items())
         raise UsageError(

@@ -19,7 +19,7 @@ from unlabel.evaluate.features import Frozen
 from unlabel.recipe import Recipe, Ref
 from unlabel.task import Task
 
-__all__ = ["SHOWN", "Verdict", "attempt", "engine_for", "frozen", "judge", "measure", "monitor", "requested"]
+__all__ = ["SHOWN", "Verdict", "attempt", "budget", "engine_for", "frozen", "judge", "measure", "monitor", "requested"]
 
 SHOWN = 400
 """Samples in the map of a run's report."""
@@ -67,6 +67,16 @@ def frozen(recipe: Recipe, task: Task, dataset: Dataset, engine: Engine) -> Froz
         keep_raw=judging.raw,
         shown=SHOWN,
     )
+
+
+def budget(judged: Frozen) -> str:
+    """What the task is judged on, in a line."""
+    parts = []
+    for split, what in (("train", "training"), ("test", "held-out")):
+        if judged.has_split(split):  # type: ignore[arg-type]  # one of the two
+            used, there = len(judged.indices(split)), len(judged.dataset(split))  # type: ignore[arg-type]
+            parts.append(f"{used:,} of {there:,} {what} samples" if used < there else f"{there:,} {what} samples")
+    return f"judged  on {' and '.join(parts)}, {judged.engine.precision}"
 
 
 def _batch_size(recipe: Recipe) -> int:
@@ -134,9 +144,9 @@ def judge(judged: Frozen, untrained: Task, refs: Iterable[Ref], catalog: Catalog
     refs = list(refs)
     before = judged.of(untrained)  # before anything is read: it is read for both
     verdict = attempt(judged, refs, catalog)
-    made = [ref for ref in refs if ref.name in verdict.after]
-    verdict.before = measure(before, made, catalog)
-    for ref in made:
+    measurable = [ref for ref in refs if ref.name in verdict.after]
+    verdict.before = measure(before, measurable, catalog)
+    for ref in measurable:
         evaluation = catalog.load("evaluations", ref.name)
         if judged.keeps_raw and "inputs" in signature.parameters(evaluation, skip=1):
             _measure_raw(verdict, judged, ref, evaluation)

@@ -96,8 +96,8 @@ class Metrics(Observer):
         super().__init__(folder)
         path = folder / "metrics.jsonl"
         if path.exists():
-            kept = [record for record in read_jsonl(path) if record["total_step"] <= resume_at]
-            files.write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))
+            earlier = [record for record in read_jsonl(path) if record["total_step"] <= resume_at]
+            files.write_whole(path, "".join(json.dumps(record) + "\n" for record in earlier))
         self.file: IO[str] = path.open("a", encoding="utf-8")
 
     def log(self, progress: Progress, metrics: Mapping[str, float]) -> None:

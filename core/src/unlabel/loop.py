@@ -82,8 +82,8 @@ def train(training: Training) -> None:
         for number, stage in enumerate(stages):
             if not stage.steps or number < start.stage or (number == start.stage and start.step >= stage.steps):
                 continue  # left out, or done before
-            here = start if number == start.stage else Position(recipe.name, number, 0, _before(stages, number))
-            run_stage(training, stage, here, quarantine, signals)
+            position = start if number == start.stage else Position(recipe.name, number, 0, _before(stages, number))
+            run_stage(training, stage, position, quarantine, signals)
 
 
 def run_stage(training: Training, stage: Stage, start: Position, quarantine: Quarantine, signals: _Signals) -> None:

@@ -164,10 +164,10 @@ class Health:
         broken = [self._not_finite(name) for name in self.values if not all(map(math.isfinite, self.values[name]))]
         if broken:
             return broken
-        found = [*self._features(), *self._rank(), *self._loss(), *self._gradients(), *self._knn(), *self._ranges()]
-        if not any(level != "ok" for level, _ in found):
-            found.append(("ok", self._summary()))
-        return sorted(found, key=lambda entry: ("bad", "warn", "ok").index(entry[0]))
+        findings = [*self._features(), *self._rank(), *self._loss(), *self._gradients(), *self._knn(), *self._ranges()]
+        if not any(level != "ok" for level, _ in findings):
+            findings.append(("ok", self._summary()))
+        return sorted(findings, key=lambda entry: ("bad", "warn", "ok").index(entry[0]))
 
     def _not_finite(self, name: str) -> tuple[Level, str]:
         steps_values = zip(self.steps[name], self.values[name], strict=True)
@@ -233,15 +233,15 @@ class Health:
         return [("warn", f"k-NN accuracy fell {fall}: an earlier checkpoint may be better")]
 
     def _ranges(self) -> list[tuple[Level, str]]:
-        found: list[tuple[Level, str]] = []
+        findings: list[tuple[Level, str]] = []
         for name, (low, high) in self.expected.items():
             if name not in self.values:
                 continue
             _, last = _start_and_end(self.values[name])
             if not low <= last <= high:
                 what = f"{name} ended at {last:.3g}, outside the healthy {low:g} to {high:g} of this task"
-                found.append(("warn", what))
-        return found
+                findings.append(("warn", what))
+        return findings
 
     def _summary(self) -> str:
         facts = []

@@ -17,6 +17,7 @@ import yaml
 from pydantic import (
     BaseModel,
     Field,
+    PrivateAttr,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
@@ -125,6 +126,8 @@ class Recipe(Strict):
     execution: Execution = Field(default_factory=Execution)
     version: int = Field(default=_VERSION, ge=_VERSION, le=_VERSION, description="of the form, not of the package")
 
+    _notes: list[str] = PrivateAttr(default_factory=list)
+
     if TYPE_CHECKING:
 
         def __init__(
@@ -163,6 +166,15 @@ class Recipe(Strict):
             data.pop("combination", None)
         first |= {"encoder": encoders["encoder"]} if list(encoders) == ["encoder"] else {"encoders": encoders}
         return {**first, **data}
+
+    @property
+    def notes(self) -> list[str]:
+        """What was decided for the user while the recipe was composed: a line each, for the screen of ``train``."""
+        return self._notes
+
+    @notes.setter
+    def notes(self, notes: list[str]) -> None:
+        self._notes = notes
 
     @property
     def name(self) -> str:
@@ -343,8 +355,8 @@ def explain(error: ValidationError, within: str = "") -> str:
         owner = next((fields[str(part)] for part in reversed(location[:-1]) if str(part) in fields), Recipe)
         return f"{place}: no such field{_nearest_field(str(location[-1]), owner)}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    given = problem["input"]
-    shown = "" if problem["type"] == "missing" or isinstance(given, BaseModel | Mapping) else f", not {given!r}"
+    value = problem["input"]
+    shown = "" if problem["type"] == "missing" or isinstance(value, BaseModel | Mapping) else f", not {value!r}"
     return f"{place}: {message}{shown}" if place else f"{message}{shown}"
 
 
@@ -362,9 +374,9 @@ def _nearest_field(name: str, owner: type[BaseModel]) -> str:
     places = [prefix + name for prefix, model in elsewhere if name in model.model_fields]
     if places:
         return f"; did you mean {places[0]}?"
-    written = {"tasks": "task", "encoders": "encoder"} if owner is Recipe else {}
-    fields = [written.get(field, field) for field in owner.model_fields]
+    aliases = {"tasks": "task", "encoders": "encoder"} if owner is Recipe else {}
+    fields = [aliases.get(field, field) for field in owner.model_fields]
     return (
-        nearest(name, [*fields, *written, *(flat_fields.FIELDS if owner is Stage else ())])
+        nearest(name, [*fields, *aliases, *(flat_fields.FIELDS if owner is Stage else ())])
         or f"; the fields are {', '.join(fields)}"
     )

@@ -16,7 +16,7 @@ from unlabel.errors import RunError, UsageError, nearest
 from unlabel.recipe import Recipe, Ref
 from unlabel.storage import assets
 from unlabel.storage.jsonl import read_jsonl
-from unlabel.terminal import Say, silent
+from unlabel.terminal import Say, lacking_lines, silent
 
 if TYPE_CHECKING:
     from torch import nn
@@ -106,6 +106,7 @@ class Run:
         dataset = build.build_dataset(ref or original, self.catalog)
         if ref is None or ref.name == original.name:
             dataset.use_assets(assets.load(self.folder, "dataset"))
+        dataset.prepare()
         return dataset
 
     def evaluate(
@@ -137,20 +138,22 @@ class Run:
         if data:
             original = original.model_copy(update={"dataset": claims.dataset_ref(data, original, self.catalog)})
         options = list(options)
-        ours = [text for text in options if compose.assigned(text)[0].partition(".")[0] in ("dataset", "judging")]
-        if ours:
-            original = compose.with_overrides(original, ours, self.catalog)
+        data_options = [
+            text for text in options if compose.assigned(text)[0].partition(".")[0] in ("dataset", "judging")
+        ]
+        if data_options:
+            original = compose.with_overrides(original, data_options, self.catalog)
         engine = judge.engine_for(original, device)
         task = self.task(engine)
         dataset = self.dataset(original.dataset)
-        others = [text for text in options if text not in ours]
+        others = [text for text in options if text not in data_options]
         refs = judge.requested(original, task, self.catalog, names, others)
         judged = judge.frozen(original, task, dataset, engine)
         if names:
             return judge.measure(judged, refs, self.catalog)
         verdict = judge.attempt(judged, refs, self.catalog)
         if not verdict.after:
-            raise UsageError("; ".join(f"{name}: {reason}" for name, reason in verdict.lacking.items()))
-        for name, reason in verdict.lacking.items():
-            say(f"{name}: not made: {reason}")
+            raise UsageError("; ".join(lacking_lines(verdict.lacking)))
+        for line in lacking_lines(verdict.lacking):
+            say(line)
         return verdict.after

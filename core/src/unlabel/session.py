@@ -91,7 +91,7 @@ class Session:
         self.recipe = _with_absolute_sources(self.recipe)
         self.engine = Engine.of(self.recipe.execution)
         self.folder = Path(self.engine.agree(str(self.folder)))  # a name made from the time may differ among processes
-        made, alone = False, ExitStack()
+        created, alone = False, ExitStack()
         try:
             if self.engine.main and (self.folder / "recipe.json").is_file():
                 alone.enter_context(lock.held(self.folder))
@@ -99,14 +99,14 @@ class Session:
             observers = {name: _observer(name, self.catalog) for name in self.observe}
             if self.engine.main and not resuming:
                 self._make_folder()
-                made = True
+                created = True
                 alone.close()
                 alone.enter_context(lock.held(self.folder))
             self.engine.barrier()
             self._announce()
             self._train(observers)
         except UsageError:
-            if made and not checkpoint.available(self.checkpoints):
+            if created and not checkpoint.available(self.checkpoints):
                 shutil.rmtree(self.folder)  # it would only be in the way of the next try
             raise
         finally:
@@ -180,6 +180,8 @@ class Session:
         self.say(f"{self.recipe.name}  {parameters:,} trainable parameters, encoder {encoders}")
         self.say(f"data    {self.recipe.dataset.name}: {len(self.samples):,} training samples")
         self.say(f"engine  {self.engine.describe()}")
+        for note in self.recipe.notes:
+            self.say(f"note    {note}")
         for summary in self.first_weights:
             self.say(f"init    {summary}")
         for name, value in self.task.provenance().items():
@@ -266,6 +268,7 @@ class Session:
         export.load_first_weights(untrained, self.recipe, self.catalog)
         engine.prepare(untrained)
         refs = judge.requested(self.recipe, self.task, self.catalog)
+        self.say(judge.budget(judged))
         verdict = judge.judge(judged, untrained, refs, self.catalog)
         results |= {"before": verdict.before, "after": verdict.after, "raw": verdict.raw}
         if verdict.lacking:

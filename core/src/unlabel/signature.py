@@ -87,14 +87,16 @@ def factory(ref: Ref, kind: str, catalog: Catalog) -> Callable[..., Any]:
 def _makes_module(target: Callable[..., Any]) -> bool:
     from torch import nn
 
-    made = made_by(target)
-    return made is not None and issubclass(made, nn.Module)
+    product = made_by(target)
+    return product is not None and issubclass(product, nn.Module)
 
 
 def made_by(target: Callable[..., Any]) -> type | None:
     """The class that a class or an annotated function makes; None if its annotation does not say."""
-    made = target if inspect.isclass(target) else _hints(target).get("return") if inspect.isfunction(target) else None
-    return made if inspect.isclass(made) else None
+    product = (
+        target if inspect.isclass(target) else _hints(target).get("return") if inspect.isfunction(target) else None
+    )
+    return product if inspect.isclass(product) else None
 
 
 def _hints(target: Any) -> dict[str, Any]:

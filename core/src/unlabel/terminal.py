@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Say", "print_results", "say", "silent", "terminal"]
+__all__ = ["Say", "lacking_lines", "print_results", "say", "silent", "terminal"]
 
 Say = Callable[[Any], None]
 """Shows a line, or something that rich can render."""
@@ -31,6 +31,14 @@ def silent(what: Any) -> None:
     """Say nothing."""
 
 
+def lacking_lines(lacking: Mapping[str, str]) -> list[str]:
+    """Which evaluations could not be made, and why: those that lack the same in one line."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in lacking.items():
+        reasons.setdefault(reason, []).append(name)
+    return [f"{', '.join(names)}: not made: {reason}" for reason, names in reasons.items()]
+
+
 def print_results(say: Say, results: dict[str, Any]) -> None:
     """The result table: evaluations before and after, time and speed, and the verdict."""
     from rich.table import Table
@@ -45,8 +53,8 @@ def print_results(say: Say, results: dict[str, Any]) -> None:
         say(table)
     else:
         say(results.get("note", "not evaluated"))
-    for name, reason in results.get("lacking", {}).items():
-        say(f"{name}: not made: {reason}")
+    for line in lacking_lines(results.get("lacking", {})):
+        say(line)
     say(f"trained in {results['seconds']:.1f} s, {results['samples_per_second']:.0f} samples/s")
     for level, sentence in results["health"]:
         say(f"health  {level}: {sentence}")

@@ -51,8 +51,8 @@ def seconds(cell: Cell, catalog: Catalog, threads: int, limit: float = _LIMIT) -
         try:
             subprocess.run([*command, "--no-evaluate"], env=environment, capture_output=True, timeout=limit, check=True)
             records = read_jsonl(out / "metrics.jsonl")
-            chosen = recipe.parse(json.loads((out / "recipe.json").read_text(encoding="utf-8")), "")
-            samples = build.build_dataset(chosen.dataset, catalog).split("train")
+            run_recipe = recipe.parse(json.loads((out / "recipe.json").read_text(encoding="utf-8")), "")
+            samples = build.build_dataset(run_recipe.dataset, catalog).split("train")
         except (subprocess.SubprocessError, OSError, ValueError, UnlabelError):
             return None
     total = 0.0

@@ -41,8 +41,8 @@ def lines(launcher: str, study: Study, file: Path, folder: Folder, todo: dict[in
 # {len(todo)} cells, one a task; a requeued one resumes. When all have ended: {bench} --collect
 srun {bench} --cell "$SLURM_ARRAY_TASK_ID"
 """
-    made = [f"# {len(todo)} cells, one after the other; then: {bench} --collect"]
+    lines = [f"# {len(todo)} cells, one after the other; then: {bench} --collect"]
     for cell in todo.values():
         _, *module = folder.command(cell)  # without the interpreter, which torchrun chooses
-        made.append(shlex.join(["torchrun", "--standalone", "--nproc-per-node", "auto", *module]))
-    return "\n".join(made) + "\n"
+        lines.append(shlex.join(["torchrun", "--standalone", "--nproc-per-node", "auto", *module]))
+    return "\n".join(lines) + "\n"

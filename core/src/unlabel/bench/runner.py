@@ -191,21 +191,21 @@ class _Pool:
     def run(self, signals: _Signals) -> None:
         """Until all have ended, or a signal came and those that were running have saved."""
         waiting = iter(self.todo)
-        told = False
+        stopping = False
         while True:
             while signals.received is None and len(self.running) < self.jobs and (cell := next(waiting, None)):
                 self._start(cell)
             if not self.running:
                 return
-            if signals.received is not None and not told:
-                told = True
+            if signals.received is not None and not stopping:
+                stopping = True
                 self.say("stopping; the cells that are running are being saved")
                 for _, process, _ in self.running.values():
                     process.send_signal(signal.SIGTERM)  # a second Ctrl-C has reached them already, and stops at once
             for cell, process, since in list(self.running.values()):
                 if process.poll() is not None:
                     del self.running[cell.name]
-                    self._ended(cell, process.returncode, time.perf_counter() - since, stopping=told)
+                    self._ended(cell, process.returncode, time.perf_counter() - since, stopping=stopping)
             time.sleep(0.1)
 
     def _start(self, cell: Cell) -> None:

@@ -44,35 +44,35 @@ def bench(
         UsageError: the study, or what is asked of it, cannot be.
         RunError: stopped by a signal; the tables of what is there were written.
     """
-    asked = study.load(file)
-    cells = study.cells(asked, catalog, file.absolute().parent)
-    folder = Folder(out or Path("studies") / asked.name)
-    jobs = jobs or asked.jobs
+    request = study.load(file)
+    cells = study.cells(request, catalog, file.absolute().parent)
+    folder = Folder(out or Path("studies") / request.name)
+    jobs = jobs or request.jobs
     states = {cell.name: folder.state(cell) for cell in cells}
-    tables.tables(asked, cells, states)  # a baseline that does not exist is found before hours are spent
+    tables.tables(request, cells, states)  # a baseline that does not exist is found before hours are spent
     if only is not None and only >= len(cells):
         raise UsageError(f"--cell {only}: the study has cells 0 to {len(cells) - 1}")
     if launcher is not None:
         todo = {number: cell for number, cell in enumerate(cells) if states[cell.name].what != "finished"}
         if not todo:
             raise UsageError(f"--launch {launcher}: every cell is finished")
-        text = launch.lines(launcher, asked, file, folder, todo)
+        text = launch.lines(launcher, request, file, folder, todo)
         folder.prepare(cells)
         print(text, end="")
         return 0
     if dry_run:
-        planned(asked, cells, states, catalog, jobs)
+        planned(request, cells, states, catalog, jobs)
         return 0
     if only is not None:
-        return runner.one(folder, cells[only], asked.threads)
+        return runner.one(folder, cells[only], request.threads)
     if collect and not folder.path.is_dir():
         raise UsageError(f"--collect: there is no folder {folder.path}; give the one the study ran in with --out")
     try:
         if not collect:
-            runner.run(folder, cells, jobs=jobs, threads=asked.threads, retry=retry, say=_say)
+            runner.run(folder, cells, jobs=jobs, threads=request.threads, retry=retry, say=_say)
     finally:
         if folder.path.is_dir():
-            states = collected(asked, folder, cells)
+            states = collected(request, folder, cells)
     return _concluded(folder, cells, states)
 
 
@@ -80,7 +80,7 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def planned(asked: Study, cells: list[Cell], states: dict[str, State], catalog: Catalog, jobs: int) -> None:
+def planned(request: Study, cells: list[Cell], states: dict[str, State], catalog: Catalog, jobs: int) -> None:
     """Print every cell, where it stands, and what those that are not finished will cost."""
     for number, cell in enumerate(cells):
         _say(f"{number:>4}  {states[cell.name].what:<8}  {cell.title}")
@@ -89,35 +89,35 @@ def planned(asked: Study, cells: list[Cell], states: dict[str, State], catalog: 
     arms: dict[tuple[str, ...], list[Cell]] = {}
     for cell in left:
         arms.setdefault(cell.labels, []).append(cell)
-    threads = asked.threads or max(1, (os.cpu_count() or 1) // jobs)
+    threads = request.threads or max(1, (os.cpu_count() or 1) // jobs)
     total, unknown = 0.0, []
-    for labels, those in arms.items():
-        title = " · ".join(filter(None, labels)) or those[0].recipe.task.name
+    for labels, arm_cells in arms.items():
+        title = " · ".join(filter(None, labels)) or arm_cells[0].recipe.task.name
         known = [
             float(states[cell.name].results["seconds"])
             for cell in cells
             if cell.labels == labels and "seconds" in states[cell.name].results
         ]
-        each = sum(known) / len(known) if known else cost.seconds(those[0], catalog, threads)
-        if each is None:
+        seconds = sum(known) / len(known) if known else cost.seconds(arm_cells[0], catalog, threads)
+        if seconds is None:
             unknown.append(title)
             continue
         source = "as those that are finished" if known else "from its first updates"
-        _say(f"cost  {title}: {len(those)} x {duration(each)} ({source})")
-        total += each * len(those)
+        _say(f"cost  {title}: {len(arm_cells)} x {duration(seconds)} ({source})")
+        total += seconds * len(arm_cells)
     if arms:
         _say(f"cost  about {duration(total / jobs)} of training on this machine, starts and evaluations not counted")
     if unknown:
         _say(f"cost  not known (no update within two minutes, or a failure): {', '.join(unknown)}")
 
 
-def collected(asked: Study, folder: Folder, cells: list[Cell]) -> dict[str, State]:
+def collected(request: Study, folder: Folder, cells: list[Cell]) -> dict[str, State]:
     """Write the tables of what is there; returns where each cell stands."""
     states = {cell.name: folder.state(cell) for cell in cells}
-    made = tables.tables(asked, cells, states)
+    result = tables.tables(request, cells, states)
     files.write_whole(folder.path / "results.jsonl", tables.as_jsonl(cells, states))
-    files.write_whole(folder.path / "results.md", tables.as_markdown(asked, made))
-    files.write_whole(folder.path / "results.html", tables.as_html(asked, made))
+    files.write_whole(folder.path / "results.md", tables.as_markdown(request, result))
+    files.write_whole(folder.path / "results.html", tables.as_html(request, result))
     return states
 
 

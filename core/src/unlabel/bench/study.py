@@ -134,7 +134,7 @@ def load(path: Path) -> Study:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        beside = [str(found) for found in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        beside = [str(file) for file in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
         raise UsageError(f"study {path} cannot be read: {reason}{nearest(str(path), beside)}") from error
     except yaml.YAMLError as error:
         raise UsageError(f"study {path} is not YAML of plain values: {' '.join(str(error).split())}") from error
@@ -173,7 +173,7 @@ def cells(study: Study, catalog: Catalog, beside: Path) -> list[Cell]:
         UsageError: some cell cannot be: an unknown name, a setting its task does not have; two cells are the same.
     """
     named = [[_labelled(choice, len(getattr(study, axis)) > 1) for choice in getattr(study, axis)] for axis in AXES]
-    found: list[Cell] = []
+    planned: list[Cell] = []
     for seed in study.seeds:
         for choices in itertools.product(*named):
             labels = tuple(choice.label for choice in choices)
@@ -182,20 +182,20 @@ def cells(study: Study, catalog: Catalog, beside: Path) -> list[Cell]:
                 recipe = _recipe(study, choices, seed, catalog, beside)
             except UsageError as error:
                 raise UsageError(f"study {study.name}, {title or 'every cell'}: {error}") from error
-            found.append(Cell(_name(labels, seed, recipe), labels, seed, recipe))
-    for (labels, _), count in Counter((cell.labels, cell.seed) for cell in found).items():
+            planned.append(Cell(_name(labels, seed, recipe), labels, seed, recipe))
+    for (labels, _), count in Counter((cell.labels, cell.seed) for cell in planned).items():
         if count > 1:
             title = " · ".join(filter(None, labels)) or "default"
             raise UsageError(f"study {study.name}: {count} cells are called {title!r}: give their entries a `label`")
-    return found
+    return planned
 
 
 def _labelled(choice: Choice, several: bool) -> Choice:
     """With a label: the given one, else its value and settings, else, where there is a choice, that it is the
     recipe's own."""
     settings = ", ".join(f"{name}={value}" for name, value in choice.set.items())
-    made = " ".join(filter(None, [choice.value, settings])) or ("default" if several else "")
-    return choice.model_copy(update={"label": choice.label or made})
+    default = " ".join(filter(None, [choice.value, settings])) or ("default" if several else "")
+    return choice.model_copy(update={"label": choice.label or default})
 
 
 def _recipe(study: Study, choices: Iterable[Choice], seed: int, catalog: Catalog, beside: Path) -> Recipe:
@@ -225,11 +225,11 @@ def _is_path(data: str, catalog: Catalog) -> bool:
 
 def _seen(path: str, beside: Path) -> str:
     """A path as it is from `beside`, if there is something; else as it was given, for the message."""
-    found = beside / Path(path).expanduser()
-    return str(found) if found.exists() or "{" in path else path
+    candidate = beside / Path(path).expanduser()
+    return str(candidate) if candidate.exists() or "{" in path else path
 
 
 def _name(labels: Iterable[str], seed: int, recipe: Recipe) -> str:
     content = json.dumps(recipe.model_dump(mode="json"), sort_keys=True)
-    words = re.sub(r"[^a-z0-9]+", "-", " ".join(labels).lower()).strip("-")[:60].strip("-")
-    return f"{words}-{seed}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+    slug = re.sub(r"[^a-z0-9]+", "-", " ".join(labels).lower()).strip("-")[:60].strip("-")
+    return f"{slug}-{seed}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"

@@ -75,19 +75,21 @@ def tables(study: Study, cells: list[Cell], states: dict[str, State]) -> list[Ta
     results = {
         (cell.labels, cell.seed): states[cell.name].results for cell in cells if states[cell.name].what == "finished"
     }
-    after = {key: _flat(found.get("after", {})) for key, found in results.items()}
-    before = {key: _flat(found.get("before", {})) for key, found in results.items()}
+    after = {key: _flat(evaluations.get("after", {})) for key, evaluations in results.items()}
+    before = {key: _flat(evaluations.get("before", {})) for key, evaluations in results.items()}
     arms = list(dict.fromkeys(cell.labels for cell in cells))
-    made = []
+    result = []
     for data in dict.fromkeys(labels[AXES.index("data")] for labels in arms):
-        here = [labels for labels in arms if labels[AXES.index("data")] == data]
+        data_arms = [labels for labels in arms if labels[AXES.index("data")] == data]
         where = f", {data}" if data else ""
-        measures = _outcomes(here, after, before)
-        made.append(_table(f"Trained{where}", here, study.seeds, measures, lambda arm, seed, m: after[arm, seed][m]))
-        made.append(
+        measures = _outcomes(data_arms, after, before)
+        result.append(
+            _table(f"Trained{where}", data_arms, study.seeds, measures, lambda arm, seed, m: after[arm, seed][m])
+        )
+        result.append(
             _table(
                 f"Gain over random init{where}",
-                here,
+                data_arms,
                 study.seeds,
                 measures,
                 lambda arm, seed, m: after[arm, seed][m] - before[arm, seed][m],
@@ -96,12 +98,12 @@ def tables(study: Study, cells: list[Cell], states: dict[str, State]) -> list[Ta
         )
         if axis is not None:
             number = AXES.index(axis)
-            of = {arm: (*arm[:number], base, *arm[number + 1 :]) for arm in here if arm[number] != base}
+            of = {arm: (*arm[:number], base, *arm[number + 1 :]) for arm in data_arms if arm[number] != base}
             title = f"Difference from {base}, paired by seed{where}"
-            made.append(_table(title, of, study.seeds, measures, _minus(after, of), sign=True))
-    made = [table for table in made if table.rows and len(table.columns) > 1]
-    made += _unfinished(cells, states)
-    return made
+            result.append(_table(title, of, study.seeds, measures, _minus(after, of), sign=True))
+    result = [table for table in result if table.rows and len(table.columns) > 1]
+    result += _unfinished(cells, states)
+    return result
 
 
 def _baseline(study: Study, cells: list[Cell]) -> tuple[str | None, str]:
@@ -109,11 +111,11 @@ def _baseline(study: Study, cells: list[Cell]) -> tuple[str | None, str]:
     labels = {axis: list(dict.fromkeys(cell.labels[n] for cell in cells)) for n, axis in enumerate(AXES)}
     labels.pop("data")
     if study.baseline is None:
-        return next(((axis, found[0]) for axis, found in labels.items() if len(found) > 1), (None, ""))
-    for axis, found in labels.items():
-        if study.baseline in found:
-            return (axis if len(found) > 1 else None), study.baseline
-    known = [label for found in labels.values() for label in found if label]
+        return next(((axis, choices[0]) for axis, choices in labels.items() if len(choices) > 1), (None, ""))
+    for axis, choices in labels.items():
+        if study.baseline in choices:
+            return (axis if len(choices) > 1 else None), study.baseline
+    known = [label for choices in labels.values() for label in choices if label]
     raise UsageError(
         f"study {study.name}: baseline {study.baseline!r} is no label here{nearest(study.baseline, known)}; "
         f"known are {', '.join(known)}"
@@ -137,8 +139,8 @@ def _table(
     for arm in arms:
         row = []
         for measure in measures:
-            found = [number for seed in seeds if (number := _known(value, arm, seed, measure)) is not None]
-            row.append(_shown(interval(found), sign) if found else "-")
+            values = [number for seed in seeds if (number := _known(value, arm, seed, measure)) is not None]
+            row.append(_shown(interval(values), sign) if values else "-")
         if any(entry != "-" for entry in row):
             table.rows.append([" · ".join(filter(None, arm)), *row])
     return table
@@ -146,12 +148,12 @@ def _table(
 
 def _outcomes(arms: list[tuple[str, ...]], after: Results, before: Results) -> list[str]:
     """Names of what was measured; not of what is the same everywhere, before and after: settings, such as a k."""
-    found: dict[str, list[float]] = {}
+    measured: dict[str, list[float]] = {}
     for results in (after, before):
         for (arm, _), numbers in results.items():
             for name, value in numbers.items() if arm in arms else ():
-                found.setdefault(name, []).append(value)
-    return [name for name, values in found.items() if len(values) < 2 or len(set(values)) > 1]
+                measured.setdefault(name, []).append(value)
+    return [name for name, values in measured.items() if len(values) < 2 or len(set(values)) > 1]
 
 
 def _minus(after: Results, of: dict[tuple[str, ...], tuple[str, ...]]) -> Value:
@@ -166,11 +168,11 @@ def _known(value: Value, arm: tuple[str, ...], seed: int, measure: str) -> float
         return None
 
 
-def _shown(found: Interval, sign: bool) -> str:
+def _shown(estimate: Interval, sign: bool) -> str:
     if not sign:
-        return str(found)
-    text = f"{found.mean:+.3f}{str(found)[len(f'{found.mean:.3f}') :]}"
-    return f"**{text}**" if found.excludes_zero else text
+        return str(estimate)
+    text = f"{estimate.mean:+.3f}{str(estimate)[len(f'{estimate.mean:.3f}') :]}"
+    return f"**{text}**" if estimate.excludes_zero else text
 
 
 def _unfinished(cells: list[Cell], states: dict[str, State]) -> list[Table]:
@@ -203,19 +205,19 @@ NOTE = (
 )
 
 
-def as_markdown(study: Study, made: list[Table]) -> str:
+def as_markdown(study: Study, result: list[Table]) -> str:
     """The tables as a Markdown page. Times are not in it: it is the same however often the study was interrupted."""
     parts = [f"# {study.name}\n"]
-    for table in made:
+    for table in result:
         lines = [table.columns, ["---"] * len(table.columns), *table.rows]
         body = "\n".join("| " + " | ".join(entry.replace("|", "\\|") for entry in line) + " |" for line in lines)
         parts.append(f"## {table.title}\n\n{body}\n")
     return "\n".join([*parts, NOTE + "\n"])
 
 
-def as_html(study: Study, made: list[Table]) -> str:
+def as_html(study: Study, result: list[Table]) -> str:
     """The same as one page without anything from elsewhere."""
-    body = "".join(_section(table) for table in made)
+    body = "".join(_section(table) for table in result)
     name = html.escape(study.name)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">

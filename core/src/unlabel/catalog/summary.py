@@ -27,9 +27,9 @@ def summary(offer: Offer) -> dict[str, str]:
     text = _source(module)
     top = re.match(r"\s*(?:#.*\n\s*)*[rR]?(\"{3}|'{3})(.*?)\1", text, re.DOTALL)
     document = inspect.cleandoc(top.group(2)) if top else ""
-    chosen = document if offer.kind == "tasks" else _docstring(text, attribute) or document
+    description = document if offer.kind == "tasks" else _docstring(text, attribute) or document
     paper = _ARXIV.search(document) if offer.kind == "tasks" else None
-    line = chosen.partition("\n")[0].strip()
+    line = description.partition("\n")[0].strip()
     return {"name": offer.name, "plugin": offer.plugin, "summary": line, "arxiv": paper.group(1) if paper else ""}
 
 

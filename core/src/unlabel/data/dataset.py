@@ -201,9 +201,9 @@ class Subset(Dataset):
         return self.dataset.name_of(int(self.indices[index]))
 
     def for_transform(self, transform: Transform | None) -> Subset:
-        suited = copy.copy(self)
-        suited.dataset = self.dataset.for_transform(transform)
-        return suited
+        subset = copy.copy(self)
+        subset.dataset = self.dataset.for_transform(transform)
+        return subset
 
     def prepare(self) -> None:
         self.dataset.prepare()

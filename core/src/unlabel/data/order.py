@@ -60,8 +60,8 @@ class Permutation:
             epochs, places = np.full(size, epoch), np.arange(batch * size, (batch + 1) * size)
         indices = np.empty(size, dtype=np.int64)
         for epoch in range(int(epochs[0]), int(epochs[-1]) + 1):
-            here = epochs == epoch
-            indices[here] = self._order(epoch, seed)[places[here]]
+            in_epoch = epochs == epoch
+            indices[in_epoch] = self._order(epoch, seed)[places[in_epoch]]
         return epochs, indices
 
     def _order(self, epoch: int, seed: int) -> np.ndarray:
@@ -189,10 +189,10 @@ class Groups:
 
     def __call__(self, number: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         if size != self.identities * self.samples:
-            wanted = self.identities * self.samples
+            expected = self.identities * self.samples
             raise UsageError(
                 f"batch size {size} is not {self.identities} identities of {self.samples} samples: "
-                f"use --batch-size {wanted}"
+                f"use --batch-size {expected}"
             )
         epoch, batch = divmod(number, len(self.counts) // self.identities)
         turns, order = self._orders.get((seed, epoch), lambda: self._order(epoch, seed))

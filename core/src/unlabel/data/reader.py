@@ -77,14 +77,15 @@ class Reader(torch.utils.data.Dataset[Any]):
             UsageError: data that the task or `Dataset.collate` refuses.
         """
         bad: list[dict[str, Any]] = []
-        samples = [self._sample(epoch, index, fraction, bad) for epoch, index in pairs]
-        batch = collated(self.dataset, samples, [index for _, index in pairs])
-        batch["index"] = torch.tensor([index for _, index in pairs])
+        read = [self._sample(epoch, index, fraction, bad) for epoch, index in pairs]
+        places = [place for place, _ in read]
+        batch = collated(self.dataset, [sample for _, sample in read], places)
+        batch["index"] = torch.tensor(places)  # of a stand-in its own: it may be another sample's twin
         batch["key"] = torch.tensor([seeds.key(self.seed, epoch, index) for epoch, index in pairs])
         return batch, bad
 
-    def _sample(self, epoch: int, index: int, fraction: float, bad: list[dict[str, Any]]) -> Sample:
-        """The sample at `index`, or the first readable one of a fixed sequence of stand-ins."""
+    def _sample(self, epoch: int, index: int, fraction: float, bad: list[dict[str, Any]]) -> tuple[int, Sample]:
+        """The sample at `index`, or the first readable one of a fixed sequence of stand-ins; and which it is."""
         place, (part, first) = index, self.dataset.part_of(index)
         for attempt in range(ATTEMPTS):
             try:
@@ -96,10 +97,11 @@ class Reader(torch.utils.data.Dataset[Any]):
                 place = first + seeds.mix(self.seed, epoch, index, attempt) % len(part)
                 continue
             if self.transform is None:
-                return sample
+                return place, sample
             seeds.seed(self.seed, epoch, index)  # for transforms of libraries that draw from torch's generator
             beside = others(part, self.seed, epoch, place - first)
-            return self.transform(sample, Draw(seeds.generator(self.seed, epoch, index), epoch, fraction, beside))
+            draw = Draw(seeds.generator(self.seed, epoch, index), epoch, fraction, beside)
+            return place, self.transform(sample, draw)
         raise RunError(f"{ATTEMPTS} samples in a row cannot be used; the last: {bad[-1]['path']}: {bad[-1]['reason']}")
 
 

@@ -64,19 +64,19 @@ def clustering(frozen: Frozen, *, clusters: int | None = None) -> dict[str, floa
         return {"silhouette": _silhouette(features, assign(features, features, clusters, frozen.seed), frozen.seed)}
     held_out, labels = frozen.labelled("test")
     features, _ = frozen.features("train")
-    found = assign(features, held_out, clusters or len(frozen.classes), frozen.seed)
+    assigned = assign(features, held_out, clusters or len(frozen.classes), frozen.seed)
     return {
-        "mutual_information": metrics.mutual_information(found, labels),
-        "adjusted_rand": metrics.adjusted_rand(found, labels),
-        "accuracy": metrics.clustering_accuracy(found, labels),
+        "mutual_information": metrics.mutual_information(assigned, labels),
+        "adjusted_rand": metrics.adjusted_rand(assigned, labels),
+        "accuracy": metrics.clustering_accuracy(assigned, labels),
     }
 
 
 def _silhouette(features: Tensor, clusters: Tensor, seed: int) -> float:
     from sklearn.metrics import silhouette_score
 
-    chosen = torch.from_numpy(seeds.permutation(len(features), seed))[:_SILHOUETTE_SAMPLES]
-    found = clusters[chosen]
-    if not 1 < len(torch.unique(found)) < len(found):
+    sample = torch.from_numpy(seeds.permutation(len(features), seed))[:_SILHOUETTE_SAMPLES]
+    assigned = clusters[sample]
+    if not 1 < len(torch.unique(assigned)) < len(assigned):
         return 0.0  # Rousseeuw (1987) gives a cluster of one sample 0; one cluster alone has nothing to be apart from
-    return float(silhouette_score(F.normalize(features[chosen], dim=1).numpy(), found.numpy()))
+    return float(silhouette_score(F.normalize(features[sample], dim=1).numpy(), assigned.numpy()))

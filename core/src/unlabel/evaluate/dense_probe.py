@@ -127,8 +127,8 @@ def cell_counts(
         labels = labels.index_select(axis, within)
         cell = cell * grid[axis] + place[within].reshape([-1 if other == axis else 1 for other in range(labels.ndim)])
     cells = int(np.prod(list(grid)))
-    found = (cell * (classes + 1) + (labels + 1)).flatten()  # no label is a class too, until all are counted
-    return torch.bincount(found, minlength=cells * (classes + 1)).reshape(cells, classes + 1)[:, 1:]
+    cell_and_label = (cell * (classes + 1) + (labels + 1)).flatten()  # no label is a class too, until all are counted
+    return torch.bincount(cell_and_label, minlength=cells * (classes + 1)).reshape(cells, classes + 1)[:, 1:]
 
 
 def stitched(
@@ -222,8 +222,8 @@ def _rows(items: Iterable[Covered], classes: int, places: int, seed: int) -> Ite
         )
         labelled = counts.sum(dim=1).nonzero().flatten()
         drawn = torch.from_numpy(seeds.permutation(len(labelled), seed, number))[:places]
-        chosen = labelled[drawn.to(labelled.device)]
-        yield features[chosen].to("cpu", torch.float32), counts[chosen].cpu()
+        cells = labelled[drawn.to(labelled.device)]
+        yield features[cells].to("cpu", torch.float32), counts[cells].cpu()
 
 
 def _table(predicted: Tensor, counts: Tensor) -> Tensor:
@@ -277,11 +277,11 @@ def probe(
         raise UsageError(f"grid {tuple(grid)} must hold strengths C above 0, e.g. (0.001, 0.1)")
     if places < 1:
         raise UsageError(f"places={places}: expected at least 1 cell to learn from")
-    found = list(_rows(train(), len(classes), -(-places // max(1, items)), seed))
-    if not sum(len(counts) for _, counts in found):
+    rows_of_items = list(_rows(train(), len(classes), -(-places // max(1, items)), seed))
+    if not sum(len(counts) for _, counts in rows_of_items):
         raise UsageError("no training item has a labelled element inside its windows")
-    strength = _choose(found, grid, seed, device)
-    rows, counts = (torch.cat(part).to(device) for part in zip(*found, strict=True))
+    strength = _choose(rows_of_items, grid, seed, device)
+    rows, counts = (torch.cat(part).to(device) for part in zip(*rows_of_items, strict=True))
     ends = torch.stack([torch.zeros_like(rows[0]), torch.ones_like(rows[0])])
     standard, (zero, one) = standardise(rows, ends)
     weights = logistic(standard, _shares(counts), len(classes), strength, tolerance=1e-6)
@@ -300,15 +300,15 @@ def probe(
 
 
 def _choose(
-    found: Sequence[tuple[Tensor, Tensor]], grid: Sequence[float], seed: int, device: torch.device | str
+    rows_of_items: Sequence[tuple[Tensor, Tensor]], grid: Sequence[float], seed: int, device: torch.device | str
 ) -> float:
     """The strength with the best mean IoU on a fifth of the items; the middle one if there are too few."""
     strengths = sorted(grid)
-    train, held_out = data.holdout(None, len(found), 0.2, seed)
+    train, held_out = data.holdout(None, len(rows_of_items), 0.2, seed)
     if len(strengths) == 1 or not len(held_out):
         return strengths[len(strengths) // 2]
-    rows, counts = (torch.cat(part).to(device) for part in zip(*(found[i] for i in train), strict=True))
-    other, truth = (torch.cat(part).to(device) for part in zip(*(found[i] for i in held_out), strict=True))
+    rows, counts = (torch.cat(part).to(device) for part in zip(*(rows_of_items[i] for i in train), strict=True))
+    other, truth = (torch.cat(part).to(device) for part in zip(*(rows_of_items[i] for i in held_out), strict=True))
     if not len(rows) or not len(other):
         return strengths[len(strengths) // 2]
     standard, held = standardise(rows, other)

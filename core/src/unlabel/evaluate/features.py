@@ -19,20 +19,20 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from unlabel import data, seeds
+from unlabel import seeds
 from unlabel.data import Dataset
 from unlabel.errors import RunError, UsageError, nearest, one_line
+from unlabel.evaluate import reading
 from unlabel.show import thumbnails
 from unlabel.task import Batch, Rows, Sample, Task, Transform
 
 if TYPE_CHECKING:
     from unlabel.engine import Engine
 
-__all__ = ["Frozen", "Inputs", "Split", "evaluating", "flatten"]
+__all__ = ["Frozen", "Inputs", "Split", "evaluating"]
 
 Split = Literal["train", "test"]
 """``"train"`` is what a probe may learn from; ``"test"`` is held out, and only scored."""
@@ -51,68 +51,6 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes.items():
             part.training = training
-
-
-def flatten(values: Tensor, width: int = 3072) -> Tensor:
-    """Flatten each sample to at most `width` numbers, averaging neighbours along its longest axes as needed.
-
-    Args:
-        values: (N, ...), any dtype.
-        width: the longest axis is halved until no more than so many numbers are left.
-
-    Returns:
-        float32, (N, at most width).
-    """
-    values = values.to(torch.float32)
-    while values[0].numel() > width:
-        longest = 1 + max(range(values.ndim - 1), key=lambda axis: values.shape[1 + axis])
-        moved = values.movedim(longest, -1)
-        rows = moved.reshape(len(values), -1, moved.shape[-1])
-        halved = F.adaptive_avg_pool1d(rows, (moved.shape[-1] + 1) // 2)
-        values = halved.reshape(*moved.shape[:-1], -1).movedim(-1, longest)
-    return values.flatten(1)
-
-
-class _Reader:
-    """Reads and transforms samples inside a loader's worker; a bad sample comes back as the reason why."""
-
-    def __init__(self, dataset: Dataset, transform: Transform | None, seed: int, epoch: int) -> None:
-        self.dataset = dataset
-        self.transform = transform
-        self.seed = seed
-        self.epoch = epoch
-        self.shown: frozenset[int] = frozenset()
-        """Samples of which a thumbnail is wanted."""
-
-    def __getitem__(self, index: int) -> tuple[int, Sample | str, Any]:
-        try:
-            sample = self.dataset[index]
-        except UsageError:  # a ValueError too, but about what was asked for and not about this sample
-            raise
-        except data.UNREADABLE as error:
-            return index, data.reason(error), None
-        thumbnail = thumbnails.thumbnail(self.dataset, sample) if index in self.shown else None
-        if self.transform is not None:
-            seeds.seed(self.seed, self.epoch, index)  # for transforms of libraries that draw from torch's generator
-            part, first = self.dataset.part_of(index)
-            beside = data.others(part, self.seed, self.epoch, index - first)
-            rng = seeds.generator(self.seed, self.epoch, index)
-            sample = self.transform(sample, data.Draw(rng, self.epoch, others=beside))
-        return index, {name: value for name, value in sample.items() if name != "label"}, thumbnail
-
-    def collate(
-        self, items: list[tuple[int, Sample | str, Any]]
-    ) -> tuple[Batch, list[tuple[int, str]], dict[int, Any]]:
-        """Batch the samples that could be read, list (index, reason) of the others, and thumbnails by index."""
-        good = [(index, sample) for index, sample, _ in items if not isinstance(sample, str)]
-        bad = [(index, reason) for index, reason, _ in items if isinstance(reason, str)]
-        thumbnails = {index: thumbnail for index, _, thumbnail in items if thumbnail is not None}
-        if not good:
-            return {}, bad, {}
-        batch = data.collated(self.dataset, [sample for _, sample in good], [index for index, _ in good])
-        batch["index"] = torch.tensor([index for index, _ in good])
-        batch["key"] = torch.tensor([seeds.key(self.seed, self.epoch, index) for index, _ in good])
-        return batch, bad, thumbnails
 
 
 @dataclass
@@ -313,24 +251,24 @@ class Frozen:
             Batches with ``"index"`` (into the split) and ``"key"``. Unreadable samples are missing and in `bad`.
         """
         part = self.dataset(split)
-        wanted = self.indices(split) if order is None else np.asarray(order, dtype=np.int64)
+        indices = self.indices(split) if order is None else np.asarray(order, dtype=np.int64)
         shared = {} if read else self.engine.to_device(part.context())
         table = None if read or transform is not None else part.table()
-        size = batch_size or (max(1, len(wanted)) if part.full_batch and not read else self._batch_size)
+        size = batch_size or (max(1, len(indices)) if part.full_batch and not read else self._batch_size)
         if table is not None:
-            for start in range(0, len(wanted), size):
-                index = torch.from_numpy(wanted[start : start + size])
+            for start in range(0, len(indices), size):
+                index = torch.from_numpy(indices[start : start + size])
                 keys = seeds.keys(self.seed, torch.full_like(index, epoch), index)
                 rows = {name: column[index] for name, column in table.items()}
                 yield {**self.engine.to_device({**rows, "index": index, "key": keys}), **shared}
             return
-        reader = _Reader(part, transform, self.seed, epoch)
+        reader = reading.SampleReader(part, transform, self.seed, epoch)
         seen = self._shared.thumbnails.get(split, {})
         reader.shown = frozenset(self.shown(split).tolist()) - seen.keys() if order is None else frozenset()
         loader = DataLoader(
             cast("torch.utils.data.Dataset[Any]", reader),
             batch_size=size,
-            sampler=wanted.tolist(),
+            sampler=indices.tolist(),
             num_workers=self._workers,
             collate_fn=reader.collate,
             generator=torch.Generator(),  # the loader draws a base seed; not from the run's generator
@@ -353,7 +291,7 @@ class Frozen:
             Index into the split, and the sample. Unreadable samples are missing and in `bad`.
         """
         part = self.dataset(split)
-        reader = _Reader(part, None, self.seed, 0)
+        reader = reading.SampleReader(part, None, self.seed, 0)
         for index in (self.indices(split) if order is None else np.asarray(order, dtype=np.int64)).tolist():
             _, sample, _ = reader[index]
             if isinstance(sample, str):
@@ -373,24 +311,24 @@ class Frozen:
 
     def thumbnails(self, split: Split) -> dict[int, Any]:
         """Thumbnails of `shown` samples by index, as far as they have any; read now unless features were computed."""
-        kept = self._shared.thumbnails.setdefault(split, {})
+        cached = self._shared.thumbnails.setdefault(split, {})
         part, shown = self.dataset(split), [int(index) for index in self.shown(split)]
         if not self.has_features(split) or part.table() is not None:
             read = {index: thumbnails.thumbnail(part, sample) for index, sample in self.samples(split, order=shown)}
-            kept.update({index: thumbnail for index, thumbnail in read.items() if thumbnail is not None})
-        return kept
+            cached.update({index: thumbnail for index, thumbnail in read.items() if thumbnail is not None})
+        return cached
 
     def _read(self, split: Split) -> None:
         """Read a split once, and compute what its members lack: their features, raw inputs, thumbnails."""
         part = self.dataset(split)
         lacking = [member for member in self._shared.members if (split, member.outputs[0]) not in member._features]
-        gathered: dict[tuple[Frozen, str], _Gathered] = {
-            (member, output): _Gathered() for member in lacking for output in member.outputs
+        gathered: dict[tuple[Frozen, str], reading.Gathered] = {
+            (member, output): reading.Gathered() for member in lacking for output in member.outputs
         }
         # A table's rows cost nothing to read, and samples that are encoded together hold more than their own fields.
         shared = self._shared
         keep_raw = shared.keep_raw and not shared.not_raw and split not in shared.raw and part.table() is None
-        raw, context = _Gathered(), part.context().keys()
+        raw, context = reading.Gathered(), part.context().keys()
         with ExitStack() as stack, torch.inference_mode():
             for member in lacking:
                 stack.enter_context(evaluating(member._task))
@@ -400,7 +338,7 @@ class Frozen:
                         rows.add(member._task.representation(batch, output), batch["index"])
                 if keep_raw and not shared.not_raw:
                     try:
-                        raw.add(_raw({name: batch[name] for name in batch.keys() - context}), batch["index"])
+                        raw.add(reading.raw({name: batch[name] for name in batch.keys() - context}), batch["index"])
                     except Exception as error:  # what is no stack of numbers fails in many ways, and has no control
                         shared.not_raw = one_line(error)
         for (member, output), rows in gathered.items():
@@ -408,7 +346,7 @@ class Frozen:
         if keep_raw and not shared.not_raw:
             shared.raw[split] = self._stacked(split, raw)
 
-    def _stacked(self, split: Split, rows: _Gathered) -> Rows:
+    def _stacked(self, split: Split, rows: reading.Gathered) -> Rows:
         if not rows.features:
             reason = self.bad[-1]["reason"] if self.bad else "it is empty"
             raise RunError(f"no sample of the {split} part could be read: {reason}")
@@ -452,7 +390,7 @@ class Frozen:
         return features, labels
 
     def raw(self, split: Split) -> tuple[Tensor, Tensor]:
-        """The evaluation-transformed samples themselves, as read, flattened by `flatten`; otherwise as `features`.
+        """The evaluation-transformed samples, as read, flattened by `reading.flatten`; otherwise as `features`.
 
         Raises:
             UsageError: samples hold something else than numbers, or not the same number of them each.
@@ -460,10 +398,10 @@ class Frozen:
         if self._shared.not_raw:
             raise UsageError(f"samples cannot be compared as they are: {self._shared.not_raw}")
         if split not in self._shared.raw:
-            raw = _Gathered()
+            raw = reading.Gathered()
             with torch.inference_mode():
                 for batch in self.batches(split, self._task.eval_transform(), read=True):
-                    raw.add(_raw(batch), batch["index"])
+                    raw.add(reading.raw(batch), batch["index"])
             self._shared.raw[split] = self._stacked(split, raw)
         features, _, labels = self._shared.raw[split]
         assert labels is not None
@@ -488,25 +426,3 @@ class Frozen:
             return True
         rows = self._features.get((split, self.outputs[0]))  # rows may have labels of their own
         return rows is not None and rows.labels is not None and bool((rows.labels >= 0).any())
-
-
-class _Gathered:
-    """Rows of batches, on the CPU, until they are stacked."""
-
-    def __init__(self) -> None:
-        self.features: list[Tensor] = []
-        self.samples: list[Tensor] = []
-        self.labels: list[Tensor] = []
-
-    def add(self, rows: Tensor | Rows, index: Tensor) -> None:
-        """Add a batch's rows, of the samples `index`: int64, (N,)."""
-        features, sample, labels = rows if isinstance(rows, Rows) else (rows.flatten(1), None, None)
-        self.features.append(features.to("cpu", torch.float32))
-        self.samples.append((index if sample is None else index[sample]).cpu())
-        if labels is not None:
-            self.labels.append(labels.cpu())
-
-
-def _raw(batch: Batch) -> Tensor:
-    fields = [flatten(value) for name, value in sorted(batch.items()) if name not in ("key", "index")]
-    return torch.cat(fields, dim=1)

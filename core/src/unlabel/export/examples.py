@@ -20,8 +20,8 @@ def arguments(example: Example) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
     """
     positional = (example,) if isinstance(example, Tensor) else example if isinstance(example, tuple) else ()
     keywords = dict(example) if isinstance(example, Mapping) else {}
-    given = [*positional, *keywords.values()]
-    if not given or not all(isinstance(value, Tensor) for value in given):
+    values = [*positional, *keywords.values()]
+    if not values or not all(isinstance(value, Tensor) for value in values):
         raise TypeError(
             f"example() returned {type(example).__name__}, expected a tensor, or a tuple or dict of tensors"
         )

@@ -157,12 +157,12 @@ def initialise(encoder: nn.Module, source: str, catalog: Catalog, name: str = ""
 
 def _prefix(names: Iterable[str], wanted: Mapping[str, Any]) -> str:
     """What stands before the wanted names in most of the given ones: ``"module.encoder_q."``, or nothing."""
-    found: Counter[str] = Counter({"": 0})
+    counts: Counter[str] = Counter({"": 0})
     for name in names:
         parts = name.split(".")
         endings = (".".join(parts[start:]) for start in range(len(parts)))
-        found.update(name.removesuffix(ending) for ending in endings if ending in wanted)
-    return max(found, key=lambda prefix: (found[prefix], -len(prefix)))
+        counts.update(name.removesuffix(ending) for ending in endings if ending in wanted)
+    return max(counts, key=lambda prefix: (counts[prefix], -len(prefix)))
 
 
 def _weights(encoder: nn.Module, source: str, catalog: Catalog, name: str) -> dict[str, Tensor]:

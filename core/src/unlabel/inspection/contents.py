@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,20 @@ def _facts(dataset: Dataset, verify: bool) -> dict[str, Any]:
     return {**dataset.info(), **(read_through(dataset) if verify else {})}
 
 
-def open_dataset(path: str, catalog: Catalog) -> tuple[str, Dataset]:
+def open_dataset(path: str, catalog: Catalog, options: Mapping[str, Any] | None = None) -> tuple[str, Dataset]:
     """Name and dataset of what a user calls by name or path.
+
+    Args:
+        path: either.
+        catalog: what is installed.
+        options: further keywords of the dataset.
 
     Raises:
         UsageError: no such path, or no dataset knows what to do with it.
     """
     path = catalog.current("datasets", path)
     if path in catalog.names("datasets"):
-        return path, build.build_dataset(Ref(path), catalog)
+        return path, build.build_dataset(Ref(path, **(options or {})), catalog)
     place = Path(path).expanduser()
     if not place.exists() and "{" not in path:
         beside = [str(entry) for entry in place.parent.iterdir()] if place.parent.is_dir() else []
@@ -54,7 +60,7 @@ def open_dataset(path: str, catalog: Catalog) -> tuple[str, Dataset]:
             f"there is no path and no dataset called {path!r}{nearest(path, [*beside, *catalog.names('datasets')])}"
         )
     offer = claims.claimant(place, catalog.offers("datasets"))
-    return offer.name, build.build_dataset(Ref(offer.name, path=str(place)), catalog)
+    return offer.name, build.build_dataset(Ref(offer.name, **{**(options or {}), "path": str(place)}), catalog)
 
 
 def read_through(dataset: Dataset) -> dict[str, Any]:

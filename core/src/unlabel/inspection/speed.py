@@ -45,21 +45,21 @@ def measure(path: str, catalog: Catalog, task: str | None = None, limit: float =
     Raises:
         UsageError: no such path or task, or no sample can be read.
     """
-    chosen = _recipe(path, catalog, task)
-    dataset = build.build_dataset(chosen.dataset, catalog)
-    chosen = build.with_data(chosen, dataset.implies(), catalog)
+    recipe = _recipe(path, catalog, task)
+    dataset = build.build_dataset(recipe.dataset, catalog)
+    recipe = build.with_data(recipe, dataset.implies(), catalog)
     samples = dataset.split("train")
     if samples is None or not len(samples):
         raise UsageError(f"{path} has no training samples")
-    engine = Engine.of(chosen.execution)
-    built = build.build(chosen, catalog, engine)
-    stage = next(s for s in chosen.stages if s.steps != 0)
+    engine = Engine.of(recipe.execution)
+    built = build.build(recipe, catalog, engine)
+    stage = next(s for s in recipe.stages if s.steps != 0)
     stage = stage.model_copy(update={"batch_size": min(stage.resolved(len(samples)).size, len(samples))})
     stage = stage.model_copy(update={"accumulate": 1}).resolved(len(samples))
-    found = _stages(samples, built, engine, chosen.seed, stage.size, limit)
-    found["model"] = _model(samples, built, engine, stage, chosen.seed, limit)
+    speeds = _stages(samples, built, engine, recipe.seed, stage.size, limit)
+    speeds["model"] = _model(samples, built, engine, stage, recipe.seed, limit)
     engine.close()
-    return {"task": chosen.name, "batch_size": stage.size, "engine": engine.describe(), **recommendation(found)}
+    return {"task": recipe.name, "batch_size": stage.size, "engine": engine.describe(), **recommendation(speeds)}
 
 
 def _recipe(path: str, catalog: Catalog, task: str | None) -> Recipe:
@@ -79,18 +79,18 @@ def _stages(samples: Dataset, task: Task, engine: Engine, seed: int, size: int, 
     samples = samples.for_transform(transform)
     if transform is None and (table := samples.table()) is not None:
         ready = engine.to_device(table)
-        chosen = engine.to_device({"index": torch.arange(size) % len(samples)})["index"]
-        gathered = _timed(lambda _: {name: column[chosen] for name, column in ready.items()}, limit)
+        index = engine.to_device({"index": torch.arange(size) % len(samples)})["index"]
+        gathered = _timed(lambda _: {name: column[index] for name, column in ready.items()}, limit)
         return {"gather": size / gathered}
     order = seeds.permutation(len(samples), seed, 0)
     batches = [[int(order[(start + k) % len(order)]) for k in range(size)] for start in range(0, _BATCHES * size, size)]
-    found: dict[str, float] = {}
+    speeds: dict[str, float] = {}
     whole = _timed(lambda number: _readable(samples, batches[number]), limit)
     if any(entry is not None for entry in _raw(samples, batches[0])):
         reading = min(whole, _timed(lambda number: _raw(samples, batches[number]), limit))
-        found |= {"read": size / reading, "decode": size / max(1e-9, whole - reading)}
+        speeds |= {"read": size / reading, "decode": size / max(1e-9, whole - reading)}
     else:
-        found["read and decode"] = size / whole
+        speeds["read and decode"] = size / whole
     read = _readable(samples, batches[0])
     if not read:
         raise UsageError("--speed: no sample of the first batch can be read; see `unlabel inspect` without it")
@@ -101,13 +101,13 @@ def _stages(samples: Dataset, task: Task, engine: Engine, seed: int, size: int, 
             draws = [_draw(samples, seed, number, k) for k in range(len(read))]
             return [transform(dict(sample), draw) for sample, draw in zip(read, draws, strict=True)]
 
-        found["augment"] = size / _timed(transformed, limit)
+        speeds["augment"] = size / _timed(transformed, limit)
         read = transformed(0)
-    found["collate"] = size / _timed(lambda _: data.collated(samples, read), limit)
+    speeds["collate"] = size / _timed(lambda _: data.collated(samples, read), limit)
     batch = data.collated(samples, read)
     if engine.device.type != "cpu":
-        found["copy"] = size / _timed(lambda _: _copied(engine, batch), limit)
-    return found
+        speeds["copy"] = size / _timed(lambda _: _copied(engine, batch), limit)
+    return speeds
 
 
 def _draw(samples: Dataset, seed: int, epoch: int, index: int) -> data.Draw:
@@ -118,24 +118,24 @@ def _draw(samples: Dataset, seed: int, epoch: int, index: int) -> data.Draw:
 
 def _readable(samples: Dataset, indices: list[int]) -> list[Sample]:
     """Those samples that can be read, without their labels."""
-    found = []
+    readable = []
     for index in indices:
         try:
-            found.append({name: value for name, value in samples[index].items() if name != "label"})
+            readable.append({name: value for name, value in samples[index].items() if name != "label"})
         except data.UNREADABLE:
             continue
-    return found
+    return readable
 
 
 def _raw(samples: Dataset, indices: list[int]) -> list[Any]:
     """What is stored for those that can be read."""
-    found = []
+    stored = []
     for index in indices:
         try:
-            found.append(samples.raw(index))
+            stored.append(samples.raw(index))
         except data.UNREADABLE:
             continue
-    return found
+    return stored
 
 
 def _copied(engine: Engine, batch: Batch) -> Batch:
@@ -172,24 +172,24 @@ def _timed(call: Callable[[int], Any], limit: float) -> float:
     return max(1e-9, statistics.median(spent[1:]))
 
 
-def recommendation(found: dict[str, float]) -> dict[str, Any]:
+def recommendation(speeds: dict[str, float]) -> dict[str, Any]:
     """What limits, and what to do about it.
 
     Args:
-        found: name of a stage -> samples a second; ``model`` among them.
+        speeds: name of a stage -> samples a second; ``model`` among them.
 
     Returns:
         ``samples_per_second`` of each stage, of ``all data stages`` in one process and of the ``model``; ``limits``,
         ``workers``, ``advice``.
     """
-    model = found["model"]
-    spent = {name: 1 / speed for name, speed in found.items() if name != "model"}
+    model = speeds["model"]
+    spent = {name: 1 / speed for name, speed in speeds.items() if name != "model"}
     total = sum(spent.values())
-    stages = {**{name: found[name] for name in spent}, "all data stages": 1 / total, "model": model}
+    stages = {**{name: speeds[name] for name in spent}, "all data stages": 1 / total, "model": model}
     slowest = max(spent, key=lambda name: spent[name])
     share = total * model  # of one process's time, while the model takes one unit
     workers = math.ceil(share)
-    if "gather" in found:
+    if "gather" in speeds:
         limits, workers, advice = "model", 0, "data lie on the device as a table; loader processes have nothing to do"
     elif share <= 0.1:
         limits, workers = "model", 0

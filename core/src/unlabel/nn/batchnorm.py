@@ -99,8 +99,8 @@ class _OnCPU(torch.autograd.Function):
         columns = input.permute(0, 2, 3, 1).reshape(count, height, 1, width * channels).permute(0, 3, 1, 2)
         dtype = torch.promote_types(input.dtype, torch.float32)
         unused = torch.zeros(2, width * channels, dtype=dtype)  # running statistics, here only to ask for `dtype`
-        found = torch.batch_norm_update_stats(columns, unused[0], unused[1], 0.0)
-        means, variances = (moment.view(width, channels) for moment in found)
+        moments = torch.batch_norm_update_stats(columns, unused[0], unused[1], 0.0)
+        means, variances = (moment.view(width, channels) for moment in moments)
         mean = means.mean(0)
         variance = (variances + (means - mean) ** 2).mean(0)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from unlabel.catalog.plugins import Catalog
     from unlabel.recipe import Stage
 
-__all__ = ["check", "find", "kept_options", "not_looked_up", "own_optimizers", "unknown_optimizer"]
+__all__ = ["check", "find", "kept_options", "not_looked_up", "own_options", "own_optimizers", "unknown_optimizer"]
 
 Kind = Literal["optimizer", "schedule"]
 
@@ -62,14 +62,14 @@ def find(kind: Kind, name: str, catalog: Catalog) -> Any:
     if ":" in name:
         if name not in catalog.trusted:
             raise UsageError(f"{kind} {name!r} is code from elsewhere: confirm that it may run with --trust {name}")
-        found = importing.attribute(name)
+        target = importing.attribute(name)
     elif kind == "optimizer" and "/" in name:
-        found = catalog.load("optimizers", name)
+        target = catalog.load("optimizers", name)
     elif kind == "optimizer":
         raise unknown_optimizer(name, catalog.names("optimizers"))
     else:
         raise UsageError(f"schedule {name!r} is unknown{nearest(name, SCHEDULES) or _listing(SCHEDULES)}")
-    return _suited(kind, name, found)
+    return _checked(kind, name, target)
 
 
 def unknown_optimizer(name: str, offered: list[str]) -> UsageError:
@@ -89,23 +89,23 @@ def _listing(names: Any) -> str:
     return f"; there are {', '.join(names)}"
 
 
-def _suited(kind: Kind, name: str, found: Any) -> Any:
+def _checked(kind: Kind, name: str, target: Any) -> Any:
     """What somebody else's name stands for, after a look at whether it is of its kind."""
     if kind == "optimizer":
-        if not (isinstance(found, type) and issubclass(found, Optimizer)):
-            raise UsageError(f"optimizer {name!r} is no subclass of torch.optim.Optimizer: {found!r}")
-        if "lr" not in signature.parameters(found):
+        if not (isinstance(target, type) and issubclass(target, Optimizer)):
+            raise UsageError(f"optimizer {name!r} is no subclass of torch.optim.Optimizer: {target!r}")
+        if "lr" not in signature.parameters(target):
             raise UsageError(f"optimizer {name!r} has no keyword 'lr', so the schedule could not set its rate")
-        return found
-    if not callable(found):
-        raise UsageError(f"schedule {name!r} is a {type(found).__name__}, not a function")
-    missing = {"start", "warmup"} - signature.parameters(found).keys()
+        return target
+    if not callable(target):
+        raise UsageError(f"schedule {name!r} is a {type(target).__name__}, not a function")
+    missing = {"start", "warmup"} - signature.parameters(target).keys()
     if missing:
         raise UsageError(
             f"schedule {name!r} has no keyword {' and no '.join(sorted(missing))}: expected a function "
             "(step, horizon, *, start, warmup, ...) -> value"
         )
-    return found
+    return target
 
 
 def check(stage: Stage, role: str, catalog: Catalog) -> None:
@@ -130,7 +130,7 @@ def check(stage: Stage, role: str, catalog: Catalog) -> None:
         _check_schedule(stage.weight_decay, f"{role}.weight_decay", {}, stage, catalog)
 
 
-def _found_for(role: str, kind: Kind, name: str, catalog: Catalog) -> Any:
+def _look_up(role: str, kind: Kind, name: str, catalog: Catalog) -> Any:
     try:
         return find(kind, name, catalog)
     except UsageError as error:
@@ -138,7 +138,7 @@ def _found_for(role: str, kind: Kind, name: str, catalog: Catalog) -> Any:
 
 
 def _check_optimizer(ref: Ref, role: str, stage: Stage, catalog: Catalog) -> None:
-    target = _found_for(role, "optimizer", ref.name, catalog)
+    target = _look_up(role, "optimizer", ref.name, catalog)
     for name in _GIVEN:
         if name in ref.options:
             raise UsageError(f"{role}.{name}: the stage says it, or its groups: {_instead(role, name)}")
@@ -154,11 +154,11 @@ def _instead(role: str, name: str) -> str:
     return f"{stage}.{name}" if name != "params" else f"{stage}.groups"
 
 
-def _check_schedule(ref: Ref, role: str, given: dict[str, float], stage: Stage, catalog: Catalog) -> None:
-    target = _found_for(role, "schedule", ref.name, catalog)
-    ref.options = signature.keywords(ref, target, role, skip=2, given=("warmup", *given))
+def _check_schedule(ref: Ref, role: str, stage_values: dict[str, float], stage: Stage, catalog: Catalog) -> None:
+    target = _look_up(role, "schedule", ref.name, catalog)
+    ref.options = signature.keywords(ref, target, role, skip=2, given=("warmup", *stage_values))
     for step in (0, 50, 100):
-        value = _tried(target, step, {**given, **ref.options}, role)
+        value = _tried(target, step, {**stage_values, **ref.options}, role)
         if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
             raise UsageError(f"{role}: {ref.name} is {value!r} at step {step} of 100; expected a number, 0 or above")
     if ref.name not in SCHEDULES:
@@ -172,14 +172,16 @@ def _tried(schedule: Callable[..., Any], step: int, options: dict[str, Any], rol
         raise UsageError(f"{role}: fails at step {step} of 100: {one_line(error)}") from error
 
 
+def own_options(ref: Ref) -> dict[str, Any]:
+    """The options of an optimizer or schedule that somebody chose: without those that it gets by itself."""
+    defaults = flat_fields.defaults_of(ref.name)
+    return {key: value for key, value in ref.options.items() if value != defaults.get(key)}
+
+
 def kept_options(kind: Kind, before: Ref, name: str, catalog: Catalog) -> dict[str, Any]:
     """The options of one optimizer or schedule that another, of this name, takes too."""
     try:
         target = find(kind, name, catalog)
     except UsageError:  # it is reported when the recipe is checked
         return {}
-    return {
-        key: value
-        for key, value in before.options.items()
-        if signature.takes(target, key, value) and value != flat_fields.defaults_of(before.name).get(key)
-    }
+    return {key: value for key, value in own_options(before).items() if signature.takes(target, key, value)}

@@ -92,7 +92,7 @@ def page(runs: Sequence[RunFiles], catalog: Catalog) -> str:
         runs: as read; named apart here if several have the same name.
         catalog: knows what the tasks' recipes claim.
     """
-    _name_apart(runs)
+    _rename_duplicates(runs)
     style, script, template = _layout()
     drawn = curves.curves(runs)
     maps = [_map(run, _THUMBNAILS // len(runs)) for run in runs]
@@ -132,8 +132,8 @@ def _layout() -> tuple[str, str, Any]:
     """Style, script and compiled template of the page: compiling takes longer than filling in."""
     from jinja2 import Environment, StrictUndefined
 
-    here = resources.files("unlabel.report")
-    style, script, template = ((here / name).read_text("utf-8") for name in ("style.css", "script.js", "page.html"))
+    package = resources.files("unlabel.report")
+    style, script, template = ((package / name).read_text("utf-8") for name in ("style.css", "script.js", "page.html"))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": summary.number, "signed": summary.signed, "spread": summary.spread}
     return style, script, environment.from_string(template)
@@ -152,7 +152,7 @@ def _claims(runs: Sequence[RunFiles], catalog: Catalog) -> list[tuple[summary.Cl
     return groups
 
 
-def _name_apart(runs: Sequence[RunFiles]) -> None:
+def _rename_duplicates(runs: Sequence[RunFiles]) -> None:
     """Runs of one name get their folder in front, and a number if that does not help."""
     names = [run.name for run in runs]
     for run in runs:

@@ -31,9 +31,9 @@ def mapped(features: np.ndarray) -> tuple[np.ndarray, str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a hint that a short optimisation is short
             perplexity = min(30.0, (len(features) - 1) / 3)
-            made = TSNE(2, init="pca", random_state=0, perplexity=perplexity, max_iter=300, n_jobs=1)
+            tsne = TSNE(2, init="pca", random_state=0, perplexity=perplexity, max_iter=300, n_jobs=1)
             scale = components.std(axis=0)[0] or 1.0
-            places, method = made.fit_transform(components / scale), "t-SNE of the principal components"
+            places, method = tsne.fit_transform(components / scale), "t-SNE of the principal components"
     if places.shape[1] < 2:
         places = np.column_stack([places, np.zeros(len(places))])
     low, extent = places.min(axis=0), np.ptp(places, axis=0)

@@ -224,8 +224,8 @@ def _embedded(table: dict[str, np.ndarray], most: int = 400) -> Embeddings:
     if thumbnails is not None and (thumbnails.dtype != np.uint8 or thumbnails.ndim != 4 or thumbnails.shape[3] != 3):
         raise ValueError("its thumbnails are no pictures")
     splits = sorted(set(map(str, table["split"]))) if "split" in table else []
-    words = table["words"] if "words" in table else [""] * count
-    names = [" · ".join(filter(None, map(str, pair))) for pair in zip(words, table["names"], strict=True)]
+    texts = table["words"] if "words" in table else [""] * count
+    names = [" · ".join(filter(None, map(str, pair))) for pair in zip(texts, table["names"], strict=True)]
     return Embeddings(
         features[places],
         [clean(names[index]) for index in places],

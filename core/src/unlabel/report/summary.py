@@ -219,22 +219,22 @@ class Claim:
     changed: list[tuple[str, str, str]] = field(default_factory=list)
 
 
-def claims(found: RunFiles, catalog: Catalog) -> list[Claim]:
+def claims(run: RunFiles, catalog: Catalog) -> list[Claim]:
     """The claim of the recipe a run was started from: the one its command names, else the nearest of its task's.
 
     Of several tasks together, the claim of each, which is about that task alone. A task that is not installed or has
     no recipes claims nothing.
     """
     try:
-        parts = joining.part(Recipe.model_validate(found.recipe))
+        parts = joining.part(Recipe.model_validate(run.recipe))
     except Exception:  # a recipe that is damaged, or older than what is installed
         return []
-    told = [_claim(name, part, _option(found, "--recipe") or "", catalog) for name, part in parts.items()]
-    return [claim for claim in told if claim is not None]
+    of_each = [_claim(name, part, _option(run, "--recipe") or "", catalog) for name, part in parts.items()]
+    return [claim for claim in of_each if claim is not None]
 
 
-def _claim(task: str, chosen: Recipe, told: str, catalog: Catalog) -> Claim | None:
-    """The claim of the recipe called `told`, if the task has one of that name, or of the one most like `chosen`."""
+def _claim(task: str, recipe: Recipe, requested: str, catalog: Catalog) -> Claim | None:
+    """The claim of the recipe `requested`, if the task has one of that name, or of the one most like `recipe`."""
 
     try:
         functions = compose.named(catalog.find("tasks", task).module())
@@ -243,9 +243,9 @@ def _claim(task: str, chosen: Recipe, told: str, catalog: Catalog) -> Claim | No
         return None
     if not tables:
         return None
-    ours = flattened(chosen.model_dump(mode="json"))
+    ours = flattened(recipe.model_dump(mode="json"))
     changes = {name: _changes(table, ours) for name, table in tables.items()}
-    name = told if told in changes else min(changes, key=lambda name: len(changes[name]))
+    name = requested if requested in changes else min(changes, key=lambda name: len(changes[name]))
     document = inspect.getdoc(functions[name]) or ""
     text = [" ".join(part.split()).replace("``", "`") for part in document.split("\n\n") if part.strip()]
     return Claim(task, name, text, changes[name])
@@ -253,14 +253,14 @@ def _claim(task: str, chosen: Recipe, told: str, catalog: Catalog) -> Claim | No
 
 def _changes(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Settings that differ; those that a recipe leaves to the defaults, and where and how it ran, are no change."""
-    found = []
+    changes = []
     for place, value in theirs.items():
         other = ours.get(place)
         if other != value and not place.startswith("execution.") and place != "seed":
-            found.append((place, json.dumps(value), json.dumps(other) if place in ours else _ABSENT))
+            changes.append((place, json.dumps(value), json.dumps(other) if place in ours else _ABSENT))
     owners = ("task", "tasks", "encoder", "encoders", "dataset")
     added = [place for place in ours.keys() - theirs.keys() if place.partition(".")[0] in owners]
-    return found + [(place, "default", json.dumps(ours[place])) for place in sorted(added)]
+    return changes + [(place, "default", json.dumps(ours[place])) for place in sorted(added)]
 
 
 def _option(run: RunFiles, name: str) -> str | None:
@@ -269,17 +269,17 @@ def _option(run: RunFiles, name: str) -> str | None:
 
 
 def _typed(run: RunFiles) -> list[str]:
-    words = run.environment.get("command")
-    return [str(word) for word in words] if isinstance(words, list) else []
+    command = run.environment.get("command")
+    return [str(word) for word in command] if isinstance(command, list) else []
 
 
 def commands(run: RunFiles) -> dict[str, str]:
     """How to do it again: what was typed, if it was ours; the same from the run's recipe; how it goes on."""
-    words, lines = _typed(run), {}
-    if words and Path(words[0]).name in ("unlabel", "unlabel.exe", "__main__.py"):
-        lines["What was typed"] = shlex.join(["unlabel", *words[1:]])
-    elif words:
-        lines["Started by the program"] = shlex.join(words)
+    command, lines = _typed(run), {}
+    if command and Path(command[0]).name in ("unlabel", "unlabel.exe", "__main__.py"):
+        lines["What was typed"] = shlex.join(["unlabel", *command[1:]])
+    elif command:
+        lines["Started by the program"] = shlex.join(command)
     if run.recipe:
         out = shlex.quote(f"{run.name}-again")
         recipe = shlex.quote(str(run.folder / "recipe.json"))

@@ -77,14 +77,14 @@ def files(name: str) -> dict[PurePosixPath, str]:
     values = {"NAME": name, "CORE": f"{major}.{minor}", "NEXT": f"{major}.{minor + 1}"}
 
     def filled(text: str) -> str:
-        return re.sub("|".join(values), lambda found: values[found[0]], text)
+        return re.sub("|".join(values), lambda match: values[match[0]], text)
 
     template = resources.files("unlabel.scaffold") / "template"
-    found = {
+    contents = {
         PurePosixPath(filled(re.sub(r"(^|/)dot-", r"\1.", path.removesuffix(".txt")))): filled(entry.read_text("utf-8"))
         for path, entry in _entries(template, "")
     }
-    return dict(sorted(found.items()))
+    return dict(sorted(contents.items()))
 
 
 def commands(name: str, folder: Path) -> list[str]:
@@ -148,5 +148,5 @@ def _check_free(name: str, catalog: Catalog) -> None:
 def _published() -> set[str]:
     """Names of the plugins that the core's own metadata knows."""
     requirements = metadata.requires("unlabel") or []
-    found = (re.match(r"unlabel-([\w-]+)", requirement) for requirement in requirements)
-    return {match[1].replace("-", "_") for match in found if match}
+    matches = (re.match(r"unlabel-([\w-]+)", requirement) for requirement in requirements)
+    return {match[1].replace("-", "_") for match in matches if match}

@@ -33,7 +33,7 @@ def write(path: Path, shown: Mapping[str, Media]) -> None:
     with writing(path) as aside, zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as archive:
         entries = []
         for number, (name, media) in enumerate(shown.items()):
-            entry, array = _taken_apart(limits.limited(media))
+            entry, array = _serialized(limits.limited(media))
             entries.append({"name": limits.clean(name), **entry})
             if array is not None:
                 with archive.open(f"{number}.npy", "w") as file:  # without a date: the same content, the same file
@@ -55,7 +55,7 @@ def read(path: Path) -> dict[str, Media]:
                 return {name: Picture(_array(archive, f"{name}.npy")) for name in names}
             entries = json.loads(_bytes(archive, _LIST))
             return {
-                str(entry["name"]): limits.limited(_put_together(entry, archive, f"{number}.npy"))
+                str(entry["name"]): limits.limited(_deserialized(entry, archive, f"{number}.npy"))
                 for number, entry in enumerate(entries)
             }
     except _DAMAGED as error:
@@ -79,7 +79,7 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path.name} cannot be read ({error})") from error
 
 
-def _taken_apart(media: Media) -> tuple[dict[str, Any], np.ndarray | None]:
+def _serialized(media: Media) -> tuple[dict[str, Any], np.ndarray | None]:
     """What stands in the list, and the array beside it."""
     common = {"kind": type(media).__name__, "caption": media.caption}
     match media:
@@ -98,7 +98,7 @@ def _taken_apart(media: Media) -> tuple[dict[str, Any], np.ndarray | None]:
     raise TypeError(f"{type(media).__name__} cannot be written")
 
 
-def _put_together(entry: Mapping[str, Any], archive: zipfile.ZipFile, name: str) -> Media:
+def _deserialized(entry: Mapping[str, Any], archive: zipfile.ZipFile, name: str) -> Media:
     """The inverse; whatever the file says goes through the kinds' own checks."""
     kind, caption = entry["kind"], entry["caption"]
     match kind:

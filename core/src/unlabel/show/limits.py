@@ -52,10 +52,10 @@ def _(media: Clip) -> Clip:
 @limited.register
 def _(media: Sound) -> Sound:
     channels, count = media.samples.shape
-    kept = min(count, _SECONDS * min(media.rate, _RATE))
-    notes = [f"the first {kept / media.rate:.2g} of {count / media.rate:.3g} s"] if kept < count else []
+    shown = min(count, _SECONDS * min(media.rate, _RATE))
+    notes = [f"the first {shown / media.rate:.2g} of {count / media.rate:.3g} s"] if shown < count else []
     notes += [f"{_CHANNELS} of {channels} channels"] if channels > _CHANNELS else []
-    return Sound(media.samples[:_CHANNELS, :kept], media.rate, _noted(media.caption, *notes))
+    return Sound(media.samples[:_CHANNELS, :shown], media.rate, _noted(media.caption, *notes))
 
 
 @limited.register
@@ -74,8 +74,8 @@ def _(media: Text) -> Text:
         lines.append(parts)
         room -= 1  # the line's end
     shorter = Text(lines)
-    kept = len(shorter.plain)
-    return Text(lines, _noted(media.caption, f"the first {kept:,} of {total:,} characters" if kept < total else ""))
+    shown = len(shorter.plain)
+    return Text(lines, _noted(media.caption, f"the first {shown:,} of {total:,} characters" if shown < total else ""))
 
 
 @limited.register

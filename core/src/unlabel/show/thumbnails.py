@@ -34,10 +34,10 @@ def thumbnail(dataset: Dataset, sample: Sample) -> np.ndarray | str | None:
         case Clip(array):
             return drawing.square(array[len(array) // 2], SIDE)
         case Text() as text:
-            return _words(text.plain)
+            return _first_words(text.plain)
     return None
 
 
-def _words(text: str) -> str:
+def _first_words(text: str) -> str:
     text = " ".join(limits.clean(text[: 4 * _WORDS]).split())
     return textwrap.shorten(text, _WORDS, placeholder="...") if " " in text[:_WORDS] else text[:_WORDS]

@@ -48,8 +48,8 @@ class Usage(NamedTuple):
 
 def root() -> Path:
     """The folder of all that is kept; it need not exist."""
-    if given := os.environ.get("UNLABEL_CACHE"):
-        return Path(given).expanduser()
+    if configured := os.environ.get("UNLABEL_CACHE"):
+        return Path(configured).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unlabel"
 
 

@@ -90,11 +90,11 @@ def _lock(opened: int) -> bool:
 
 def _number(opened: int) -> str:
     """`` (1234)``, the process that holds a lock; empty where the system does not list them."""
-    found = os.fstat(opened)
-    place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    status = os.fstat(opened)
+    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     with contextlib.suppress(OSError):
         for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
-            words = line.split()  # 1: FLOCK ADVISORY WRITE 4711 fe:00:1234 0 EOF
-            if len(words) > 5 and words[1] == "FLOCK" and words[5] == place:
-                return f" ({words[4]})"
+            columns = line.split()  # 1: FLOCK ADVISORY WRITE 4711 fe:00:1234 0 EOF
+            if len(columns) > 5 and columns[1] == "FLOCK" and columns[5] == place:
+                return f" ({columns[4]})"
     return ""

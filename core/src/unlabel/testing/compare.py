@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
-__all__ = ["difference", "digests", "distance", "relative"]
+__all__ = ["difference", "digests", "distance", "relative", "saved_tensors"]
 
 
 def difference(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> str:
@@ -68,6 +70,12 @@ def digests(value: Any) -> dict[str, str]:
     else:
         return {"": _digest(value)}
     return {f"{name}.{rest}" if rest else name: digest for name, part in parts.items() for rest, digest in part.items()}
+
+
+def saved_tensors(checkpoint: Path) -> dict[str, Tensor]:
+    """Task and optimizers of a checkpoint: file and name -> tensor."""
+    files = {file: load_file(checkpoint / f"{file}.safetensors") for file in ("task", "optimizers")}
+    return {f"{file}: {name}": value for file, state in files.items() for name, value in state.items()}
 
 
 def _digest(value: Any) -> str:

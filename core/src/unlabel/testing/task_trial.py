@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from unlabel import build, checkpoint, data, export, loop, optim, seeds
@@ -25,7 +24,7 @@ from unlabel.session import Session
 from unlabel.task import Batch, Progress, Task, Transform, one_row_each
 from unlabel.testing import accelerator, network
 from unlabel.testing.checks.promise import NotApplicable
-from unlabel.testing.compare import difference, digests, distance, relative
+from unlabel.testing.compare import difference, digests, distance, relative, saved_tensors
 from unlabel.testing.processes import pair
 from unlabel.testing.reading import positions, read
 from unlabel.testing.recording import Recording, first_updates, members
@@ -213,7 +212,7 @@ class TaskTrial(TinyRecipe):
 
     def unlike(self, left: Path, right: Path) -> str:
         """Where two checkpoints differ, in words; empty if they are the same to the bit."""
-        return difference(_state(left), _state(right))
+        return difference(saved_tensors(left), saved_tensors(right))
 
     def reloaded(self) -> dict[str, str]:
         """Where a task with another seed that loaded the last checkpoint differs from the one that was saved."""
@@ -443,9 +442,3 @@ class _Undivided(Dataset):
 
     def split(self, name: str) -> Dataset | None:
         return self.dataset if name == "train" else None
-
-
-def _state(path: Path) -> dict[str, Tensor]:
-    """Task and optimizers of a checkpoint: file and name -> tensor."""
-    files = {file: load_file(path / f"{file}.safetensors") for file in ("task", "optimizers")}
-    return {f"{file}: {name}": value for file, state in files.items() for name, value in state.items()}

@@ -193,19 +193,19 @@ def nesting(kind: Any) -> tuple[int, Any]:
     return depth, kind
 
 
-def _check_column(schema: pyarrow.Schema, given: str | None, path: Path) -> None:
-    if given is not None and given not in schema.names:
+def _check_column(schema: pyarrow.Schema, column: str | None, path: Path) -> None:
+    if column is not None and column not in schema.names:
         raise UsageError(
-            f"{path} has no column {given!r}{nearest(given, schema.names)} It has: {', '.join(schema.names)}"
+            f"{path} has no column {column!r}{nearest(column, schema.names)} It has: {', '.join(schema.names)}"
         )
 
 
-def _sample_column(schema: pyarrow.Schema, given: str | None, path: Path, kind: Kind) -> str:
+def _sample_column(schema: pyarrow.Schema, column: str | None, path: Path, kind: Kind) -> str:
     from pyarrow import types
 
-    _check_column(schema, given, path)
+    _check_column(schema, column, path)
     form = _form(kind)
-    columns = [field for field in schema if given in (None, field.name) and form.usable(_storage(field.type))]
+    columns = [field for field in schema if column in (None, field.name) and form.usable(_storage(field.type))]
     columns.sort(key=lambda field: not types.is_struct(field.type))  # encoded files before nested lists
     if not columns:
         listing = ", ".join(f"{field.name} ({field.type})" for field in schema)
@@ -229,18 +229,20 @@ def _features(schema: pyarrow.Schema) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _label_column(schema: pyarrow.Schema, given: str | None, path: Path) -> str | None:
+def _label_column(schema: pyarrow.Schema, column: str | None, path: Path) -> str | None:
     from pyarrow import types
 
-    _check_column(schema, given, path)
+    _check_column(schema, column, path)
     known = [name for name, feature in _features(schema).items() if feature.get("_type") == "ClassLabel"]
-    for name in [given] if given else [*known, *_LABELS]:
+    for name in [column] if column else [*known, *_LABELS]:
         if name in schema.names and (
             types.is_integer(schema.field(name).type) or types.is_string(schema.field(name).type)
         ):
             return name
-    if given:
-        raise UsageError(f"{path}: the column {given!r} is {schema.field(given).type}; labels are integers or strings")
+    if column:
+        raise UsageError(
+            f"{path}: the column {column!r} is {schema.field(column).type}; labels are integers or strings"
+        )
     return None
 
 

@@ -86,11 +86,11 @@ def read(names: Sequence[str], many: str = "files") -> Layout:
             more += dropped
 
     keep = np.arange(len(folder_of)) if parts is None else np.flatnonzero(parts[folder_of] >= 0)
-    of_kept = folder_of[keep]
+    folder_of_sample = folder_of[keep]
     return Layout(
         keep,
-        None if parts is None or not np.any(parts > 0) else parts[of_kept].astype(np.uint8),
-        None if labels is None else labels[of_kept],
+        None if parts is None or not np.any(parts > 0) else parts[folder_of_sample].astype(np.uint8),
+        None if labels is None else labels[folder_of_sample],
         classes,
         (*notes, *more),
     )
@@ -137,10 +137,12 @@ def _without_unlabelled(
     """Leave out held-out parts whose files have no known class: nothing could be tested on them."""
     notes: tuple[str, ...] = ()
     for number in (1, 2):
-        here = parts == number
-        if np.any(labels[here] < 0):
-            notes += (f"the {counts[here].sum()} {many} of {PARTS[number]} are not in class folders and are left out",)
-            parts = np.where(here, -1, parts)
+        in_part = parts == number
+        if np.any(labels[in_part] < 0):
+            notes += (
+                f"the {counts[in_part].sum()} {many} of {PARTS[number]} are not in class folders and are left out",
+            )
+            parts = np.where(in_part, -1, parts)
     return parts, notes
 
 
@@ -156,10 +158,10 @@ def numbered(
     Returns:
         int64, (sum of N,), and the classes' names; None and None unless all have labels, of two kinds.
     """
-    given = [some for some in labels if some is not None]
-    if len(given) < len(labels):
+    known = [some for some in labels if some is not None]
+    if len(known) < len(labels):
         return None, None
-    raw = np.concatenate(given)
+    raw = np.concatenate(known)
     if names is not None and raw.dtype.kind in "iu" and raw.min() >= 0 and raw.max() < len(names):
         return raw.astype(np.int64), names
     values, numbers = np.unique(raw, return_inverse=True)

@@ -339,4 +339,5 @@ def tiny() -> Recipe:
         encoder=Ref("vision/vit", image_size=32, patch_size=8, dim=32, depth=2, heads=4, class_token=False, pool="avg"),
         dataset=Ref("vision/rooms", size=37, count=256),
         stages=[Stage(steps=20, batch_size=32, lr=1e-3, betas=(0.9, 0.95), warmup_steps=2)],
+        evaluations=[Ref(f"vision/{name}", pairs=32, epochs=2, batch_size=16) for name in ("flow", "depth", "pose")],
     )
