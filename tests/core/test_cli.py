@@ -508,6 +508,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(here: Path) -> None:
     assert same(here / "new", here / "whole")
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_the_log_is_a_failure_on_the_way_too(here: Path) -> None:
     with file_size_limit(15_000):
         full = train("--steps", 200, "--set", "save_every=20", "--set", "monitor_every=100")

@@ -66,6 +66,7 @@ def test_interrupted_and_resumed_run_ends_bit_identical(tmp_path: Path, update: 
     assert equal(run(tmp_path / "cut", chosen), whole)
 
 
+@pytest.mark.slow
 def test_every_checkpoint_leads_to_the_same_end(tmp_path: Path) -> None:
     chosen = recipe(save_every=1, keep=100)
     whole = run(tmp_path / "whole", chosen)
@@ -83,6 +84,7 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
     assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_a_bit(tmp_path: Path) -> None:
     runs = [run(tmp_path / str(n), recipe(execution=Execution(workers=n))) for n in (0, 1, 2)]
     assert equal(runs[0], runs[1])
@@ -274,6 +276,7 @@ class Anchored(Echo):
         return {**terms, "loss": terms["loss"] + (self.encoder.weight - self.anchor).square().sum()}
 
 
+@pytest.mark.slow
 def test_what_is_computed_from_the_weights_at_an_epochs_start_survives_a_resume_after_every_update(
     tmp_path: Path,
 ) -> None:

@@ -91,6 +91,7 @@ refs = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None)  # a busy machine is slow now and then
 @given(refs)
 def test_a_ref_survives_json_whatever_its_keywords_are_called(ref: Ref) -> None:
@@ -137,6 +138,7 @@ several = st.fixed_dictionaries(
 recipes = (one | several).map(lambda data: Recipe.model_validate(data))
 
 
+@pytest.mark.slow
 @settings(deadline=None)  # a busy machine is slow now and then
 @given(recipes)
 def test_a_recipe_survives_json_and_yaml(chosen: Recipe) -> None:

@@ -233,6 +233,7 @@ def test_a_run_that_has_only_begun_has_a_report(tmp_path: Path) -> None:
     assert f"unlabel resume {begun}" in shown
 
 
+@pytest.mark.slow
 def test_features_of_the_embed_command_are_shown_too(tmp_path: Path) -> None:
     folder = written(tmp_path / "run")
     (folder / "embeddings.npz").unlink()
@@ -247,6 +248,7 @@ def test_features_of_the_embed_command_are_shown_too(tmp_path: Path) -> None:
 # The command
 
 
+@pytest.mark.slow
 def test_the_command_writes_one_file_and_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("UNLABEL_PLUGINS", "")
@@ -320,6 +322,7 @@ def test_the_page_forbids_itself_everything_but_its_own_script(tmp_path: Path) -
     assert not re.search(r"""(?:src|href)=["'](?!data:|#)|url\((?!#)|@import|https?://""", without_namespace)
 
 
+@pytest.mark.slow
 def test_large_runs_stay_within_five_megabytes(tmp_path: Path) -> None:
     folder, rng = written(tmp_path / "run"), np.random.default_rng(0)
     for step in range(20):

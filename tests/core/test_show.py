@@ -200,6 +200,7 @@ def test_arrays_of_something_else_are_refused_and_nothing_is_unpickled(tmp_path:
         files.read(tmp_path / "old.npz")
 
 
+@pytest.mark.slow
 def test_a_file_that_unpacks_to_very_much_is_not_unpacked(tmp_path: Path) -> None:
     path = tmp_path / "bomb.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

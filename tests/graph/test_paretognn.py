@@ -456,6 +456,7 @@ def test_masked_attributes_reach_nothing_but_the_target() -> None:
     assert task.token.grad.abs().sum() > 0
 
 
+@pytest.mark.slow
 def test_a_hundred_steps_change_no_input() -> None:
     dataset = small()
     task = pareto(dataset)
@@ -664,6 +665,7 @@ def test_topology_sees_real_edges_as_positives() -> None:
     assert propagation.with_self_loops(edges, len(x)).shape == edges.shape
 
 
+@pytest.mark.slow
 def test_any_parts_train_together_from_the_command_line(tmp_path: Path) -> None:
     names = "graph/node_graph_contrast+graph/topology_reconstruction"
     words = ("--recipe", "tiny", "--combine", "pareto", "--no-evaluate", "--set", "log_every=1", "--seed", 4)

@@ -379,6 +379,7 @@ def commands():
 """
 
 
+@pytest.mark.slow
 def test_old_names_work_wherever_names_do_and_are_mentioned_once(site: Path) -> None:
     write(site, "radar", OLD, modules={"things": TASK, "commands": COMMAND})
 

@@ -49,6 +49,7 @@ def content_of(name: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_every_table_and_the_readme_are_what_the_figures_make_of_them() -> None:
     script = ROOT / "benchmarks/readme.py"
     answer = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)

@@ -45,6 +45,7 @@ def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_one_row_a_run_with_what_differs_and_what_came_out() -> None:
     answer = unlabel("spreadsheet", "first", "second", "third", "--out", "table.csv")
 

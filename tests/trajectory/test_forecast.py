@@ -47,6 +47,7 @@ def crowd() -> Crowd:
     return Crowd(scenes=6, agents=12, seconds=16.0)
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_test_part_in_its_unit(shared: Path) -> None:
     data = EthUcy(shared / "data/eth_ucy", scene="zara1")
     found = forecast(Frozen(Straight(), data, CPU))
@@ -166,6 +167,7 @@ def test_a_crowd_that_cannot_be_is_refused(options: dict[str, float], message: s
 # The command line
 
 
+@pytest.mark.slow
 def test_from_a_file_of_ones_own_to_a_table(shared: Path, tmp_path: Path) -> None:
     words = ["train", "trajectory/ppt", "--data", shared / "data/eth_ucy/crowds_zara01.txt", "--recipe", "tiny"]
     answer = unlabel(*words, "--steps", 2, "--out", tmp_path / "run", "--set", "dataset.stride=8")

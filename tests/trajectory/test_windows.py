@@ -72,6 +72,7 @@ def test_holding_out_takes_whole_agents_from_training_only(shared: Path) -> None
     assert not {bytes(track.numpy()) for track in held.context()["held_out"] if track.abs().sum() > 1} & test_tracks
 
 
+@pytest.mark.slow
 def test_the_drones_tracks_are_pixels(shared: Path) -> None:
     data = drones(shared / "data/sdd")
     test = data.split("test")

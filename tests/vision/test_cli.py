@@ -88,6 +88,7 @@ def test_a_folder_of_images_is_trained_on_and_found_again_from_elsewhere(
         )
 
 
+@pytest.mark.slow
 def test_unreadable_images_are_set_aside_named_and_left_out_of_the_features(here: Path) -> None:
     for number in range(3):
         image = (here / "photos" / "cats" / "1.png").read_bytes()
@@ -147,6 +148,7 @@ def test_show_prints_paper_idea_keywords_encoders_and_recipes() -> None:
         assert expected in text
 
 
+@pytest.mark.slow
 def test_every_name_of_the_plugin_can_be_shown() -> None:
     listing = json.loads(unlabel("list", "--json").out)
 

@@ -213,6 +213,7 @@ TABLE = {  # neighbours both visible, connected components of visible patches, f
 LAST_DIGIT = (0.0005, 0.5, 0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("color", COLORS)
 def test_mask_statistics_are_those_of_the_calibration(color):
     # 7 % and the rounding of the table; tiles of purple differ among themselves, so it takes more of them

@@ -177,6 +177,7 @@ def test_networks_have_the_published_sizes_less_what_is_never_used(name, million
         assert layer == sum(p.numel() for p in made.decoder.blocks.parameters()) == 21_279_744
 
 
+@pytest.mark.slow
 def test_the_published_cost_is_that_of_all_tokens_in_three_products():
     def macs(options: dict[str, object], **more) -> float:
         with torch.device("meta"):

@@ -88,6 +88,7 @@ def test_version_two_has_the_published_size():
     assert sum(p.numel() for p in made.parameters()) == pytest.approx(417.9e6, rel=2e-4)
 
 
+@pytest.mark.slow
 def test_paper_recipe_costs_what_was_published():
     with torch.device("meta"):
         made = CroCo(vit(class_token=False, pool="avg"), second_view="other")  # as costly, and nothing is watched
@@ -218,6 +219,7 @@ def reference(weights, first, second, values, rotary, norm_memory, norm_pix):
     return total / hidden
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "norm_memory", "norm_pix"),
     [("sincos", True, True), ("sincos", False, False), ("rotary", True, True)],
@@ -300,6 +302,7 @@ def matcher() -> CroCo:
     return taught(shifted_pairs, 120)
 
 
+@pytest.mark.slow
 def test_the_second_view_is_what_lowers_the_loss(matcher):
     blind = taught(shifted_pairs, 40, second_view="none")
     first, second = shifted_pairs(64, 10_000)
@@ -324,6 +327,7 @@ def test_hidden_patches_look_where_they_have_moved(matcher):
     assert max(right) > 0.9
 
 
+@pytest.mark.slow
 def test_an_identical_second_view_is_copied():
     made = taught(same_pairs, 120)
     first, second = same_pairs(64, 10_000)

@@ -216,6 +216,7 @@ class Silhouettes(Shapes):
         return part
 
 
+@pytest.mark.slow
 def test_a_learnt_encoder_beats_raw_pixels_and_an_untrained_one_on_shapes() -> None:
     torch.manual_seed(0)
     encoder = vit(image_size=32, patch_size=4, dim=32, depth=2, heads=4, pool="avg")
@@ -240,6 +241,7 @@ def test_a_learnt_encoder_beats_raw_pixels_and_an_untrained_one_on_shapes() -> N
     assert scores["learnt"] > max(scores["raw"], scores["untrained"]) + 0.05, scores
 
 
+@pytest.mark.slow
 def test_the_command_line_has_it(tmp_path: Path) -> None:
     encoder = Ref("vision/vit", **SMALL)
     recipe = Recipe(

@@ -82,6 +82,7 @@ def test_labels_are_the_row_normalised_published_ones(shared):
     assert np.allclose(task().labels.numpy(), golden, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_the_network_has_the_published_size_and_the_passes_their_cost():
     with torch.device("meta"):
         made, image = DropPos(vit()), torch.zeros(1, 3, 224, 224)

@@ -226,6 +226,7 @@ def test_silhouettes_stand_out_from_what_is_behind_them():
     assert np.mean(contrasts) > 50
 
 
+@pytest.mark.slow
 def test_raw_pixels_do_not_tell_the_shapes():
     """The nearest class mean on pixels stays near chance (0.1): positions, turns, colours and polarity see to it."""
     dataset = Shapes()

@@ -499,6 +499,7 @@ def teacher_run(tmp_run, tmp_path_factory):
     return teacher, student
 
 
+@pytest.mark.slow
 def test_a_run_says_what_its_teacher_was(teacher_run):
     teacher, student = teacher_run
     options = student.recipe.task.options
@@ -536,6 +537,7 @@ def test_another_teacher_is_noticed_and_a_finished_student_needs_none(teacher_ru
         hidden.rename(teacher.folder)
 
 
+@pytest.mark.slow
 def test_two_tasks_settle_what_each_found(tmp_path):
     catalog = Catalog.installed()
     words = ["task.vision/eva.teacher=hog", "task.vision/eva.min_block=1"]
@@ -549,6 +551,7 @@ def test_two_tasks_settle_what_each_found(tmp_path):
     assert set(made.evaluations["settled"]) == {"eva.teacher", "eva.teacher_hash", "eva.teacher_dim"}
 
 
+@pytest.mark.slow
 def test_compiled_and_bf16_losses_are_the_plain_one():
     made, one = randomised(), batch()
     plain = made.loss(one)["loss"]

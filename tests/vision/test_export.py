@@ -69,6 +69,7 @@ def snippet(folder: Path) -> str:
     return code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENCODERS)
 def test_the_readme_alone_gives_the_same_features(
     name: str, runs: dict[str, Path], exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch
@@ -223,6 +224,7 @@ def started(source: object, tmp_path: Path, task: str = "vision/mae") -> tuple[n
     return load_encoder(tmp_path / "started"), line.removeprefix("init ").strip()
 
 
+@pytest.mark.slow
 def test_first_weights_from_a_run_or_its_export_are_its_weights(
     runs: dict[str, Path], exported: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -98,6 +98,7 @@ def test_headers_alone_do_not_decode(tmp_path):
     assert 10 < speed < 1e6
 
 
+@pytest.mark.slow
 def test_threads_see_what_one_after_another_sees(tmp_path):
     corrupt.write_images(tmp_path, good=150, bad=50, seed=0)
     dataset = Folder(tmp_path)

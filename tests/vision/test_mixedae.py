@@ -300,6 +300,7 @@ def test_gradients_reach_everything_but_the_position_tables():
     assert without == {"encoder.model.pos_embed"}
 
 
+@pytest.mark.slow
 def test_the_encoder_sees_as_many_patches_as_maes():
     def macs(work) -> float:
         with FlopCounterMode(display=False) as counter:
@@ -340,6 +341,7 @@ def test_downstream_attention_is_ordinary_and_knows_no_segments():
         assert torch.equal(made.encode(given), first)
 
 
+@pytest.mark.slow
 def test_pictures_show_whole_groups():
     made, given = randomised(), batch(12)
     picture = made.show(given)["reconstruction"]

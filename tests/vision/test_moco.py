@@ -287,6 +287,7 @@ def test_a_resumed_task_has_the_next_loss_of_the_uninterrupted_one(version):
     assert torch.equal(task.loss(batch)["loss"], other.loss(batch)["loss"])
 
 
+@pytest.mark.slow
 def test_training_tells_images_apart():
     """Version 3 on one batch; version 2 on four in turn, of which two are in the queue."""
     task = _task(version=3, decay=0.5)

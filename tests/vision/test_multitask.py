@@ -97,6 +97,7 @@ class StopAt(Observer):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_bit_identical(tmp_path: Path, catalog: Catalog) -> None:
     chosen = recipe(catalog, settings=["task.combine=pareto", "save_every=2"])
     dataset = build.build_dataset(chosen.dataset, catalog).split("train")
@@ -114,6 +115,7 @@ def test_a_resumed_run_ends_bit_identical(tmp_path: Path, catalog: Catalog) -> N
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_the_command_trains_evaluates_and_exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = ("--recipe", "tiny", "--encoder", "vision/vit", "--combine", "pareto", "--steps", 4, "--out", "new")

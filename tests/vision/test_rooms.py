@@ -224,6 +224,7 @@ def test_windows_of_the_parts_are_apart_in_both_photographs():
 # --- overlaps
 
 
+@pytest.mark.slow
 def test_overlap_is_as_asked_and_the_flow_is_affine():
     for index in range(50):
         rng = seeds.generator(index)

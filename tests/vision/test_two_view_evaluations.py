@@ -68,6 +68,7 @@ def truths(name: str) -> np.ndarray:
     return np.stack([Told()[index][name] for index in range(64, 96)])
 
 
+@pytest.mark.slow
 def test_flow_is_read_off_the_second_view_and_compared_with_no_motion():
     found = flow(frozen(), **FAST)
     shifts, train = truths("flow")[:, :, :12, 0], np.stack([Told()[k]["flow"] for k in range(64)])[:, :, :12, 0]
@@ -77,6 +78,7 @@ def test_flow_is_read_off_the_second_view_and_compared_with_no_motion():
     assert found["within_1px"] > 0.6
 
 
+@pytest.mark.slow
 def test_depth_is_compared_with_the_median_where_it_is_known():
     found = depth(frozen(), **FAST)
     far, train = truths("depth")[:, 4:], np.stack([Told()[k]["depth"] for k in range(64)])[:, 4:]
@@ -98,6 +100,7 @@ def test_pose_is_compared_with_the_mean_pose():
     assert found["translation_m"] < found["translation_m_mean_pose"]
 
 
+@pytest.mark.slow
 def test_fine_tuning_learns_too_and_leaves_the_judged_network_alone():
     judged = frozen()
     before = {name: value.clone() for name, value in judged.task.state_dict().items()}

@@ -154,6 +154,7 @@ def test_mirrored_crops_are_mirrored_with_their_labels() -> None:
     assert kinds == {0, 7}
 
 
+@pytest.mark.slow
 def test_it_learns_and_leaves_what_it_judges_alone() -> None:
     torch.manual_seed(0)
     judged = frozen(vit(**SMALL))

@@ -9,6 +9,7 @@ the page's own policy lets no other script run and nothing be fetched.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import importlib.util
 from collections.abc import Sequence
@@ -91,13 +92,8 @@ def page(runs: Sequence[RunFiles], catalog: Catalog) -> str:
         runs: as read; named apart here if several have the same name.
         catalog: knows what the tasks' recipes claim.
     """
-    from jinja2 import Environment, StrictUndefined
-
     _rename_duplicates(runs)
-    package = resources.files("unlabel.report")
-    style, script, template = ((package / name).read_text("utf-8") for name in ("style.css", "script.js", "page.html"))
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": summary.number, "signed": summary.signed, "spread": summary.spread}
+    style, script, template = _layout()
     drawn = curves.curves(runs)
     maps = [_map(run, _THUMBNAILS // len(runs)) for run in runs]
     data = {
@@ -105,7 +101,7 @@ def page(runs: Sequence[RunFiles], catalog: Catalog) -> str:
         "curves": drawn,
         "maps": [None if entry is None else entry["data"] for entry in maps],
     }
-    return environment.from_string(template).render(
+    text: str = template.render(
         mark=_MARK,
         style=style,
         script=script,
@@ -128,6 +124,19 @@ def page(runs: Sequence[RunFiles], catalog: Catalog) -> str:
         albums=albums.albums(runs),
         listed=_LISTED,
     )
+    return text
+
+
+@functools.cache
+def _layout() -> tuple[str, str, Any]:
+    """Style, script and compiled template of the page: compiling takes longer than filling in."""
+    from jinja2 import Environment, StrictUndefined
+
+    package = resources.files("unlabel.report")
+    style, script, template = ((package / name).read_text("utf-8") for name in ("style.css", "script.js", "page.html"))
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"number": summary.number, "signed": summary.signed, "spread": summary.spread}
+    return style, script, environment.from_string(template)
 
 
 def _claims(runs: Sequence[RunFiles], catalog: Catalog) -> list[tuple[summary.Claim, list[RunFiles]]]:

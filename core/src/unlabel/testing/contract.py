@@ -6,16 +6,17 @@ plugin that is missing or broken is a test that fails and says why, not an error
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from unlabel.catalog.plugins import Catalog
+from unlabel.catalog.plugins import Catalog, Offer
 from unlabel.errors import UnlabelError, UsageError, nearest
+from unlabel.testing import tiers
 from unlabel.testing.checks import CHECKS, PLUGIN_CHECKS, Check, NotApplicable, Violation
 from unlabel.testing.installed import find
 
-__all__ = ["Case", "Result", "cases", "contract", "results"]
+__all__ = ["Case", "Result", "cases", "contract", "later", "results"]
 
 Test = Callable[..., None]
 
@@ -30,6 +31,7 @@ class Case:
         component: name of the component, or of the plugin.
         check: what is checked.
         catalog: what is installed; None if that cannot be told.
+        offer: of the component; None for the plugin as a whole.
     """
 
     plugin: str
@@ -37,6 +39,7 @@ class Case:
     component: str
     check: Check
     catalog: Catalog | None = field(repr=False, compare=False)
+    offer: Offer | None = field(default=None, repr=False, compare=False)
 
     @property
     def id(self) -> str:
@@ -85,7 +88,7 @@ def cases(plugin: str, catalog: Catalog | None = None) -> list[Case]:
     if not found.offers:
         return whole[:1]
     return whole + [
-        Case(plugin, offer.kind, offer.name, check, catalog)
+        Case(plugin, offer.kind, offer.name, check, catalog, offer)
         for offer in found.offers
         if offer in catalog.offers(offer.kind)  # or it is another plugin's, and `loads` says so
         for check in CHECKS
@@ -95,6 +98,9 @@ def cases(plugin: str, catalog: Catalog | None = None) -> list[Case]:
 
 def contract(plugin: str, *, skip: Mapping[str, str] | None = None) -> Callable[[Test], Test]:
     """Make a test of every check of every component of a plugin; the test's argument `check` runs it.
+
+    What takes long and is much the same for other components carries pytest's mark ``slow``, so that ``-m "not slow"``
+    stays quick; see `unlabel.testing.tiers`.
 
     Args:
         plugin: name of its entry point.
@@ -106,10 +112,20 @@ def contract(plugin: str, *, skip: Mapping[str, str] | None = None) -> Callable[
     """
     import pytest
 
-    found = {case.id: _under_pytest(case) for case in cases(plugin)}
+    every = cases(plugin)
+    found = {case.id: _under_pytest(case) for case in every}
     for name, reason in (skip or {}).items():
         found[name] = _skipped(reason) if name in found and reason.strip() else _stale(name, found)
-    return pytest.mark.parametrize("check", [pytest.param(run, id=name) for name, run in found.items()])
+    slow = later(every)
+    marks = {name: (pytest.mark.slow,) if name in slow else () for name in found}
+    parameters = [pytest.param(run, id=name, marks=marks[name]) for name, run in found.items()]
+    return pytest.mark.parametrize("check", parameters)
+
+
+def later(every: Sequence[Case]) -> set[str]:
+    """Ids of the checks that need not be in every run of the tests."""
+    full = tiers.in_full(dict.fromkeys(case.offer for case in every if case.offer is not None))
+    return {case.id for case in every if case.check.costly and case.component not in full}
 
 
 def _under_pytest(case: Case) -> Callable[[], None]:

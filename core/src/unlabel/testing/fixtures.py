@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["TwoProcesses", "golden", "no_network", "tmp_run", "two_processes"]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The mark that checks of the contract carry."""
+    config.addinivalue_line("markers", "slow: takes long; left out by -m 'not slow'")
+
+
 class TwoProcesses:
     """Two processes that average and gather among themselves, as under ``torchrun --nproc-per-node 2`` (gloo, CPU)."""
 

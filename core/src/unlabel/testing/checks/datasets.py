@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from unlabel.testing.dataset_trial import DatasetTrial
 
 
-@of("datasets")
+@of("datasets", costly=True)
 def is_pure(dataset: DatasetTrial) -> None:
     """A sample is the same each time, here and in other processes, whatever was done to it before.
 
@@ -52,7 +52,7 @@ def hides_labels(dataset: DatasetTrial) -> None:
         )
 
 
-@of("datasets")
+@of("datasets", costly=True)
 def splits_are_disjoint(dataset: DatasetTrial) -> None:
     """No test sample is a training sample."""
     if "train" not in dataset.parts:

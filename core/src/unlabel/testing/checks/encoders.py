@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from unlabel.testing.trials import EncoderTrial
 
 
-@of("encoders")
+@of("encoders", costly=True)
 def makes_its_dim(encoder: EncoderTrial) -> None:
     """It is a module that says in `.dim` how many numbers a sample gets, and gives as many.
 
@@ -28,7 +28,7 @@ def makes_its_dim(encoder: EncoderTrial) -> None:
         raise Violation(f"the encoder returns shape {tuple(made.shape)}, but `.dim` is {width}: correct one of them")
 
 
-@of("encoders")
+@of("encoders", costly=True)
 def loads_elsewhere(encoder: EncoderTrial) -> None:
     """An export's own snippet loads the weights in a fresh interpreter, without `unlabel`, with the same features."""
     encoder.check_elsewhere()

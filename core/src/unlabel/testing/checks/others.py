@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 # Evaluations
 
 
-@of("evaluations")
+@of("evaluations", costly=True)
 def measures(evaluation: EvaluationTrial) -> None:
     """It runs on a frozen tiny run and returns finite numbers by name."""
     are_numbers(evaluation.measured(), evaluation.name)

@@ -26,10 +26,12 @@ class Check:
     Attributes:
         function: takes the component's trial and raises.
         kinds: the hooks whose components are checked.
+        costly: whether it trains, or takes long otherwise; see `unlabel.testing.tiers`.
     """
 
     function: Callable[[Any], None]
     kinds: tuple[str, ...]
+    costly: bool = False
 
     @property
     def name(self) -> str:
@@ -45,11 +47,11 @@ class Check:
 _CHECKS: list[Check] = []
 
 
-def of(*kinds: str) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
+def of(*kinds: str, costly: bool = False) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
     """Register a check of components of these kinds."""
 
     def register(function: Callable[[Any], None]) -> Callable[[Any], None]:
-        _CHECKS.append(Check(function, kinds))
+        _CHECKS.append(Check(function, kinds, costly))
         return function
 
     return register

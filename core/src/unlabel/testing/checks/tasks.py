@@ -27,7 +27,7 @@ def recipes_are_whole(task: TaskTrial) -> None:
         raise Violation("; ".join(problems))
 
 
-@of("tasks")
+@of("tasks", costly=True)
 def trains(task: TaskTrial) -> None:
     """The `tiny` recipe runs: data, loss, updates, checkpoints, monitors, features.
 
@@ -45,7 +45,7 @@ def loss_is_a_finite_scalar(task: TaskTrial) -> None:
         raise Violation(task.malformed)
 
 
-@of("tasks")
+@of("tasks", costly=True)
 def gradients_reach_what_learns(task: TaskTrial) -> None:
     """Every trainable parameter is in an optimizer and gets a gradient that is not always zero; frozen ones get none.
 
@@ -77,7 +77,7 @@ def gradients_reach_what_learns(task: TaskTrial) -> None:
         raise Violation("parameters " + "; parameters ".join(problems))
 
 
-@of("tasks")
+@of("tasks", costly=True)
 def keeps_to_its_device(task: TaskTrial) -> None:
     """On an accelerator, all that `loss` computes stays there, and no update after the first waits for a value.
 
@@ -94,7 +94,7 @@ def keeps_to_its_device(task: TaskTrial) -> None:
             raise Violation(f"in stage {task.short.stages[number].name!r}, {problem}")
 
 
-@of("tasks")
+@of("tasks", costly=True)
 def overfits_one_batch(task: TaskTrial) -> None:
     """On one batch, with its randomness held still, the loss falls clearly.
 
@@ -111,7 +111,7 @@ def overfits_one_batch(task: TaskTrial) -> None:
             )
 
 
-@of("tasks")
+@of("tasks", costly=True)
 def encode_is_repeatable(task: TaskTrial) -> None:
     """`encode` gives finite features (N, dim), the same each time for the same samples, in evaluation mode.
 
@@ -136,7 +136,7 @@ def encode_is_repeatable(task: TaskTrial) -> None:
         )
 
 
-@of("tasks")
+@of("tasks", costly=True)
 def encode_ignores_batch_mates(task: TaskTrial) -> None:
     """A sample's features do not depend on what else is in the batch, nor on its place in it.
 
@@ -155,7 +155,7 @@ def encode_ignores_batch_mates(task: TaskTrial) -> None:
         )
 
 
-@of("tasks")
+@of("tasks", costly=True)
 def leaves_the_batch_alone(task: TaskTrial) -> None:
     """Neither `loss` nor `encode` changes the batch it is given, nor what the dataset's samples share.
 
@@ -169,7 +169,7 @@ def leaves_the_batch_alone(task: TaskTrial) -> None:
             )
 
 
-@of("tasks")
+@of("tasks", costly=True)
 def state_dict_is_everything(task: TaskTrial) -> None:
     """A task made with another seed that loads a checkpoint has the same loss and the same features, to the bit.
 
@@ -185,7 +185,7 @@ def state_dict_is_everything(task: TaskTrial) -> None:
             )
 
 
-@of("tasks")
+@of("tasks", costly=True)
 def resumes_exactly(task: TaskTrial) -> None:
     """Stopped after any update of the tiny run and resumed, it ends with the same weights and moments, to the bit.
 
@@ -227,7 +227,7 @@ def randomness_is_injected(task: TaskTrial) -> None:
             )
 
 
-@of("tasks")
+@of("tasks", costly=True)
 def transform_is_repeatable(task: TaskTrial) -> None:
     """`transform` gives the same sample for the same (epoch, index), here and in other processes.
 
@@ -239,7 +239,7 @@ def transform_is_repeatable(task: TaskTrial) -> None:
     same_everywhere(task.elsewhere(transform), "transform()", "draw only from the generator that is given")
 
 
-@of("tasks")
+@of("tasks", costly=True)
 def two_processes_are_one(task: TaskTrial) -> None:
     """Two processes compute the gradients and statistics of one, on the same global batch, if the task says so.
 
@@ -258,7 +258,7 @@ def two_processes_are_one(task: TaskTrial) -> None:
         )
 
 
-@of("tasks")
+@of("tasks", costly=True)
 def uses_no_network(task: TaskTrial) -> None:
     """The tiny run connects to no other machine: data, weights and reports come from the disk."""
     tried = task.tried
@@ -269,7 +269,7 @@ def uses_no_network(task: TaskTrial) -> None:
         )
 
 
-@of("tasks")
+@of("tasks", costly=True)
 def evaluates(task: TaskTrial) -> None:
     """The evaluations that the task names by default run on the tiny run, and return finite numbers by name."""
     names = task.target.evaluations
@@ -285,7 +285,7 @@ def evaluates(task: TaskTrial) -> None:
         raise NotApplicable("; ".join(refusals))
 
 
-@of("tasks")
+@of("tasks", costly=True)
 def exports_and_returns(task: TaskTrial) -> None:
     """The encoder, exported as safetensors and loaded again, gives the same features.
 
