@@ -128,7 +128,10 @@ def show(
         default = "required" if entry["required"] else f"= {entry['default']!r}"
         print(f"  {entry['name']}: {entry['type']} {default}\n      {entry['meaning']}")
     for label in ("encoders", "evaluations"):
-        if label in found:
+        if label == "encoders" and "parts" in found:
+            lines = [f"{part}: {', '.join(names)}" for part, names in found["parts"].items()]
+            print("\nencoders\n  " + "\n  ".join(lines))
+        elif label in found:
             print(f"\n{label}\n  {', '.join(found[label])}")
     for recipe, details in found.get("recipes", {}).items():
         print(f"\nrecipe {recipe}  (data: {details['dataset']})\n  " + details["document"].replace("\n", "\n  "))
