@@ -11,6 +11,7 @@ from unlabel import compose, signature
 from unlabel.catalog.plugins import Catalog, Offer
 from unlabel.catalog.summary import summary
 from unlabel.errors import UsageError
+from unlabel.task import Task
 
 __all__ = ["arguments", "component"]
 
@@ -19,7 +20,9 @@ def component(offer: Offer, catalog: Catalog) -> dict[str, Any]:
     """Everything about one name: document, keywords, and for a task its recipes, data and encoders."""
 
     target = offer.load()
-    skip = {"tasks": 1, "evaluations": 1, "optimizers": 1, "observers": 1}.get(offer.kind, 0)
+    skip = {"evaluations": 1, "optimizers": 1, "observers": 1}.get(offer.kind, 0)
+    if offer.kind == "tasks":
+        skip = len(signature.encoder_parts(target))
     meanings = _meanings(target)
     keywords = [
         {
@@ -40,13 +43,19 @@ def component(offer: Offer, catalog: Catalog) -> dict[str, Any]:
     }
     if offer.kind == "tasks":
         found |= {"encoders": _encoders(target, offer, catalog), "evaluations": list(target.evaluations)}
-        found |= {"loss": _loss(target), "expected": dict(target.expected), "recipes": _recipes(offer)}
+        found |= {"loss": _loss(target), "expected": dict(target.expected), "show": _show(target)}
+        found |= {"outputs": list(target.outputs), "recipes": _recipes(offer)}
     return found
 
 
 def _loss(task: Any) -> str:
     """What a task says of its own `loss`: the terms, their formula; empty if it says nothing."""
     return inspect.cleandoc(task.loss.__doc__ or "") if task.loss.__doc__ and "loss" in vars(task) else ""
+
+
+def _show(task: Any) -> str:
+    """What a task, or the class it is made from, says of its `show`; empty if it shows nothing."""
+    return "" if task.show is Task.show else inspect.cleandoc(task.show.__doc__ or "")
 
 
 def _meanings(target: Any) -> dict[str, str]:
@@ -59,21 +68,29 @@ def _meanings(target: Any) -> dict[str, str]:
 
 
 def _encoders(task: Any, offer: Offer, catalog: Catalog) -> list[str]:
-    """Encoders of the task's own plugins whose type fits the task's first parameter."""
+    """Encoders of the task's own plugin whose type fits, as ``--encoder`` takes them: of several, ``PART=NAME``."""
 
-    wanted = next(iter(signature.parameters(task).values())).annotation
+    parts = signature.encoder_parts(task)
+    annotations = {name: parameter.annotation for name, parameter in signature.parameters(task).items()}
     prefix = offer.name.partition("/")[0] + "/"
-    fitting = []
+    known: dict[str, type | None] = {}
     for encoder in catalog.offers("encoders"):
         if encoder.name.startswith(prefix):
             try:
-                made = signature.made_by(encoder.load())
+                known[encoder.name] = signature.made_by(encoder.load())
             except UsageError:  # it lacks a library: the task can still be shown
                 continue
-            # a factory that promises only "some module" may make one that fits
-            if made is None or not inspect.isclass(wanted) or issubclass(made, wanted) or issubclass(wanted, made):
-                fitting.append(encoder.name)
-    return fitting
+    return [
+        name if len(parts) == 1 else f"{part}={name}"
+        for part in parts
+        for name, made in known.items()
+        if _fits(made, annotations[part])
+    ]
+
+
+def _fits(made: type | None, wanted: Any) -> bool:
+    """Whether what a factory makes may be what a parameter asks for; one that promises only "some module" may."""
+    return made is None or not inspect.isclass(wanted) or issubclass(made, wanted) or issubclass(wanted, made)
 
 
 def _recipes(offer: Offer) -> dict[str, dict[str, Any]]:
