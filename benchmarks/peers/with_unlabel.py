@@ -52,8 +52,8 @@ def null(made: Recipe, work: works.Work) -> None:
     from torch import Tensor, nn
 
     from unlabel import loop
-    from unlabel.catalog.plugins import Catalog
     from unlabel.build import build, build_dataset
+    from unlabel.catalog.plugins import Catalog
     from unlabel.task import Batch, Task
     from unlabel_vision import views
 
@@ -80,8 +80,8 @@ def null(made: Recipe, work: works.Work) -> None:
 def alone(made: Recipe, precision: str) -> None:
     """The same updates on batches that are already there: the model's own speed."""
     from unlabel import data
-    from unlabel.catalog.plugins import Catalog
     from unlabel.build import build, build_dataset
+    from unlabel.catalog.plugins import Catalog
 
     catalog, engine = Catalog.installed(), Engine("cpu", precision)
     task = build(made, catalog, engine)

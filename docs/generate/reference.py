@@ -164,7 +164,8 @@ def modules() -> Iterator[Page]:
             continue
         text = f"# `{found.name}`\n\n{to_markdown(ast.get_docstring(tree) or '')}\n"
         for name in names:
-            text += _name(found.name, name) if (home := _home(found.name, name)) == found.name else _reference(home, name)
+            home = _home(found.name, name)
+            text += _name(home, name) if home == found.name else _reference(home, name)
         yield f"reference/modules/{found.name.removeprefix('unlabel.')}.md", found.name.removeprefix("unlabel."), text
 
 
@@ -185,9 +186,9 @@ def _listed(tree: ast.Module) -> list[str]:
 def _home(module: str, name: str) -> str:
     """The module that defines what another one passes on under the same name."""
     for node in _tree(module).body:
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("unlabel."):
-            if name in {alias.asname or alias.name for alias in node.names}:
-                return _home(node.module, name)
+        passed_on = isinstance(node, ast.ImportFrom) and name in {alias.asname or alias.name for alias in node.names}
+        if passed_on and (node.module or "").startswith("unlabel."):
+            return _home(node.module, name)
     return module
 
 
