@@ -11,6 +11,7 @@ from unlabel import compose, signature
 from unlabel.catalog.plugins import Catalog, Offer
 from unlabel.catalog.summary import summary
 from unlabel.errors import UsageError
+from unlabel.task import Task
 
 __all__ = ["arguments", "component"]
 
@@ -47,7 +48,13 @@ def component(offer: Offer, catalog: Catalog) -> dict[str, Any]:
         description |= {"parts": fitting} if len(parts) > 1 else {}
         description["evaluations"] = list(target.evaluations)
         description |= {"loss": _loss(target), "expected": dict(target.expected), "recipes": _recipes(offer)}
+        description |= {"show": _show(target), "outputs": list(target.outputs)}
     return description
+
+
+def _show(task: Any) -> str:
+    """What a task, or the class it is made from, says of its `show`; empty if it shows nothing."""
+    return "" if task.show is Task.show else inspect.cleandoc(task.show.__doc__ or "")
 
 
 def _loss(task: Any) -> str:

@@ -153,7 +153,7 @@ class Dataset:
 
     def implies(self) -> dict[str, Any]:
         """Keywords of encoder and task that these data determine, e.g. ``{"features": 1433}``; see
-        `recipe.with_data`."""
+        `unlabel.build.with_data`."""
         return {}
 
     @classmethod
