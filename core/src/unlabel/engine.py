@@ -145,7 +145,7 @@ class Engine:
 
     def backward(self, loss: Tensor) -> None:
         """Accumulate gradients of `loss` (scaled first under fp16)."""
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(loss).backward()
 
     @contextmanager
     def iteration(self) -> Iterator[None]:

@@ -55,7 +55,7 @@ def seed(*numbers: int) -> None:
     """
     value = mix(*numbers)
     torch.default_generator.manual_seed(value)
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if torch.cuda.is_initialized():
         torch.cuda.manual_seed(value)
     random.seed(value)
 

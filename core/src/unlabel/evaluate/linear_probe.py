@@ -102,10 +102,10 @@ def logistic(
     def objective() -> Tensor:
         optimizer.zero_grad()
         value = F.cross_entropy(_scores(rows, solution), labels) + weights().square().sum() * flat / 2
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
-    optimizer.step(objective)  # type: ignore[no-untyped-call]
+    optimizer.step(objective)
     with torch.no_grad():
         return torch.cat([weights(), solution[:, -1:]], dim=1)
 
@@ -185,7 +185,7 @@ def sgd(
         rows = order[number * size : (number + 1) * size]
         optimizer.param_groups[0]["lr"] = optim.warmup_cosine(step / per_epoch, epochs, warmup_epochs, peak=peak)
         optimizer.zero_grad()
-        F.cross_entropy(model(features[rows]), labels[rows]).backward()  # type: ignore[no-untyped-call]
+        F.cross_entropy(model(features[rows]), labels[rows]).backward()
         optimizer.step()
     return model.eval()
 

@@ -72,7 +72,7 @@ def fit(
         seeds.seed(frozen.seed, step)
         optim.set_lr({"main": optimizer}, stage, step)
         value = loss(batch)
-        scaler.scale(value).backward()  # type: ignore[no-untyped-call]
+        scaler.scale(value).backward()
         if step == 0 and after_first is not None:
             after_first()
         scaler.step(optimizer)

@@ -46,7 +46,7 @@ class Waited(Exception):
     """The host waited for the device, and what for."""
 
 
-class Accelerator(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's mode is not typed
+class Accelerator(TorchDispatchMode):
     """A mode in which tensors of the device have no values.
 
     Attributes:

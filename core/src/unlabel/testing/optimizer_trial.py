@@ -83,7 +83,7 @@ def _updated(task: Task, optimizer: Optimizer, steps: Iterable[int]) -> tuple[fl
     assert isinstance(task, _Regression)
     before = sum(task.error(step).item() for step in range(4)) / 4
     for step in steps:
-        task.error(step).backward()  # type: ignore[no-untyped-call]
+        task.error(step).backward()
         optimizer.step()
         optimizer.zero_grad()
     return before, sum(task.error(step).item() for step in range(4)) / 4

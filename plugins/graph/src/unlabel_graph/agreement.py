@@ -91,7 +91,7 @@ def info_nce(first: Tensor, second: Tensor, temperature: float, rows: int = 4096
     """
     left, right = unit_rows(first), unit_rows(second)
     if len(left) <= rows and temperature >= _COLD:
-        once: Tensor = _Contrast.apply(left, right, temperature)
+        once: Tensor = _Contrast.apply(left, right, temperature)  # type: ignore[no-untyped-call]
         return once
     losses = []
     for start in range(0, len(left), rows):
@@ -142,7 +142,7 @@ class _Contrast(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         left, right, rows, columns, *blocks = ctx.saved_tensors
         u, v = gradient / (2 * rows), gradient / (2 * columns)
         to_left, to_right = -gradient[:, None] * right, -gradient[:, None] * left

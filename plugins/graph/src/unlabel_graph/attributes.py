@@ -27,7 +27,10 @@ def parts(batch: Batch) -> tuple[Tensor, ...]:
 
 def joined(*given: Tensor) -> Tensor | Sparse:
     """The matrix that `parts` describe, (N, F), as it is."""
-    return given[0] if len(given) == 1 else Sparse(*given[:-1], int(given[-1]))
+    if len(given) == 1:
+        return given[0]
+    indptr, columns, values, width = given
+    return Sparse(indptr, columns, values, int(width))
 
 
 def scaled(x: Tensor | Sparse, scaling: Scaling) -> Attributes:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from unlabel.errors import RunError, UsageError
 from unlabel.evaluate.features import Frozen, evaluating
+from unlabel.task import one_row_each
 from unlabel_graph.graph import Nodes, whole_of
 
 __all__ = ["of"]
@@ -27,7 +28,7 @@ def of(frozen: Frozen) -> tuple[Nodes, Tensor]:
     task = frozen.task
     batch = frozen.engine.to_device({**nodes.context(), "node": torch.arange(len(nodes))})
     with evaluating(task), torch.inference_mode(), frozen.engine.autocast():
-        features = task.encode(batch).to("cpu", torch.float32)
+        features = one_row_each(task.encode(batch), "an evaluation of nodes").to("cpu", torch.float32)
     broken = int((~features.isfinite()).any(dim=1).sum())
     if broken:
         raise RunError(f"the representations of {broken} of {len(features)} nodes are NaN or infinite")

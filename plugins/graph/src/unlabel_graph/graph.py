@@ -84,15 +84,18 @@ def _check_attributes(graph: Graph, source: str) -> int:
         raise UsageError(f"{source}: x has shape {graph.x.shape}; expected (nodes, attributes), at least one of each")
     if not np.issubdtype(graph.x.dtype, np.number):
         raise UsageError(f"{source}: x is {graph.x.dtype}; expected numbers")
-    values = graph.x.data if scipy_sparse.issparse(graph.x) else graph.x
+    values = graph.x if isinstance(graph.x, np.ndarray) else graph.x.data
     if not np.isfinite(values).all():
-        rows = graph.x.tocoo().row[~np.isfinite(values)] if scipy_sparse.issparse(graph.x) else _bad_rows(values)
+        rows = _bad_rows(graph.x)
         raise UsageError(f"{source}: x holds NaN or infinite values, first at node {int(rows[0])}: fill or drop them")
     return int(graph.x.shape[0])
 
 
-def _bad_rows(values: np.ndarray) -> np.ndarray:
-    return np.flatnonzero(~np.isfinite(values).all(axis=1))
+def _bad_rows(x: np.ndarray | scipy_sparse.csr_array) -> np.ndarray:
+    if isinstance(x, np.ndarray):
+        return np.flatnonzero(~np.isfinite(x).all(axis=1))
+    rows: np.ndarray = x.tocoo().row[~np.isfinite(x.data)]
+    return rows
 
 
 def _check_labels(graph: Graph, nodes: int, source: str) -> None:
@@ -270,7 +273,7 @@ class Nodes(Dataset):
         x, (senders, receivers) = self.graph.x, self.graph.edge_index
         loops = int((senders == receivers).sum())
         neighbours = np.bincount(receivers[senders != receivers], minlength=len(self))
-        filled = x.nnz if scipy_sparse.issparse(x) else np.count_nonzero(x)
+        filled = np.count_nonzero(x) if isinstance(x, np.ndarray) else x.nnz
         facts: dict[str, Any] = {
             "kind": "graph",
             "samples": len(self),

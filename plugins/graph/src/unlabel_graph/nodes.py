@@ -54,6 +54,11 @@ class NodeTask(Task):
     gathers: ClassVar[bool] = False  # every process sees the whole graph, with a dropout mask of its own
     obsolete: ClassVar[tuple[str, ...]] = ("update",)  # a copy of the loop's counter
 
+    draw: Tensor
+    best: nn.ModuleDict
+    best_accuracy: Tensor
+    best_update: Tensor
+
     def __init__(
         self,
         encoder: Encoder,
@@ -73,7 +78,8 @@ class NodeTask(Task):
         self._unlabelled = cache_last(_unlabelled)
         self._seed = cache_last(lambda draw, version: int(draw))
         if supervised:
-            self.evaluations = ("graph/node_classification", *self.evaluations)
+            # of this object alone: a task without a classifier is not judged by one
+            self.evaluations = ("graph/node_classification", *self.evaluations)  # type: ignore[misc]
             self.classifier = Convolution(encoder.dim, self.known_classes())
         self.register_buffer("draw", torch.randint(2**62, ()))
         self.select = supervised and select
@@ -164,7 +170,7 @@ class NodeTask(Task):
             self._keep_the_best(hidden.detach(), x, edges, batch)
         return terms
 
-    @torch.compiler.disable  # a branch on values, and a count that changes with each update
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # a count that changes with each update
     @torch.no_grad()
     def _keep_the_best(self, hidden: Tensor, x: Attributes, edges: Tensor, batch: Batch) -> None:
         """Copy encoder and classifier as the last update left them, if none before was better on validation nodes.

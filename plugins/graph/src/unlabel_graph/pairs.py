@@ -21,7 +21,7 @@ class _Difference(torch.autograd.Function):
         return differences.abs_()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         pairs, sign = ctx.saved_tensors
         signed = gradient * sign
         to_hidden = gradient.new_zeros(ctx.rows, gradient.shape[1])
@@ -31,7 +31,7 @@ class _Difference(torch.autograd.Function):
 
 def difference(hidden: Tensor, pairs: Tensor) -> Tensor:
     """``|e_i - e_j|``: float (P, D), from float (N, D) and int64 (2, P); its gradient where they are equal is 0."""
-    differences: Tensor = _Difference.apply(hidden, pairs)
+    differences: Tensor = _Difference.apply(hidden, pairs)  # type: ignore[no-untyped-call]
     return differences
 
 

@@ -105,7 +105,8 @@ class Incoming:
         """
         weights = torch.bincount(self.edge_index[0], minlength=self.nodes).clamp_min(1).cumsum(0)
         points = torch.randint(int(weights[-1]), (draws,), device=weights.device)
-        return torch.searchsorted(weights, points, right=True).unique()
+        drawn: Tensor = torch.searchsorted(weights, points, right=True).unique()
+        return drawn
 
     def blocks(self, seeds: Tensor, fan_outs: tuple[int, ...]) -> tuple[Tensor, list[Block]]:
         """Neighbourhoods of some nodes, at most so many random senders a receiver and layer.

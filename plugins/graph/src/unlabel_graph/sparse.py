@@ -32,7 +32,7 @@ class _Product(torch.autograd.Function):
         return matrix.times(dense)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return ctx.matrix.transposed.times(gradient.contiguous()), None
 
 
@@ -76,7 +76,7 @@ class Sparse:
 
     def __matmul__(self, dense: Tensor) -> Tensor:
         """float, (R, K), from float (C, K); differentiable in `dense`, computed in this matrix's precision."""
-        product: Tensor = _Product.apply(dense.to(self.values.dtype), self)
+        product: Tensor = _Product.apply(dense.to(self.values.dtype), self)  # type: ignore[no-untyped-call]
         return product
 
     def times(self, dense: Tensor) -> Tensor:
@@ -256,5 +256,5 @@ def _matrix(indptr: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, i
     index = torch.int32 if small else torch.int64  # half the traffic
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*[Ss]parse")  # torch calls its CSR layout beta
-        parts = (moved(part, device) for part in (indptr.to(index), columns.to(index), values))
-        return torch.sparse_csr_tensor(*parts, size=shape, check_invariants=False)
+        rows, entries, values = moved((indptr.to(index), columns.to(index), values), device)
+        return torch.sparse_csr_tensor(rows, entries, values, size=shape, check_invariants=False)

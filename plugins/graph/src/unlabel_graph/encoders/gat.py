@@ -66,7 +66,8 @@ class Attention(nn.Module):
 
         messages = (weights[:, :, None] * values[senders]).flatten(1)  # (E, out); eq. 5: heads side by side
         # eq. 4 before its activation
-        return messages.new_zeros(len(values), messages.shape[1]).index_add(0, receivers, messages) + self.bias
+        sums: Tensor = messages.new_zeros(len(values), messages.shape[1]).index_add(0, receivers, messages)
+        return sums + self.bias
 
 
 def gat(

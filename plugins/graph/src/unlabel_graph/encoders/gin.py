@@ -23,6 +23,8 @@ class SumConvolution(nn.Module):
         out: of the hidden layer and the output.
     """
 
+    eps: Tensor
+
     def __init__(self, width: int, out: int):
         super().__init__()
         self.nn = nn.Module()
@@ -31,7 +33,8 @@ class SumConvolution(nn.Module):
 
     def forward(self, x: Attributes, matrix: Sparse) -> Tensor:
         """float (N, out), from float (N, width) and the adjacency matrix."""
-        first, second = self.nn.lins
+        first, second = (self.nn.get_submodule(f"lins.{number}") for number in (0, 1))
+        assert isinstance(first, nn.Linear)
         own = x @ first.weight.T
         # eq. 4.1, the MLP's first layer taken inside the sum
         hidden = torch.relu(own * (1 + self.eps) + matrix @ own + first.bias)

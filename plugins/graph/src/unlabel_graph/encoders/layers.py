@@ -13,6 +13,7 @@ from unlabel.errors import UsageError
 from unlabel.task import Batch
 from unlabel_graph import attributes
 from unlabel_graph.attributes import Attributes, Scaling
+from unlabel_graph.augment import Visible
 from unlabel_graph.sampling import Block
 from unlabel_graph.sparse import cache_last, moved
 
@@ -105,9 +106,10 @@ class Encoder(nn.Module):
         Raises:
             UsageError: the data have another number of attributes.
         """
-        return self._attributes(self.features, self.scaling, *attributes.parts(batch))
+        x: Attributes = self._attributes(self.features, self.scaling, *attributes.parts(batch))
+        return x
 
-    def forward(self, x: Attributes, edge_index: Tensor) -> Tensor:
+    def forward(self, x: Visible, edge_index: Tensor) -> Tensor:
         """Representations of all nodes.
 
         Args:
@@ -123,9 +125,10 @@ class Encoder(nn.Module):
             if number:
                 hidden = dropout(hidden, self.drop, self.training)
             hidden = act(norm(conv(hidden, structure)))
-        return hidden
+        representations: Tensor = hidden
+        return representations
 
-    def through_blocks(self, x: Attributes, blocks: Sequence[Block]) -> Tensor:
+    def through_blocks(self, x: Visible, blocks: Sequence[Block]) -> Tensor:
         """Representations over sampled neighbourhoods: each layer reads one block, and keeps its receivers only.
 
         Args:
@@ -141,7 +144,8 @@ class Encoder(nn.Module):
                 hidden = dropout(hidden, self.drop, self.training)
             hidden = conv(hidden, _made(self._make, block.edge_index, block.senders, self._device))
             hidden = act(norm(hidden[: block.receivers]))
-        return hidden
+        representations: Tensor = hidden
+        return representations
 
     @property
     def _device(self) -> torch.device:

@@ -52,9 +52,9 @@ def neighbourhoods(edge_index: Tensor, nodes: int) -> Sparse:
         )
         parts.append((one + two).tocsr())  # a node in both counts twice: the authors' code
     matrix = sparse.vstack(parts).tocsr()
-    tensors = [torch.from_numpy(a.astype(np.int64)).to(edge_index.device) for a in (matrix.indptr, matrix.indices)]
-    values = torch.from_numpy(matrix.data.astype(np.float32)).to(edge_index.device)
-    return Sparse(*tensors, values, nodes, symmetric=True)
+    indptr, columns = (torch.from_numpy(part.astype(np.int64)) for part in (matrix.indptr, matrix.indices))
+    values = torch.from_numpy(matrix.data.astype(np.float32))
+    return Sparse(indptr, columns, values, nodes, symmetric=True, device=edge_index.device)
 
 
 def contexts(around: Sparse, labels: Tensor, classes: int) -> Tensor:

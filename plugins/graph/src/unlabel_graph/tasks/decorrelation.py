@@ -33,7 +33,9 @@ def decorrelation_loss(first: Tensor, second: Tensor, weight: float) -> Tensor:
     identity = torch.eye(left.shape[1], dtype=left.dtype, device=left.device)
     # Frobenius norms are not squared, unlike CCA-SSG's; lambda 1e-3 belongs to these
     invariance = ((left - right) / len(left)).norm()  # ||(Z1 - Z2) / N||_F
-    return invariance + weight * sum((identity - agreement.correlation(z)).norm() for z in (left, right))
+    first_apart, second_apart = ((identity - agreement.correlation(z)).norm() for z in (left, right))
+    loss: Tensor = invariance + weight * (first_apart + second_apart)
+    return loss
 
 
 class Decorrelation(GraphTask):

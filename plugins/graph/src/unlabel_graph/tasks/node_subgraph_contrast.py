@@ -9,6 +9,8 @@ Follows the paper's text where the authors' code differs: there both views share
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -26,11 +28,11 @@ __all__ = ["NodeSubgraphContrast", "paper", "projector", "quick", "tiny"]
 
 def projector(dim: int, hidden: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     """Two linear layers from `dim` over `hidden` back to `dim`; Glorot-uniform weights, biases 0."""
-    layers = nn.Sequential(nn.Linear(dim, hidden), activation(), nn.Linear(hidden, dim))
-    for layer in (layers[0], layers[2]):
+    first, second = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+    for layer in (first, second):
         nn.init.xavier_uniform_(layer.weight)
         nn.init.zeros_(layer.bias)
-    return layers
+    return nn.Sequential(first, activation(), second)
 
 
 class NodeSubgraphContrast(GraphTask):
@@ -111,5 +113,5 @@ def quick() -> Recipe:
 def tiny() -> Recipe:
     """Seconds, for tests. ``unlabel train graph/node_subgraph_contrast --recipe tiny``"""
     small = Ref("graph/sbm", nodes=120, features=24)
-    options = {"predictor": 8, "seeds": 16, "times": 1, "hops": 1}
+    options: dict[str, Any] = {"predictor": 8, "seeds": 16, "times": 1, "hops": 1}
     return recipe("graph/node_subgraph_contrast", dataset=small, steps=4, lr=1e-3, widths=(16, 8), **options)

@@ -20,6 +20,7 @@ from unlabel import Recipe, Ref
 from unlabel.combine import Normalisation
 from unlabel.errors import UsageError, nearest
 from unlabel.joint import Combine, Joint
+from unlabel.show.media import Media
 from unlabel.task import Batch, Task
 from unlabel_graph.encoders.layers import Encoder
 from unlabel_graph.tasks.decorrelation import Decorrelation
@@ -168,9 +169,9 @@ class ParetoGNN(Joint):
         # 1810.04650, eq. 3, there of g_k. The step is that of sum_k alpha_k L_k, losses as they are: the authors' code
         super().__init__({"encoder": encoder}, made, combine=combine, normalise=normalise, update=update)
 
-    def show(self, batch: Batch) -> dict[str, np.ndarray]:
+    def show(self, batch: Batch) -> dict[str, Media | np.ndarray]:
         """The map of the representations, once: the parts draw the same."""
-        return self.part(self.first).show(batch)
+        return dict(self.part(self.first).show(batch))
 
 
 def _chosen(parts: Sequence[str]) -> list[str]:
@@ -232,13 +233,13 @@ def paper_chameleon() -> Recipe:
 
 def paper_squirrel() -> Recipe:
     """Settings for Squirrel, 5,201 nodes."""
-    relu = {"activation": "relu"}
+    relu: dict[str, Any] = {"activation": "relu"}
     return _paper(Ref("graph/heterophilous"), lr=1e-3, seeds=1024, times=(3, 3), nodes=5000, encoder=relu)
 
 
 def paper_actor() -> Recipe:
     """Settings for Actor, 7,600 nodes."""
-    relu = {"activation": "relu"}
+    relu: dict[str, Any] = {"activation": "relu"}
     return _paper(Ref("graph/heterophilous"), lr=1e-3, seeds=1024, times=(5, 5), nodes=5000, encoder=relu)
 
 
@@ -264,20 +265,20 @@ def paper_computers() -> Recipe:
 
 def paper_cs() -> Recipe:
     """Settings for Coauthor CS, 18,333 nodes."""
-    drop = {"decorrelation_drop": 0.5, "contrast_drop": 0.5}
+    drop: dict[str, Any] = {"decorrelation_drop": 0.5, "contrast_drop": 0.5}
     return _paper(Ref("graph/coauthor", name="cs"), lr=5e-5, seeds=1024, times=(10, 10), nodes=10_000, **drop)
 
 
 def paper_physics() -> Recipe:
     """Settings for Coauthor Physics, 34,493 nodes."""
-    drop = {"decorrelation_drop": 0.5, "contrast_drop": 0.5}
+    drop: dict[str, Any] = {"decorrelation_drop": 0.5, "contrast_drop": 0.5}
     dataset = Ref("graph/coauthor", name="physics")
     return _paper(dataset, lr=1e-4, seeds=1024, times=(5, 10), nodes=20_000, hops=(1, 2), **drop)
 
 
 def paper_arxiv() -> Recipe:
     """Settings for ogbn-arxiv, 169,343 nodes, as a folder of arrays."""
-    large = {"predictor": 1024, "encoder": {"norm": "layer"}, "widths": (512, 512, 512)}
+    large: dict[str, Any] = {"predictor": 1024, "encoder": {"norm": "layer"}, "widths": (512, 512, 512)}
     return _paper(Ref("graph/file"), lr=1e-4, seeds=512, times=(1, 20), nodes=20_000, hops=(1, 3), **large)
 
 
@@ -286,13 +287,18 @@ def paper_products() -> Recipe:
 
     The authors sample 20,480 nodes by degree for the contrasts there; here they look at one-hop neighbourhoods.
     """
-    large = {"predictor": 1024, "encoder": {"norm": "layer"}, "widths": (256, 256, 256), "reconstructed": 200_000}
+    large: dict[str, Any] = {
+        "predictor": 1024,
+        "encoder": {"norm": "layer"},
+        "widths": (256, 256, 256),
+        "reconstructed": 200_000,
+    }
     return _paper(Ref("graph/file"), lr=1e-4, seeds=512, times=(40, 40), nodes=100_000, hops=(1, 1), **large)
 
 
 def quick() -> Recipe:
     """The generated graph, minutes on two CPU cores. ``unlabel train graph/paretognn``"""
-    options = {"predictor": 128, "seeds": 512, "contrasted": 1024, "nodes": 1000, "edges": 512}
+    options: dict[str, Any] = {"predictor": 128, "seeds": 512, "contrasted": 1024, "nodes": 1000, "edges": 512}
     return recipe("graph/paretognn", dataset=Ref("graph/sbm"), steps=200, lr=1e-3, widths=(128, 64), **options)
 
 
@@ -301,6 +307,13 @@ def tiny() -> Recipe:
 
     ``unlabel train graph/paretognn --recipe tiny``
     """
-    options = {"predictor": 8, "seeds": 16, "subgraph_times": 1, "subgraph_hops": 1, "nodes": 90, "edges": 32}
+    options: dict[str, Any] = {
+        "predictor": 8,
+        "seeds": 16,
+        "subgraph_times": 1,
+        "subgraph_hops": 1,
+        "nodes": 90,
+        "edges": 32,
+    }
     small = Ref("graph/sbm", nodes=120, features=24, holdout_edges=0)
     return recipe("graph/paretognn", dataset=small, steps=4, lr=1e-3, widths=(16, 8), **options)

@@ -10,6 +10,7 @@ batch size (``edges=10`` for strict parity).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -125,7 +126,7 @@ def paper() -> Recipe:
 
 def quick() -> Recipe:
     """The generated graph, a minute on a CPU. ``unlabel train graph/topology_reconstruction``"""
-    options = {"predictor": 128, "edges": 512}
+    options: dict[str, Any] = {"predictor": 128, "edges": 512}
     return recipe(
         "graph/topology_reconstruction", dataset=Ref("graph/sbm"), steps=200, lr=1e-3, widths=(128, 64), **options
     )
@@ -134,5 +135,5 @@ def quick() -> Recipe:
 def tiny() -> Recipe:
     """Seconds, for tests. ``unlabel train graph/topology_reconstruction --recipe tiny``"""
     small = Ref("graph/sbm", nodes=120, features=24)
-    options = {"predictor": 8, "edges": 32}
+    options: dict[str, Any] = {"predictor": 8, "edges": 32}
     return recipe("graph/topology_reconstruction", dataset=small, steps=4, lr=1e-3, widths=(16, 8), **options)

@@ -137,4 +137,5 @@ def _pushes(place: np.ndarray) -> np.ndarray:
     offset -= _SIDE * np.round(offset / _SIDE)  # the nearest copy of each
     distance = np.sqrt((offset**2).sum(-1)) + 1e-9
     push = _PUSH * np.exp((2 * _RADIUS - distance) / _RANGE) / distance  # none on oneself: `offset` is zero there
-    return (push[..., None] * offset).sum(2)
+    pushes: np.ndarray = (push[..., None] * offset).sum(2)
+    return pushes

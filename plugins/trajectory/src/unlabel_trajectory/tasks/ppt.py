@@ -202,7 +202,7 @@ class PPT(Task):
                 f"trajectory/ppt has no stage {stage.name!r}{nearest(stage.name, _PARTS)}; "
                 f"its stages are named {', '.join(_PARTS)}"
             )
-        self._enter(cast(Part, stage.name))
+        self._enter(stage.name)
 
     def _enter(self, part: Part) -> None:
         """Say what learns in a part; what teaches in stage III depends on which parts came before."""
@@ -213,15 +213,15 @@ class PPT(Task):
             "destination": (warm or second) and self.distil_destination > 0,
         }
         self.taught_by = frozenset(name for name, teaches in teaching.items() if teaches)
-        learning = {
+        learning: dict[str, list[nn.Module]] = {
             "I": [self.encoder, self.next_head],
             "II warm-up": [self.destination],  # prompt, its map and the head alone
             "II": [self.encoder, self.destination],
             "III": [self.encoder, self.destination, self.trajectory]
             + [self.get_submodule(f"align_{name}") for name in sorted(self.taught_by)],
-        }[part]
+        }
         self.requires_grad_(False)
-        for module in learning:
+        for module in learning[part]:
             module.requires_grad_(True)
         self._ready = False
         self._cache: tuple[Tensor, Tensor] | None = None

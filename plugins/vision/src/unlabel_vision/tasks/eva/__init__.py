@@ -408,7 +408,7 @@ class EVA(PatchTask):
     def predict(self, images: Tensor, mask: Tensor) -> Tensor:
         """The teacher's features of each patch, as the student sees them: (N, 3, S, S), (N, L) -> (N, L, D)."""
         if self.decoder is None:
-            return self.head(self.tokens(images, mask)[:, 1:])  # type: ignore[no-any-return]
+            return self.head(self.tokens(images, mask)[:, 1:])
         split = masking.split(mask.float(), int((~mask[0]).sum()))
         prediction: Tensor = self.decoder(self.encoder.tokens(images, split.keep), split.restore)
         return prediction
