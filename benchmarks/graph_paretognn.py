@@ -27,8 +27,7 @@ import torch
 
 import machine
 import unlabel
-from unlabel import recipe as recipes
-from unlabel import run as runs_of
+from unlabel import build, compose
 from unlabel.catalog.plugins import Catalog
 from unlabel.engine import Engine
 from unlabel.evaluate.features import Frozen
@@ -83,7 +82,7 @@ def recipe_of(graph: str, method: str, seed: int, steps: int, holdout: bool, roo
     settings += [f"task.parts={json.dumps([method])}"] if method in PARTS else []
     settings += ["save_every=100000", "monitor_every=100000", "log_every=10"]
     settings += [f"dataset.holdout_edges={seed}"] if holdout else []
-    return runs_of.compose("graph/paretognn", catalog, data=str(root / data), steps=steps, settings=settings)
+    return compose.compose("graph/paretognn", catalog, data=str(root / data), steps=steps, settings=settings)
 
 
 def cell(graph: str, method: str, seed: int, steps: int, root: Path, runs: Path) -> dict[str, Any]:
@@ -96,10 +95,10 @@ def cell(graph: str, method: str, seed: int, steps: int, root: Path, runs: Path)
     for holdout in (False, True):
         catalog = Catalog.installed()
         chosen = recipe_of(graph, method, seed, steps, holdout, root, catalog)
-        dataset = runs_of.build_dataset(chosen.dataset, catalog)
+        dataset = build.build_dataset(chosen.dataset, catalog)
         engine = Engine("cpu", "fp32")
         if method == RANDOM:
-            task, _ = runs_of.build(recipes.fitted(chosen, dataset.implies(), catalog), catalog, engine)
+            task = build.build(build.with_data(chosen, dataset.implies(), catalog), catalog, engine)
         else:
             trained = unlabel.train(chosen, out=runs / "run", overwrite=True, evaluate=False, catalog=catalog)
             task = trained.task(engine)

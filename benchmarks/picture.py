@@ -12,7 +12,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from unlabel.run import Run, print_results
+from unlabel import Run
+from unlabel.terminal import print_results
 
 
 def main() -> None:
@@ -23,7 +24,7 @@ def main() -> None:
 
     run = Run(options.run)
     console = Console(record=True, width=78, file=io.StringIO(), highlight=False)
-    console.print(f"$ unlabel train {run.recipe.task.name} --recipe quick\n...")
+    console.print(f"$ unlabel train {run.recipe.name} --recipe quick\n...")
     print_results(console.print, run.evaluations)
     options.out.parent.mkdir(exist_ok=True)
     picture = re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="unlabel"), flags=re.DOTALL)

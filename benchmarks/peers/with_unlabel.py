@@ -52,13 +52,13 @@ def null(made: Recipe, work: works.Work) -> None:
     from torch import Tensor, nn
 
     from unlabel import loop
+    from unlabel.build import build, build_dataset
     from unlabel.catalog.plugins import Catalog
-    from unlabel.run import build, build_dataset
     from unlabel.task import Batch, Task
     from unlabel_vision import views
 
     catalog, engine = Catalog.installed(), Engine("cpu", "fp32")
-    real, _ = build(made, catalog, engine)
+    real = build(made, catalog, engine)
 
     class Null(Task):
         def __init__(self) -> None:
@@ -80,11 +80,11 @@ def null(made: Recipe, work: works.Work) -> None:
 def alone(made: Recipe, precision: str) -> None:
     """The same updates on batches that are already there: the model's own speed."""
     from unlabel import data
+    from unlabel.build import build, build_dataset
     from unlabel.catalog.plugins import Catalog
-    from unlabel.run import build, build_dataset
 
     catalog, engine = Catalog.installed(), Engine("cpu", precision)
-    task, _ = build(made, catalog, engine)
+    task = build(made, catalog, engine)
     samples = build_dataset(made.dataset, catalog).split("train")
     stage = made.stages[0].resolved(len(samples))
     stream = data.batches(samples, stage, engine, seed=0, transform=task.transform())

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import yaml
-from docstrings import link_papers, prose, sections, table
+from docstrings import prose, sections, table
 
 from unlabel import Catalog, Recipe, Ref, Stage
 from unlabel.catalog.plugins import Offer
@@ -84,10 +84,11 @@ def task(offer: Offer, catalog: Catalog) -> str:
     if found.get("loss"):
         parts += ["## Loss and logged numbers", prose(sections(found["loss"])[""])]
         parts += [_healthy(found["expected"])] if found.get("expected") else []
-    fitting = "\n".join(f"- [`{name}`]({up}encoders.md#{anchor(name)})" for name in found["encoders"])
+    if found["show"]:
+        parts += ["## What it shows", f"{prose(sections(found['show'])[''])} In the run's [report]({up}report.md)."]
     parts += [
         "## Encoders",
-        f"{fitting or 'None of this plugin fits.'}\n\nOr your own: `--encoder package.module:factory`.",
+        *_encoders(found["encoders"], up),
         "## Evaluations",
         "\n".join(f"- [`{name}`]({up}evaluations.md#{anchor(name)})" for name in found["evaluations"]),
         "Run at the end of training, before and after, and again by `unlabel evaluate RUN`.",
@@ -96,6 +97,17 @@ def task(offer: Offer, catalog: Catalog) -> str:
     for name, details in found["recipes"].items():
         parts += [f"### {name}", *recipe(offer.name, name, details, up)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _encoders(names: list[str], up: str) -> Iterator[str]:
+    """The encoders that fit, as ``--encoder`` takes them: of a task with several, ``PART=NAME``."""
+    parted = [name.rpartition("=") for name in names]
+    fitting = "\n".join(
+        f"- {f'`{part}`: ' if part else ''}[`{name}`]({up}encoders.md#{anchor(name)})" for part, _, name in parted
+    )
+    part = f"{parted[0][0]}=" if parted and parted[0][0] else ""
+    yield fitting or "None of this plugin fits."
+    yield f"Or your own: `--encoder {part}package.module:factory`."
 
 
 def _sentences(text: str) -> str:
@@ -120,9 +132,13 @@ def recipe(task_name: str, name: str, details: dict[str, Any], up: str) -> Itera
     yield prose(words)
     yield "```bash\n{}\n```".format("\n".join(commands or [f"unlabel train {task_name} --recipe {name}"]))
     chosen = Recipe.model_validate(details["recipe"])
+    refs = [("task", "", ref) for ref in chosen.tasks]
+    refs += [
+        ("encoder" if len(chosen.encoders) == 1 else f"encoder `{part}`", "encoders.md", ref)
+        for part, ref in chosen.encoders.items()
+    ]
     rows = []
-    for role, page in (("task", ""), ("encoder", "encoders.md"), ("dataset", "datasets.md")):
-        ref = getattr(chosen, role)
+    for role, page, ref in (*refs, ("dataset", "datasets.md", chosen.dataset)):
         shown = f"[`{ref.name}`]({up}{page}#{anchor(ref.name)})" if page and ":" not in ref.name else f"`{ref.name}`"
         rows.append((role, shown, ", ".join(f"`{key}={value!r}`" for key, value in ref.options.items()) or "defaults"))
     yield table(("", "name", "keywords"), rows)
@@ -220,7 +236,7 @@ def _section(offer: Offer, catalog: Catalog) -> str:
     entries = [entry for entry in found["keywords"] if offer.kind != "observers"]
     returns = sections(found["document"]).get("Returns", "") if offer.kind == "evaluations" else ""
     measured = f"\n\nMeasures: {prose(returns)}" if returns else ""
-    return link_papers(body) + measured + (f"\n\n{keywords(entries, role)}" if entries else "")
+    return body + measured + (f"\n\n{keywords(entries, role)}" if entries else "")
 
 
 def anchor(name: str) -> str:

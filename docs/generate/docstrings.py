@@ -39,6 +39,7 @@ def prose(text: str) -> str:
             joined += ("\n" if _ITEM.match(line) else " ") + line.strip()
         joined = joined.strip()
         joined = re.sub(r"(?<!\n)\n(?=(?:[-*]|\d+\.) )", "\n\n", joined, count=1) if not _ITEM.match(joined) else joined
+        joined = joined.removesuffix(":") if joined.endswith("::") else joined  # what says that code follows
         paragraphs.append(link_papers(_escaped(joined)))
     return "\n\n".join(paragraphs)
 

@@ -17,7 +17,7 @@ from docstrings import prose, table, to_markdown
 from pydantic import BaseModel
 
 import unlabel
-from unlabel import Catalog, Recipe, Stage, cli, recipe
+from unlabel import Catalog, Recipe, Ref, Stage, cli, recipe
 
 __all__ = ["commands", "modules", "public", "recipes"]
 
@@ -91,13 +91,16 @@ def recipes() -> Page:
     """Every field of a recipe."""
     text = (
         "# Fields of a recipe\n\nThe same names in Python, in JSON and YAML files, and after `--set`: "
-        "`--set seed=3`, `--set stages.0.lr=1e-3`, `--set execution.precision=fp32`. "
+        "`--set seed=3`, `--set stages.0.lr=1e-3`, `--set execution.precision=fp32`. One task and one encoder are "
+        "written as `task` and `encoder` instead of `tasks` and `encoders`. "
         "How recipes are used: [Recipes and --set](../recipes.md).\n"
     )
     for model, prefix in (
         (Recipe, ""),
         (Stage, "stages.0."),
         (recipe.Group, "stages.0.groups.0."),
+        (recipe.Judging, "judging."),
+        (recipe.Combination, "combination."),
         (recipe.Execution, "execution."),
     ):
         document = to_markdown(inspect.cleandoc(model.__doc__ or ""))
@@ -109,8 +112,11 @@ def _fields(model: type[BaseModel], prefix: str) -> str:
     source = _annotations(model)
     rows = []
     for name, field in model.model_fields.items():
-        default = "required" if field.is_required() else f"`{field.get_default(call_default_factory=True)!r}`"
-        if isinstance(field.get_default(call_default_factory=True), BaseModel):
+        value = None if field.is_required() else field.get_default(call_default_factory=True)
+        default = "required" if field.is_required() else f"`{value!r}`"
+        if isinstance(value, Ref):
+            default = f"`{value.name}`"
+        elif isinstance(value, BaseModel):
             default = "its defaults"
         rows.append((f"`{prefix}{name}`", f"`{source.get(name, '')}`", default, prose(field.description or "")))
     return table(("field", "type", "default", "meaning"), rows)
@@ -145,7 +151,7 @@ def public() -> Page:
     )
     for name in unlabel.__all__:
         if name != "__version__":
-            text += _name(unlabel._HOME[name], name, "unlabel")
+            text += _name(_home(unlabel._HOME[name], name), name)
     return "reference/python.md", "unlabel", text
 
 
@@ -158,7 +164,8 @@ def modules() -> Iterator[Page]:
             continue
         text = f"# `{found.name}`\n\n{to_markdown(ast.get_docstring(tree) or '')}\n"
         for name in names:
-            text += _name(found.name, name, found.name)
+            home = _home(found.name, name)
+            text += _name(home, name) if home == found.name else _reference(home, name)
         yield f"reference/modules/{found.name.removeprefix('unlabel.')}.md", found.name.removeprefix("unlabel."), text
 
 
@@ -176,7 +183,22 @@ def _listed(tree: ast.Module) -> list[str]:
     return []
 
 
-def _name(module: str, name: str, shown: str) -> str:
+def _home(module: str, name: str) -> str:
+    """The module that defines what another one passes on under the same name."""
+    for node in _tree(module).body:
+        passed_on = isinstance(node, ast.ImportFrom) and name in {alias.asname or alias.name for alias in node.names}
+        if passed_on and (node.module or "").startswith("unlabel."):
+            return _home(node.module, name)
+    return module
+
+
+def _reference(home: str, name: str) -> str:
+    """The section of a name that is defined elsewhere: where to read about it."""
+    page = home.removeprefix("unlabel.")
+    return f"\n## {name} {{ #{name} }}\n\nSee [`{home}.{name}`]({page}.md#{name}).\n"
+
+
+def _name(module: str, name: str) -> str:
     """The section of one name: signature and docstring, and for a class its public methods and attributes."""
     body = _tree(module).body
     node, document = _find(body, name)

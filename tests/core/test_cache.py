@@ -125,3 +125,41 @@ def test_a_link_in_place_of_an_owners_folder_is_not_followed(root: Path, tmp_pat
     with pytest.raises(OSError, match="symbolic link"):
         cache.clear("one")
     assert (tmp_path / "precious/file").exists()
+
+
+# What others are given as a file
+
+
+def read_words(path: Path) -> str:
+    text = path.read_text()
+    if not text.startswith("words"):
+        raise ValueError("no words")
+    return text
+
+
+def write_words(path: Path) -> None:
+    path.write_text("words: a b")
+
+
+def test_a_file_is_written_once_and_again_when_it_is_damaged() -> None:
+    entry, written = cache.entry("core", "a", ".txt"), []
+
+    def write(path: Path) -> None:
+        written.append(path)
+        write_words(path)
+
+    assert cache.file(entry, read=read_words, write=write) == entry
+    assert cache.file(entry, read=read_words, write=write) == entry
+    assert len(written) == 1
+    entry.write_text("torn")
+    with pytest.warns(UserWarning, match="damaged and is made again"):
+        assert cache.file(entry, read=read_words, write=write) == entry
+    assert entry.read_text() == "words: a b"
+
+
+def test_a_file_is_there_where_nothing_can_be_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("no folder")
+    monkeypatch.setenv("UNLABEL_CACHE", str(tmp_path / "taken"))
+    path = cache.file(cache.entry("core", "b", ".txt"), read=read_words, write=write_words)
+    assert path.name == "b.txt"
+    assert path.read_text() == "words: a b"

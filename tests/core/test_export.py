@@ -298,6 +298,17 @@ def test_assets_of_the_run_go_with_it(two: dict[str, Part], tmp_path: Path) -> N
     assert (tmp_path / "out/assets/task/vocab.txt").read_text() == "a\nb\n"
 
 
+def test_an_asset_lies_beside_each_encoder_whose_inputs_need_it(tmp_path: Path) -> None:
+    digest = hashlib.sha256(b"c").hexdigest()
+    listed(tmp_path / "run", **{"dataset/scale.txt": digest})
+    (tmp_path / "run/assets/dataset").mkdir()
+    (tmp_path / "run/assets/dataset/scale.txt").write_text("c")
+    needing = part(Reader(), tokens=[{"file": "assets/task/vocab.txt"}])
+    files = written(tmp_path, wave=part(Open(dim=3)), text=needing, more=needing)["files"]
+    places = ["assets/dataset/scale.txt", "more/assets/task/vocab.txt", "text/assets/task/vocab.txt"]
+    assert [name for name in files if "assets" in name] == places
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

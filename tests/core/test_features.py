@@ -220,3 +220,26 @@ def test_batches_read_in_the_order_asked_for():
 def test_a_subset_of_a_subset_keeps_its_names():
     data = Blobs()
     assert Subset(data.split("test"), [2]).name_of(0) == "point 162"
+
+
+class Padded(Blobs):
+    """Batches padded to a length of their own."""
+
+    def collate(self, samples):
+        width = WIDTH + len(samples)
+        batch = super().collate(samples)
+        return {"x": torch.nn.functional.pad(batch["x"], (0, width - WIDTH))}
+
+
+class Cut(Points):
+    def encode(self, batch):
+        return super().encode({"x": batch["x"][:, :WIDTH]})
+
+
+def test_samples_padded_to_different_lengths_have_features_and_no_raw_control():
+    view = frozen(Padded(), Cut(), batch_size=50, keep_raw=True)
+    assert len(view.features("train")[0]) == 160
+    with pytest.raises(UsageError, match="58 numbers in one batch and 18 in another"):
+        view.raw("train")
+    with pytest.raises(UsageError, match="58 numbers in one batch and 18 in another"):
+        frozen(Padded(), Cut(), batch_size=50).raw("train")

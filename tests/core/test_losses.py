@@ -170,6 +170,36 @@ def test_a_batch_of_one_sample_alone_has_nothing_to_learn():
     assert losses.nt_xent(rows, rows * 2, 0.2, index=torch.zeros(3, dtype=torch.int64)).item() == pytest.approx(0)
 
 
+# --- pairs: a sample that lacks one of the two is neither query nor key
+
+
+PAIRED = torch.tensor([True, False, True, True, False, True])
+
+
+def test_a_sample_without_a_pair_is_as_if_it_were_not_there():
+    query, key = _rows(6, 5), _rows(6, 5, seed=1)
+    ours = losses.info_nce(query, key, 0.2, index=INDEX, paired=PAIRED)
+    alone = losses.info_nce(query[PAIRED], key[PAIRED], 0.2, index=INDEX[PAIRED])
+    assert ours.item() == pytest.approx(alone.item(), rel=1e-12)
+    gradients = (torch.autograd.grad(value, (query, key)) for value in (ours, alone))
+    for here, there in zip(*gradients, strict=True):
+        torch.testing.assert_close(here, there, rtol=1e-12, atol=1e-15)
+        assert not here[~PAIRED].any()
+
+
+def test_pairs_alone_cost_what_they_cost_without_asking():
+    query, key = _rows(6, 5), _rows(6, 5, seed=1)
+    everyone = losses.symmetric_info_nce(query, key, query, key, 0.2, paired=torch.ones(6, dtype=torch.bool))
+    assert everyone.item() == pytest.approx(losses.symmetric_info_nce(query, key, query, key, 0.2).item(), rel=1e-12)
+
+
+def test_a_batch_without_a_pair_has_nothing_to_learn_and_no_gradient():
+    rows = _rows(3, 4)
+    loss = losses.info_nce(rows, rows * 2, 0.2, paired=torch.zeros(3, dtype=torch.bool))
+    assert loss.item() == 0
+    assert not torch.autograd.grad(loss, rows)[0].any()
+
+
 # --- the others
 
 
@@ -243,15 +273,21 @@ def test_losses_keep_full_precision_under_autocast(loss):
 
 
 def _global_losses(
-    weight: torch.Tensor, first: torch.Tensor, second: torch.Tensor, index: torch.Tensor, **distributed
+    weight: torch.Tensor,
+    first: torch.Tensor,
+    second: torch.Tensor,
+    index: torch.Tensor,
+    paired: torch.Tensor,
+    **distributed,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss of embeddings made by one shared weight, and the weight's gradient, for two losses."""
+    """The loss of embeddings made by one shared weight, and the weight's gradient, for three losses."""
     weight = weight.clone().requires_grad_()
     z1, z2 = torch.tanh(first @ weight), torch.tanh(second @ weight)
     values = torch.stack(
         [
             losses.nt_xent(z1, z2, 0.3, index=index, **distributed),
             losses.symmetric_info_nce(z1, z2, z2 * z1, z1 - z2, 0.2, index=index, **distributed),
+            losses.info_nce(z1, z2, 0.2, index=index, paired=paired, **distributed),
         ]
     )
     gradients = [torch.autograd.grad(value, weight, retain_graph=True)[0] for value in values]
@@ -279,6 +315,7 @@ def test_two_processes_have_the_loss_and_gradient_of_one():
         port = probe.getsockname()[1]
     data = tuple(_rows(*shape, seed=seed).detach() for seed, shape in enumerate([(5, 4), (6, 5), (6, 5)]))
     data = (*data, torch.tensor([7, 2, 3, 4, 7, 6]))  # each process has a sample that the other has too
+    data = (*data, torch.tensor([False, True, True, True, False, False]))  # and not as many pairs
     results = torch.multiprocessing.get_context("spawn").SimpleQueue()
     torch.multiprocessing.spawn(_process, (port, data, results), nprocs=2)
     values, gradients = results.get()

@@ -14,6 +14,7 @@ from types import ModuleType
 
 import pytest
 
+import unlabel
 from unlabel import Catalog
 from unlabel.describe import component
 
@@ -91,12 +92,33 @@ def test_a_plugin_that_cannot_be_shown_fails_the_build(generator: ModuleType) ->
     assert told == ["plugin sonar (unlabel-sonar) has no pages: no water"]
 
 
+def test_a_public_name_is_read_where_it_is_defined(generator: ModuleType) -> None:
+    """Packages pass names on: their signature and docstring stand elsewhere, and must not be missing for that."""
+    page = generator.reference.public()[2]
+    for name in unlabel.__all__:
+        if name != "__version__":
+            section = page.partition(f"\n## {name} {{ #{name} }}\n\n")[2].partition("\n## ")[0]
+            assert re.search(r"^```python\n.*?```\n\n\w", section, re.DOTALL), name
+
+
+def test_a_recipe_of_several_encoders_has_a_row_for_each(generator: ModuleType) -> None:
+    plain = {
+        "task": "sonar/match",
+        "encoders": {"image": "sonar/eye", "text": {"name": "sonar/ear", "dim": 3}},
+        "dataset": "sonar/dives",
+        "stages": [{"steps": 1}],
+    }
+    page = "\n".join(generator.components.recipe("sonar/match", "tiny", {"document": "", "recipe": plain}, "../"))
+    assert "| encoder `image` | [`sonar/eye`](../encoders.md#sonar-eye) | defaults |" in page
+    assert "| encoder `text` | [`sonar/ear`](../encoders.md#sonar-ear) | `dim=3` |" in page
+
+
 @pytest.mark.slow
 def test_generated_pages_are_the_same_every_time(generator: ModuleType, generated: Pages) -> None:
     assert generator.generated(Catalog.installed()) == generated
     for group in generated.values():
         for path, _, text in group:
-            assert not re.search(r" at 0x[0-9a-f]+|/site-packages/|<function|<class", text), path
+            assert not re.search(r" at 0x[0-9a-f]+|/site-packages/|<function|<class|\[\[arXiv", text), path
 
 
 @pytest.mark.slow
@@ -108,6 +130,7 @@ def test_a_tasks_page_says_what_its_source_says(generated: Pages) -> None:
         assert not found["arxiv"] or f"https://arxiv.org/abs/{found['arxiv']}" in page, offer.name
         for entry in found["keywords"]:
             assert f"| `{entry['name']}` |" in page, (offer.name, entry["name"])
+        assert ("## What it shows" in page) == bool(found["show"]), offer.name
         for name in found["encoders"]:
             assert f"encoders.md#{name.replace('/', '-')}" in page, (offer.name, name)
         for recipe in found["recipes"]:

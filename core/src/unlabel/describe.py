@@ -11,15 +11,19 @@ from unlabel import compose, signature
 from unlabel.catalog.plugins import Catalog, Offer
 from unlabel.catalog.summary import summary
 from unlabel.errors import UsageError
+from unlabel.task import Task
 
 __all__ = ["arguments", "component"]
 
 
 def component(offer: Offer, catalog: Catalog) -> dict[str, Any]:
-    """Everything about one name: document, keywords, and for a task its recipes, data and encoders."""
+    """Everything about one name: document, keywords, and for a task its recipes, data and encoders.
 
+    A task of several encoders has ``parts`` besides: which fit each of them.
+    """
     target = offer.load()
-    skip = {"tasks": 1, "evaluations": 1, "optimizers": 1, "observers": 1}.get(offer.kind, 0)
+    parts = signature.encoder_parts(target) if offer.kind == "tasks" else {}
+    skip = {"tasks": len(parts), "evaluations": 1, "optimizers": 1, "observers": 1}.get(offer.kind, 0)
     meanings = _meanings(target)
     keywords = [
         {
@@ -39,9 +43,18 @@ def component(offer: Offer, catalog: Catalog) -> dict[str, Any]:
         "keywords": keywords,
     }
     if offer.kind == "tasks":
-        description |= {"encoders": _encoders(target, offer, catalog), "evaluations": list(target.evaluations)}
+        fitting = {part: _encoders(target, part, offer, catalog) for part in parts}
+        description["encoders"] = list(dict.fromkeys(name for names in fitting.values() for name in names))
+        description |= {"parts": fitting} if len(parts) > 1 else {}
+        description["evaluations"] = list(target.evaluations)
         description |= {"loss": _loss(target), "expected": dict(target.expected), "recipes": _recipes(offer)}
+        description |= {"show": _show(target), "outputs": list(target.outputs)}
     return description
+
+
+def _show(task: Any) -> str:
+    """What a task, or the class it is made from, says of its `show`; empty if it shows nothing."""
+    return "" if task.show is Task.show else inspect.cleandoc(task.show.__doc__ or "")
 
 
 def _loss(task: Any) -> str:
@@ -58,10 +71,10 @@ def _meanings(target: Any) -> dict[str, str]:
     return {name: meaning for text in documents for name, meaning in arguments(inspect.cleandoc(text or "")).items()}
 
 
-def _encoders(task: Any, offer: Offer, catalog: Catalog) -> list[str]:
-    """Encoders of the task's own plugins whose type fits the task's first parameter."""
+def _encoders(task: Any, part: str, offer: Offer, catalog: Catalog) -> list[str]:
+    """Encoders of the task's own plugins whose type fits one of the task's encoders."""
 
-    parameter_class = next(iter(signature.parameters(task).values())).annotation
+    parameter_class = signature.parameters(task)[part].annotation
     prefix = offer.name.partition("/")[0] + "/"
     fitting = []
     for encoder in catalog.offers("encoders"):

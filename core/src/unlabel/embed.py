@@ -47,9 +47,8 @@ def embed(run: Run, data: str, out: Path, device: str = "auto", of: str = "") ->
         raise UsageError("a .parquet file needs `pip install 'unlabel[parquet]'`; or give --out FILE.npz")
     dataset = run.dataset(claims.dataset_ref(data, run.recipe, run.catalog))
     engine = Engine(device, "fp32")
-    judged = judge.frozen(
-        run.recipe.model_copy(update={"judging": Judging(train=None, test=None)}), run.task(engine), dataset, engine
-    )
+    judging = Judging(train=None, test=None, raw=False)
+    judged = judge.frozen(run.recipe.model_copy(update={"judging": judging}), run.task(engine), dataset, engine)
     parts = [_part(judged, split, of) for split in ("train", "test") if dataset.split(split) is not None]
     table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "index"}
     if not (table["labels"] >= 0).any():

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from unlabel.recipe import Execution, Stage
     from unlabel.task import Batch, Task
 
-__all__ = ["Engine", "average", "gather", "moved"]
+__all__ = ["Engine", "average", "gather", "moved", "rank"]
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -295,6 +295,11 @@ def gather(tensor: Tensor) -> Tensor:
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return tensor
     return cast(Tensor, _Gather.apply(tensor))  # type: ignore[no-untyped-call]
+
+
+def rank() -> int:
+    """This process's place in what `gather` returns; 0 with one process."""
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 class _Gather(torch.autograd.Function):

@@ -60,7 +60,8 @@ def _joined_stage(stage: Stage, recipes: Mapping[str, Recipe]) -> Stage:
     for number, (name, label) in enumerate(task_labels(list(recipes)).items()):
         own = recipes[name].stages[0] if number else stage
         for group in own.groups:
-            common = group.pattern.startswith(("encoder.", "*"))  # the encoder is trained as the first part says
+            shared = tuple(f"{encoder}." for encoder in ("encoder", *recipes[name].encoders))
+            common = group.pattern.startswith((*shared, "*"))  # encoders are trained as the first part says
             if not common:
                 groups.append(group.model_copy(update={"pattern": f"parts.{label}.{group.pattern}"}))
             elif number == 0:

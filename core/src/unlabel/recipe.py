@@ -104,14 +104,16 @@ class Recipe(Strict):
     and ``encoders``, by the names that the tasks give them. What version 0.1 wrote is read as it was meant.
     """
 
-    tasks: list[Ref] = Field(min_length=1)
-    encoders: dict[str, Ref] = Field(min_length=1)
-    dataset: Ref
-    stages: list[Stage] = Field(min_length=1)
+    tasks: list[Ref] = Field(min_length=1, description="what is trained; one alone is written as `task`")
+    encoders: dict[str, Ref] = Field(
+        min_length=1, description="by the names that the tasks give them; one alone is written as `encoder`"
+    )
+    dataset: Ref = Field(description="what is trained on")
+    stages: list[Stage] = Field(min_length=1, description="phases of training, one after the other")
     combination: Combination = Field(default_factory=Combination, description="of several tasks")
     evaluations: list[Ref] | None = Field(default=None, description="default: the task's own")
-    judging: Judging = Field(default_factory=Judging)
-    seed: int = Field(default=0, ge=0)
+    judging: Judging = Field(default_factory=Judging, description="on how many samples, and how they are read")
+    seed: int = Field(default=0, ge=0, description="of all randomness of the run")
     save_every: int | None = Field(
         default=None, ge=1, description="updates between checkpoints; default: about twenty a stage"
     )

@@ -82,8 +82,11 @@ class Run:
 
     @property
     def encoders(self) -> dict[str, nn.Module]:
-        """The trained encoders by name, on the CPU, in evaluation mode."""
-        return {name: module.eval() for name, module in self.task().encoders().items()}
+        """The trained encoders by the names they have in the recipe, on the CPU, in evaluation mode."""
+        names, modules = self.recipe.encoders, self.task().encoders()
+        if len(names) == 1:  # a task may call its only encoder otherwise
+            return {next(iter(names)): next(iter(modules.values())).eval()}
+        return {name: module.eval() for name, module in modules.items()}
 
     def task(self, engine: Engine | None = None) -> Task:
         """The task with the weights of the newest good checkpoint.
@@ -101,7 +104,7 @@ class Run:
         return task.eval()
 
     def dataset(self, ref: Ref | None = None) -> Dataset:
-        """The dataset of the run, or another one; one of the same kind gets the run's assets."""
+        """The dataset of the run, or another one, ready to be read; one of the same kind gets the run's assets."""
         original = self.recipe.dataset
         dataset = build.build_dataset(ref or original, self.catalog)
         if ref is None or ref.name == original.name:

@@ -40,6 +40,11 @@ def verify(recipe: Recipe, catalog: Catalog) -> None:
     verify_stages(recipe, catalog)
     for ref in recipe.evaluations or ():
         signature.keywords(ref, catalog.load("evaluations", ref.name), "evaluation", skip=1)
+    if isinstance(recipe.init, str) and len(recipe.encoders) > 1:
+        names = ", ".join(recipe.encoders)
+        raise UsageError(
+            f"--init {recipe.init}: {recipe.name} has the encoders {names}: give --init PART={recipe.init}"
+        )
     for name in recipe.first_weights:
         if name not in recipe.encoders:
             raise UsageError(f"init.{name}: there is no encoder {name!r}{nearest(name, recipe.encoders)}")

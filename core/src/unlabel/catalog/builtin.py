@@ -18,6 +18,7 @@ def evaluations() -> dict[str, str]:
         "linear_probe": "unlabel.evaluate.linear_probe:linear_probe",
         "finetune": "unlabel.evaluate.finetune:finetune",
         "clustering": "unlabel.evaluate.clustering:clustering",
+        "retrieval": "unlabel.evaluate.retrieval:retrieval",
     }
 
 

@@ -17,6 +17,7 @@ __all__ = ["HOOKS", "hookimpl", "hookspec"]
 
 hookspec = pluggy.HookspecMarker("unlabel")
 hookimpl = pluggy.HookimplMarker("unlabel")
+"""Marks a function of a plugin's table of contents as a hook; its name says which."""
 
 
 @hookspec

@@ -128,7 +128,10 @@ def show(
         default = "required" if entry["required"] else f"= {entry['default']!r}"
         print(f"  {entry['name']}: {entry['type']} {default}\n      {entry['meaning']}")
     for label in ("encoders", "evaluations"):
-        if label in description:
+        if label == "encoders" and "parts" in description:
+            lines = [f"{part}: {', '.join(names)}" for part, names in description["parts"].items()]
+            print("\nencoders\n  " + "\n  ".join(lines))
+        elif label in description:
             print(f"\n{label}\n  {', '.join(description[label])}")
     for recipe, details in description.get("recipes", {}).items():
         print(f"\nrecipe {recipe}  (data: {details['dataset']})\n  " + details["document"].replace("\n", "\n  "))

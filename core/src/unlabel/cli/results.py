@@ -36,7 +36,11 @@ def evaluate(
     data: Annotated[str | None, typer.Option(metavar="D", help="Another dataset, by name or path.")] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="K=V", help="Of an evaluation or the data, e.g. knn.k=5. Repeatable."),
+        typer.Option(
+            "--set",
+            metavar="K=V",
+            help="Of an evaluation, the data or judging, as knn.k=5, judging.test=200. Repeatable.",
+        ),
     ] = None,
     encoder: Encoder = None,
     trust: Trust = None,
@@ -79,7 +83,7 @@ def export(
     folder: RunFolder,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write; must not exist.")],
     format_: Annotated[
-        str, typer.Option("--format", metavar="F", help="safetensors, onnx or torch-export.")
+        str, typer.Option("--format", metavar="F", help="safetensors, onnx, torch-export, or what the encoder offers.")
     ] = "safetensors",
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="Load it back as its README says, and compare.")

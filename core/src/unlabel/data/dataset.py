@@ -100,7 +100,8 @@ class Dataset:
     def assets(self) -> Mapping[str, Path]:
         """Files besides the samples that these data depend on (a vocabulary, statistics): name -> file.
 
-        A run keeps copies with their hashes, gives them back when it is opened again, and exports them.
+        A run keeps copies with their hashes, gives them back when it is opened again, also with other data of the same
+        kind, and exports them. What must stay the same whatever kind of data comes is the task's.
         """
         return {}
 
@@ -152,7 +153,7 @@ class Dataset:
 
     def implies(self) -> dict[str, Any]:
         """Keywords of encoder and task that these data determine, e.g. ``{"features": 1433}``; see
-        `recipe.with_data`."""
+        `unlabel.build.with_data`."""
         return {}
 
     @classmethod

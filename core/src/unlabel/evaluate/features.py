@@ -206,8 +206,8 @@ class Frozen:
         part = self._part(split)
         if part is None:
             raise UsageError(
-                f"the dataset {type(self._dataset).__name__} has no {split} part, and this evaluation needs labelled"
-                " samples that training never saw: hold some out with --set dataset.holdout=0.2,"
+                f"the dataset {type(self._dataset).__name__} has no {split} part, and this evaluation needs samples"
+                " that training never saw: hold some out with --set dataset.holdout=0.2,"
                 " or put a test folder beside the train folder"
             )
         return part

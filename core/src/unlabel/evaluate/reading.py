@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unlabel import data, seeds
 from unlabel.data import Dataset
+from unlabel.data.draw import unlabelled
 from unlabel.errors import UsageError
 from unlabel.show import thumbnails
 from unlabel.task import Batch, Rows, Sample, Transform
@@ -68,7 +69,7 @@ class SampleReader:
             beside = data.others(part, self.seed, self.epoch, index - first)
             rng = seeds.generator(self.seed, self.epoch, index)
             sample = self.transform(sample, data.Draw(rng, self.epoch, others=beside))
-        return index, {name: value for name, value in sample.items() if name != "label"}, thumbnail
+        return index, unlabelled(sample), thumbnail
 
     def collate(
         self, items: list[tuple[int, Sample | str, Any]]
@@ -94,8 +95,14 @@ class Gathered:
         self.labels: list[Tensor] = []
 
     def add(self, rows: Tensor | Rows, index: Tensor) -> None:
-        """Add a batch's rows, of the samples `index`: int64, (N,)."""
+        """Add a batch's rows, of the samples `index`: int64, (N,).
+
+        Raises:
+            UsageError: they are not as wide as those of other batches, for example padded to another length.
+        """
         features, sample, labels = rows if isinstance(rows, Rows) else (rows.flatten(1), None, None)
+        if self.features and features.shape[1] != (width := self.features[0].shape[1]):
+            raise UsageError(f"samples have {width} numbers in one batch and {features.shape[1]} in another")
         self.features.append(features.to("cpu", torch.float32))
         self.samples.append((index if sample is None else index[sample]).cpu())
         if labels is not None:

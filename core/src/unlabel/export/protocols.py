@@ -65,7 +65,8 @@ class Preprocessed(Protocol):
     def preprocessing(self) -> Mapping[str, Any]:
         """Size, normalisation, interpolation, rate, names of tokenizer files and the like, in JSON's types.
 
-        Of a task with several encoders, a transform says it by the encoder's name.
+        Of a task with several encoders, a transform says it by the encoder's name. An asset of the run is named by its
+        place in an export, ``assets/OWNER/NAME``, and comes to lie there beside the encoder.
         """
 
 

@@ -104,7 +104,7 @@ def write(parts: Mapping[str, Part], origin: Origin, out: Path, kind: str, check
         for name, part in parts.items():
             folders[name].mkdir(parents=True, exist_ok=True)
             snippets[name] = _write(part, writers[name], folders[name], origin, name)
-        _copy_assets(origin.run, out)
+        _copy_assets(origin.run, {folders[name]: _preprocessing(part) for name, part in parts.items()}, out)
         if several:
             (out / "README.md").write_text(_overview(parts, origin), encoding="utf-8")
     except (OSError, SafetensorError) as error:
@@ -126,11 +126,7 @@ def _write(part: Part, writer: Callable[[Path], str], out: Path, origin: Origin,
     """Everything of one encoder; returns the snippet that loads it."""
     encoder = part.encoder.eval()
     code = writer(out)
-    preprocessing = {
-        **(encoder.preprocessing() if isinstance(encoder, Preprocessed) else {}),
-        **part.preprocessing,
-    }
-    if preprocessing:
+    if preprocessing := _preprocessing(part):
         try:
             text = json.dumps(preprocessing, indent=2, allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -159,12 +155,33 @@ def _weights_of(encoder: nn.Module, out: Path) -> str:
     return formats.WEIGHTS
 
 
-def _copy_assets(run: Path, out: Path) -> None:
-    """What the run depends on besides weights, checked against its list of hashes."""
+def _preprocessing(part: Part) -> dict[str, Any]:
+    """How inputs are made, as encoder and task say it; the task comes last."""
+    return {**(part.encoder.preprocessing() if isinstance(part.encoder, Preprocessed) else {}), **part.preprocessing}
+
+
+def _copy_assets(run: Path, users: Mapping[Path, Mapping[str, Any]], out: Path) -> None:
+    """What the run depends on besides weights, checked against its list of hashes.
+
+    Args:
+        run: its folder.
+        users: folder of each encoder -> its preprocessing, that names what goes into this folder.
+        out: where what none of them names goes.
+    """
     for key, source in assets.load_all(run).items():
-        target = out / assets.FOLDER / key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        place = f"{assets.FOLDER}/{key}"
+        for folder in [folder for folder, inputs in users.items() if place in _texts(inputs)] or [out]:
+            (folder / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, folder / place)
+
+
+def _texts(value: Any) -> set[str]:
+    """All texts in nested mappings and lists."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return set().union(*map(_texts, value))
+    return {value} if isinstance(value, str) else set()
 
 
 def _readme(encoder: nn.Module, origin: Origin, code: str, preprocessed: bool) -> str:

@@ -17,6 +17,7 @@ import torch
 from unlabel import build, compose, data, seeds
 from unlabel.catalog.plugins import Catalog
 from unlabel.data import Dataset
+from unlabel.data.draw import unlabelled
 from unlabel.engine import Engine
 from unlabel.errors import UsageError
 from unlabel.inspection.contents import open_dataset
@@ -121,7 +122,7 @@ def _readable(samples: Dataset, indices: list[int]) -> list[Sample]:
     readable = []
     for index in indices:
         try:
-            readable.append({name: value for name, value in samples[index].items() if name != "label"})
+            readable.append(unlabelled(samples[index]))
         except data.UNREADABLE:
             continue
     return readable

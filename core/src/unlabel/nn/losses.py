@@ -8,6 +8,9 @@ are its gradient, exactly, if every process has as many samples.
 
 A batch may hold a sample twice: where it straddles two epochs, or an order repeats samples. Such twins are no negatives
 of each other: given the `index` of each row's sample, a contrast leaves them out. Without twins nothing changes.
+
+A sample may lack what it is contrasted with, a clip its sound or a picture its text. Given which samples are `paired`,
+`info_nce` leaves the others out, as queries and as keys, whatever finite numbers their rows hold.
 """
 
 from __future__ import annotations
@@ -110,6 +113,7 @@ def info_nce(
     gather: Gather | None = None,
     rank: int = 0,
     index: Tensor | None = None,
+    paired: Tensor | None = None,
 ) -> Tensor:
     """Recognise the key of each query among the keys of the batch (van den Oord et al., arXiv 1807.03748).
 
@@ -124,9 +128,11 @@ def info_nce(
         gather: takes keys from all processes; see the module.
         rank: this process's place in what `gather` returns.
         index: int64, (N,): the sample of each row, for twins; see the module.
+        paired: bool, (N,): which samples have both; None: all. See the module.
 
     Returns:
-        Scalar, >= 0; the mean over this process's queries.
+        Scalar, >= 0; the mean over this process's queries. With `paired`, their sum over the mean number of pairs a
+        process, so that the mean over the processes is that over all pairs; 0 without any.
     """
     keys, samples = _unit(key), index
     if gather is not None:
@@ -135,7 +141,14 @@ def info_nce(
     logits = _products(_unit(query), keys) / temperature  # (N, N * world): eq. 1 of 2104.02057
     label = torch.arange(len(logits), device=logits.device) + rank * len(logits)
     logits = _without_twins(logits, label, index, samples)
-    return functional.cross_entropy(logits, label) * (2.0 * temperature if scale is None else scale)
+    factor = 2.0 * temperature if scale is None else scale
+    if paired is None:
+        return functional.cross_entropy(logits, label) * factor
+    everyone = paired.long() if gather is None else gather(paired.long())
+    # rows of other samples are made equal, or their infinite losses would be NaN in the gradient
+    logits = logits.masked_fill(everyone == 0, -torch.inf).where(paired[:, None], 0.0)
+    losses = functional.cross_entropy(logits, label, reduction="none")
+    return masked_mean(losses, paired, (everyone.sum() * len(paired) / len(everyone)).clamp_min(1.0)) * factor
 
 
 def symmetric_info_nce(
@@ -149,13 +162,16 @@ def symmetric_info_nce(
     gather: Gather | None = None,
     rank: int = 0,
     index: Tensor | None = None,
+    paired: Tensor | None = None,
 ) -> Tensor:
     """Queries of view 1 against keys of view 2, plus the reverse (Chen, Xie, He, arXiv 2104.02057, alg. 1).
 
     Args and returns: as `info_nce`; the two directions are added, not averaged.
     """
-    forth = info_nce(query1, key2, temperature, scale=scale, gather=gather, rank=rank, index=index)
-    return forth + info_nce(query2, key1, temperature, scale=scale, gather=gather, rank=rank, index=index)
+    forth = info_nce(query1, key2, temperature, scale=scale, gather=gather, rank=rank, index=index, paired=paired)
+    return forth + info_nce(
+        query2, key1, temperature, scale=scale, gather=gather, rank=rank, index=index, paired=paired
+    )
 
 
 def info_nce_queue(query: Tensor, key: Tensor, queue: Tensor, temperature: float, twin: Tensor | None = None) -> Tensor:

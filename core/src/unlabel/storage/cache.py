@@ -9,11 +9,14 @@ The folder is ``UNLABEL_CACHE``, or ``unlabel`` in ``XDG_CACHE_HOME``, or ``~/.c
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import hashlib
 import os
 import re
 import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +27,7 @@ from safetensors import SafetensorError
 from unlabel.errors import one_line
 from unlabel.storage import files
 
-__all__ = ["Usage", "clear", "entry", "folder", "get", "key", "load", "of_file", "report", "root", "saving"]
+__all__ = ["Usage", "clear", "entry", "file", "folder", "get", "key", "load", "of_file", "report", "root", "saving"]
 
 _VERSION = 1  # of keys of files; raise it when they come to mean something else
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, SafetensorError)
@@ -124,6 +127,36 @@ def get(
         with contextlib.suppress(OSError, SafetensorError), saving(entry) as aside:
             write(value, aside)
     return value
+
+
+def file(entry: Path, *, read: Callable[[Path], object], write: Callable[[Path], object]) -> Path:
+    """The file that is kept, written first if there is none or it is damaged: for what others are given as a file.
+
+    Args:
+        entry: its file.
+        read: see `load`; returns anything but None.
+        write: makes it at a path that it is given.
+
+    Returns:
+        `entry`, or a file of that name that lives as long as this process where the cache cannot be written.
+    """
+    if load(entry, read) is not None:
+        return entry
+    try:
+        with saving(entry) as aside:
+            write(aside)
+    except OSError:
+        entry = _passing() / entry.name
+        write(entry)
+    return entry
+
+
+@functools.cache
+def _passing() -> Path:
+    """A folder that goes when this process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="unlabel-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def report() -> list[Usage]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.optim import Optimizer
 
-from unlabel import describe, signature
+from unlabel import build, describe, signature
 from unlabel.catalog.plugins import Catalog, Offer
 from unlabel.data import Dataset
 from unlabel.errors import UsageError
@@ -82,6 +82,12 @@ class Component:
             return f"{self.offer.target} makes a {made.__name__}: encoders are torch modules"
         return ""
 
+    def prepared(self, ref: Ref) -> Dataset:
+        """A dataset as a run has it before it asks anything of it."""
+        dataset = build.build_dataset(ref, self.catalog)
+        dataset.prepare()
+        return dataset
+
     def undocumented(self) -> list[str]:
         """What is missing in the description of the keywords."""
         problems = []
@@ -93,10 +99,11 @@ class Component:
             if self.kind == "tasks" and entry["required"]:
                 problems.append(f"keyword {entry['name']!r} has no default: give it the paper's value")
         if self.kind == "tasks":
-            parameters = list(inspect.signature(self.target).parameters.values())[1:]
-            positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+            parts = signature.encoder_parts(self.target)
+            parameters = inspect.signature(self.target).parameters.values()
+            positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name not in parts]
             if positional:
-                problems.append(f"{', '.join(positional)} can be given by position: put '*,' after the encoder")
+                problems.append(f"{', '.join(positional)} can be given by position: put '*,' after the encoders")
         return problems
 
     def tasks(self) -> Iterator[TaskTrial]:

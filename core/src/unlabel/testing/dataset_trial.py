@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from unlabel import build, data
+from unlabel import data, seeds
 from unlabel.data import Dataset, Reader, Subset
-from unlabel.engine import Engine
-from unlabel.recipe import Stage
 from unlabel.task import Sample
 from unlabel.testing import network
 from unlabel.testing.checks.promise import NotApplicable
@@ -31,12 +29,12 @@ class DatasetTrial(Component):
     @cached_property
     def dataset(self) -> Dataset:
         """The whole of it."""
-        return build.build_dataset(self.chosen_ref("dataset"), self.catalog)
+        return self.prepared(self.chosen_ref("dataset"))
 
     def connections(self) -> list[str]:
         """What building it and reading from it tries to connect to."""
         with network.refused() as tried, contextlib.suppress(network.NetworkRefused):
-            dataset = build.build_dataset(self.chosen_ref("dataset"), self.catalog)
+            dataset = self.prepared(self.chosen_ref("dataset"))
             part = dataset.split("train") or dataset
             for index in self.few(part):
                 self.sample(part, index)
@@ -130,8 +128,8 @@ class DatasetTrial(Component):
             raise NotApplicable("it has no labels")
         if self.label_problems():
             raise NotApplicable(f"its labels are at fault, see {self.name}-labels_fit")
-        stage = Stage(steps=1, batch_size=min(64, len(part))).resolved(len(part))
-        batch, _ = next(data.batches(part, stage, Engine("cpu", "fp32"), seed=0))
+        few = seeds.permutation(len(part), 0)[:64].tolist()  # not in an order of its own, which may want another size
+        batch, _ = Reader(part, None, 0).read([(0, index) for index in few])
         shared, table = part.context(), part.table() or {}
         whole = {name: value for name, value in [*shared.items(), *table.items()] if isinstance(value, Tensor)}
         own = {name: value for name, value in batch.items() if name not in ("index", "key", *shared)}

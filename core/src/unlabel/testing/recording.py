@@ -68,6 +68,7 @@ def first_updates(chosen: Recipe, catalog: Catalog) -> dict[str, dict[str, np.nd
     engine = Recording()
     task = build.build(chosen, catalog, engine)
     dataset = build.build_dataset(chosen.dataset, catalog)
+    dataset.prepare()
     with tempfile.TemporaryDirectory() as folder:
         loop.train(loop.Training(chosen, task, dataset.split("train") or dataset, engine, Path(folder), []))
     updates = {

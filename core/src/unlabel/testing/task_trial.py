@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,31 +15,28 @@ import torch
 from torch import Tensor
 
 from unlabel import build, checkpoint, data, export, loop, optim, seeds
-from unlabel.data import Dataset, Reader
+from unlabel.data import Reader
 from unlabel.errors import UsageError
-from unlabel.evaluate.features import Frozen, evaluating
+from unlabel.evaluate.features import Frozen
 from unlabel.recipe import Ref
 from unlabel.run import Run
 from unlabel.session import Session
-from unlabel.task import Batch, Progress, Task, Transform, one_row_each
+from unlabel.task import Batch, Progress, Task, Transform
 from unlabel.testing import accelerator, network
 from unlabel.testing.checks.promise import NotApplicable
-from unlabel.testing.compare import difference, digests, distance, relative, saved_tensors
+from unlabel.testing.compare import difference, digests, distance, saved_tensors
+from unlabel.testing.encoding import FEW, Encoding, apart
 from unlabel.testing.processes import pair
 from unlabel.testing.reading import positions, read
 from unlabel.testing.recording import Recording, first_updates, members
-from unlabel.testing.tiny_recipe import TinyRecipe
 
 __all__ = ["TaskTrial"]
-
-FEW = 8
-"""Samples that are encoded and compared."""
 
 LIMIT = {"train": 256, "test": 128}
 """Samples that an evaluation gets to see."""
 
 
-class TaskTrial(TinyRecipe):
+class TaskTrial(Encoding):
     """A task, tried on the data of its `tiny` recipe, where equal means bit for bit: on a CPU, in fp32."""
 
     attempts = 200
@@ -231,7 +228,7 @@ class TaskTrial(TinyRecipe):
             task.enter_epoch(task.progress, resumed=True)
         found: dict[str, list[dict[str, Tensor]]] = {"the features": [], "the losses": []}
         for task in (left, right):
-            found["the features"].append({"encode()": self.features(task)})
+            found["the features"].append(self.features(task))
             found["the losses"].append(self.seeded_terms(task, last))
         return {name: difference(one, two) for name, (one, two) in found.items()}
 
@@ -314,7 +311,8 @@ class TaskTrial(TinyRecipe):
         given = {"loss": self.batch(), "encode": next(self.encoded_batches(task))}
         before = {method: digests(batch) for method, batch in given.items()}
         self.terms(task, given["loss"])
-        self._features(task, given["encode"])
+        for output in self.outputs(task):
+            self.encode(task, given["encode"], output)
         after = {method: digests(batch) for method, batch in given.items()}
         return {
             method: sorted(name for name in before[method] if before[method][name] != after[method].get(name))
@@ -323,52 +321,14 @@ class TaskTrial(TinyRecipe):
 
     # Features
 
-    def encoded_batches(
-        self, task: Task, order: Sequence[int] | None = None, size: int = FEW, epoch: int = 0
-    ) -> Iterator[Batch]:
-        """Batches as an evaluation reads them; of all samples where they are encoded together."""
-        frozen = Frozen(task, self.dataset if self.dataset.split("train") else _Undivided(self.dataset), self.engine)
-        if self.samples.full_batch:
-            yield from frozen.batches("train", task.eval_transform(), epoch=epoch)
-            return
-        order = list(range(min(FEW, len(self.samples)))) if order is None else order
-        yield from frozen.batches("train", task.eval_transform(), order=order, batch_size=size, epoch=epoch)
-
-    def _features(self, task: Task, batch: Batch) -> Tensor:
-        with evaluating(task), torch.no_grad():
-            return one_row_each(task.representation(batch), "this check")
-
-    def features(
-        self, task: Task, order: Sequence[int] | None = None, size: int = FEW, epoch: int = 0, seed: int = 0
-    ) -> Tensor:
-        """What `encode` makes of a few samples, in evaluation mode."""
-        rows = []
-        for batch in self.encoded_batches(task, order, size, epoch):
-            seeds.seed(seed)
-            rows.append(self._features(task, batch))
-        return torch.cat(rows)
-
-    def count(self, task: Task) -> int:
-        """How many samples `features` encodes."""
-        return sum(len(batch["index"]) for batch in self.encoded_batches(task))
-
     def again(self) -> float:
         """Difference of features between two times, with other seeds and keys, as a share of the largest one."""
-        return relative(self.features(self.ran_task), self.features(self.ran_task, epoch=1, seed=1))
+        return apart(self.features(self.ran_task), self.features(self.ran_task, epoch=1, seed=1))
 
     def mixed(self) -> float:
         """Difference of features between one batch and several in another order, as a share of the largest one."""
         order = list(range(min(FEW, len(self.samples))))
-        together = self.features(self.ran_task, order)
-        apart = self.features(self.ran_task, order[::-1], size=3)
-        return relative(together, apart.flip(0))
-
-    def width(self, task: Task) -> int | None:
-        """How wide the features should be, if the task or its encoder says so."""
-        for owner in (task, getattr(task, "encoder", None)):
-            if isinstance(found := getattr(owner, "dim", None), int):
-                return found
-        return None
+        return apart(self.features(self.ran_task, order), self.features(self.ran_task, order[::-1], size=3))
 
     # Elsewhere
 
@@ -426,19 +386,7 @@ class TaskTrial(TinyRecipe):
         folder = self.room()
         export.export(self.ran, folder, check=False)
         task = self.ran.task(self.engine)
-        before = self.features(task)
-        task.encoder = export.load_encoder(folder, self.catalog)
-        return relative(before, self.features(task))
-
-
-class _Undivided(Dataset):
-    """A dataset that has no parts, as its own training part."""
-
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def split(self, name: str) -> Dataset | None:
-        return self.dataset if name == "train" else None
+        before, encoders = self.features(task), task.encoders()
+        for name in encoders:
+            setattr(task, name, export.load_encoder(folder, self.catalog, of=name if len(encoders) > 1 else ""))
+        return apart(before, self.features(task))

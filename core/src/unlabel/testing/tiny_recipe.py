@@ -53,7 +53,7 @@ class TinyRecipe(Component):
         if name != "paper" and not problems:  # which may not fit into this machine
             implied = {}
             if dataset.implies is not Dataset.implies:
-                implied = build.build_dataset(chosen.dataset, self.catalog).implies()
+                implied = self.prepared(chosen.dataset).implies()
             whole = build.with_data(chosen, implied, self.catalog).model_copy(update={"init": None})
             build.build(whole, self.catalog, self.engine)
         return problems
@@ -69,7 +69,7 @@ class TinyRecipe(Component):
     @cached_property
     def dataset(self) -> Dataset:
         """The recipe's data."""
-        return build.build_dataset(self.recipe.dataset, self.catalog)
+        return self.prepared(self.recipe.dataset)
 
     @cached_property
     def samples(self) -> Dataset:

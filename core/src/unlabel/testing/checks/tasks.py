@@ -113,21 +113,13 @@ def overfits_one_batch(task: TaskTrial) -> None:
 
 @of("tasks", costly=True)
 def encode_is_repeatable(task: TaskTrial) -> None:
-    """`encode` gives finite features (N, dim), the same each time for the same samples, in evaluation mode.
+    """`encode` gives finite features (N, dim), or `Rows` of them, the same each time, in evaluation mode.
 
-    Neither dropout, nor a mask, nor a random crop, nor the samples' keys may enter.
+    This is true of each of the task's `outputs`. Neither dropout, nor a mask, nor a random crop, nor the samples' keys
+    may enter.
     """
-    built = task.ran_task
-    features = task.features(built)
-    count, width = task.count(built), task.width(built)
-    if features.dim() != 2 or len(features) != count:
-        raise Violation(f"encode() returns shape {tuple(features.shape)} for {count} samples; expected ({count}, dim)")
-    if width is not None and features.shape[1] != width:
-        raise Violation(
-            f"encode() returns {features.shape[1]} numbers a sample, but `dim` is {width}: correct one of them"
-        )
-    if not features.is_floating_point() or not features.isfinite().all():
-        raise Violation(f"encode() returns {features.dtype} with NaN or infinity in it: finite floats are expected")
+    if problem := task.misshapen(task.ran_task):
+        raise Violation(problem)
     apart = task.again()
     if apart:
         raise Violation(
@@ -287,7 +279,7 @@ def evaluates(task: TaskTrial) -> None:
 
 @of("tasks", costly=True)
 def exports_and_returns(task: TaskTrial) -> None:
-    """The encoder, exported as safetensors and loaded again, gives the same features.
+    """The encoders, exported as safetensors and loaded again, give the same features.
 
     Weights of convolutions lie otherwise in memory after a run, which adds up in another order: a hundred-thousandth of
     the largest feature is let pass.

@@ -20,7 +20,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -185,10 +184,9 @@ class MoCo(ImageTask):
             teacher: Any = self.teacher  # encoder and projector, in a row
             key1, key2 = (teacher[1](part) for part in teacher[0](torch.cat([first, second])).chunk(2))
 
-        rank = dist.get_rank() if dist.is_initialized() else 0
         # 2104.02057, alg. 1: ctr(q1, k2) + ctr(q2, k1), each eq. 1 times 2 tau
         return losses.symmetric_info_nce(
-            query1, query2, key1, key2, self.temperature, gather=engine.gather, rank=rank, index=index
+            query1, query2, key1, key2, self.temperature, gather=engine.gather, rank=engine.rank(), index=index
         )
 
     def after_update(self, progress: Progress) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from unlabel import Recipe, Ref, Stage, engine
@@ -81,9 +80,8 @@ class SimCLR(ImageTask):
         features = self.encoder(images) if self.chunk is None else gradcache.encode(self.encoder, images, self.chunk)
         z1, z2 = self.projector(features).chunk(2)  # (N, out) each
 
-        rank = dist.get_rank() if dist.is_initialized() else 0
         # eq. 1, the mean over 2N: L of alg. 1
-        return losses.nt_xent(z1, z2, self.temperature, engine.gather, rank, index)
+        return losses.nt_xent(z1, z2, self.temperature, engine.gather, engine.rank(), index)
 
     def show(self, batch: Batch) -> dict[str, np.ndarray]:
         """Up to eight pairs of views, one below the other."""
