@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,13 +12,13 @@ import torch
 from blobs import Blobs, Points
 from torch import Tensor
 
-from unlabel import Ref, embed, judge
+from unlabel import Ref, embed, judge, report
 from unlabel.catalog.plugins import Catalog
 from unlabel.data import Dataset, Subset
 from unlabel.engine import Engine
 from unlabel.evaluate.features import Frozen
 from unlabel.evaluate.knn import knn
-from unlabel.report import reading
+from unlabel.report import reading, summary
 from unlabel.show.media import Clip, Media, Picture, Text
 from unlabel.task import Batch, Sample
 
@@ -137,3 +138,12 @@ def test_a_probe_of_wide_inputs_is_left_out_and_what_is_no_stack_of_numbers_too(
     catalog, refs = Catalog.installed(), [Ref("knn"), Ref("linear_probe")]
     assert judge.judge(Frozen(Points(), Wide(), CPU, keep_raw=True), Points(), refs, catalog).raw.keys() == {"knn"}
     assert judge.judge(Frozen(Listening(), Words(), CPU, keep_raw=True), Listening(), refs, catalog).raw == {}
+
+
+def test_what_an_evaluation_lacks_stands_in_the_report_as_text(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text("{}")
+    lacking = {"knn": "no <b>labels</b>", "linear_probe": "no <b>labels</b>"}
+    (tmp_path / "evaluations.json").write_text(json.dumps({"lacking": lacking}))
+    assert summary.lacking(reading.read(tmp_path)) == ["knn, linear_probe: not made: no <b>labels</b>"]
+    page = report.write([tmp_path], None, Catalog.installed()).read_text(encoding="utf-8")
+    assert "knn, linear_probe: not made: no &lt;b&gt;labels&lt;/b&gt;" in page

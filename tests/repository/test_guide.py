@@ -218,6 +218,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "here"
     folder.mkdir(exist_ok=True)  # it is also the temporary environment's, if there is one
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("UNLABEL_CACHE", str(tmp_path / "cache"))  # not the one of whoever runs the tests
     return folder
 
 

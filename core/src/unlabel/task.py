@@ -253,9 +253,6 @@ class Task(nn.Module):
         return {}
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        """A class that overrides `pictures`, as `show` was called in version 0.1, shows the same and is told so."""
+        """A class that overrides what was called otherwise in version 0.1 works as before, with a warning."""
         super().__init_subclass__(**keywords)
-        overriding = next(kind for kind in cls.__mro__ if {"show", "pictures"} & vars(kind).keys())
-        if "show" not in vars(overriding):
-            deprecation.warn(f"{cls.__module__}.{cls.__qualname__}.pictures", "show", "unlabel 0.3", stacklevel=2)
-            cls.show = cls.pictures  # type: ignore[attr-defined, method-assign]
+        deprecation.adopt(cls, {"pictures": "show", "settled": "provenance"}, "unlabel 0.3")

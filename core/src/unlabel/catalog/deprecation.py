@@ -12,9 +12,10 @@ new name only.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Deprecated", "Moved", "warn"]
+__all__ = ["Deprecated", "Moved", "adopt", "warn"]
 
 
 class Deprecated(FutureWarning):
@@ -32,6 +33,21 @@ class Moved:
 
     to: str
     removed_in: str
+
+
+def adopt(kind: type, renamed: Mapping[str, str], removed_in: str) -> None:
+    """Let a subclass that overrides a member by its old name override the one that is called otherwise now.
+
+    Args:
+        kind: the subclass, as its ``__init_subclass__`` sees it; changed in place.
+        renamed: old name -> new name.
+        removed_in: as in `warn`, which is called for each.
+    """
+    for old, new in renamed.items():
+        owner = next((ancestor for ancestor in kind.__mro__ if {old, new} & vars(ancestor).keys()), object)
+        if old in vars(owner) and new not in vars(owner):
+            warn(f"{kind.__module__}.{kind.__qualname__}.{old}", new, removed_in, stacklevel=3)
+            setattr(kind, new, vars(owner)[old])
 
 
 def warn(old: str, new: str, removed_in: str, *, stacklevel: int = 2) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from unlabel import seeds
+from unlabel.catalog import deprecation
 from unlabel.data.order import Order
 from unlabel.errors import UsageError
 from unlabel.show.media import Media
@@ -155,6 +156,12 @@ class Dataset:
         """Keywords of encoder and task that these data determine, e.g. ``{"features": 1433}``; see
         `unlabel.build.with_data`."""
         return {}
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """A class that overrides what was called otherwise in version 0.1 works as before, with a warning."""
+        super().__init_subclass__(**keywords)
+        renamed = {"together": "full_batch", "general": "fallback", "suited": "for_transform"}
+        deprecation.adopt(cls, renamed, "unlabel 0.3")
 
     @classmethod
     def claims(cls, path: Path) -> bool:

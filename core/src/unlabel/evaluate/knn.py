@@ -6,6 +6,8 @@ Nothing is trained, so it is the quickest fair look at a representation (Wu et a
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,12 +16,22 @@ from unlabel.errors import UsageError
 from unlabel.evaluate import metrics
 from unlabel.evaluate.features import Frozen, Inputs
 
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
 __all__ = ["knn", "predict"]
 
 _NUMBERS_AT_ONCE = 1 << 26  # 256 MB of float32: the largest table that `predict` holds
 
 
-def predict(bank: Tensor, labels: Tensor, query: Tensor, k: int, temperature: float, classes: int) -> Tensor:
+def predict(
+    bank: Float[Tensor, "n d"],
+    labels: Int[Tensor, " n"],
+    query: Float[Tensor, "m d"],
+    k: int,
+    temperature: float,
+    classes: int,
+) -> Int[Tensor, "m {classes}"]:
     """Rank the classes of each query by the votes of its k nearest rows of the bank.
 
     Args:

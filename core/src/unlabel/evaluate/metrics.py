@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 __all__ = [
     "accuracy",
@@ -25,29 +29,31 @@ __all__ = [
 ]
 
 
-def accuracy(predictions: Tensor, labels: Tensor) -> float:
+def accuracy(predictions: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -> float:
     """Share of predictions that equal their label, in [0, 1]."""
     return (predictions == labels).double().mean().item()
 
 
-def balanced_accuracy(predictions: Tensor, labels: Tensor) -> float:
+def balanced_accuracy(predictions: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -> float:
     """Mean over the classes that occur in `labels` of the share of the class that was recognised, in [0, 1]."""
     present, rows, counts = torch.unique(labels, return_inverse=True, return_counts=True)
     hits = torch.zeros(len(present), dtype=torch.float64).index_add_(0, rows, (predictions == labels).double())
     return float((hits / counts).mean())
 
 
-def top_k_accuracy(ranked: Tensor, labels: Tensor, k: int) -> float:
+def top_k_accuracy(ranked: Int[Tensor, "n classes"], labels: Int[Tensor, " n"], k: int) -> float:
     """Share of samples whose label is among the first k of `ranked` (int64, (N, classes), best first)."""
     return (ranked[:, :k] == labels[:, None]).any(dim=1).double().mean().item()
 
 
-def confusion(predictions: Tensor, labels: Tensor, classes: int) -> Tensor:
+def confusion(
+    predictions: Int[Tensor, " n"], labels: Int[Tensor, " n"], classes: int
+) -> Int[Tensor, "{classes} {classes}"]:
     """Count pairs: int64, (classes, classes); row is the label, column the prediction."""
     return torch.bincount(labels * classes + predictions, minlength=classes * classes).reshape(classes, classes)
 
 
-def intersection_over_union(table: Tensor) -> Tensor:
+def intersection_over_union(table: Int[Tensor, "c c"]) -> Float[Tensor, " c"]:
     """Of each class of a confusion table: hits / (labels + predictions - hits); NaN for one that never occurs.
 
     Args:
@@ -60,21 +66,21 @@ def intersection_over_union(table: Tensor) -> Tensor:
     return hits / (table.sum(dim=0) + table.sum(dim=1) - hits)
 
 
-def mutual_information(clusters: Tensor, labels: Tensor) -> float:
+def mutual_information(clusters: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -> float:
     """Mutual information over the mean of the two entropies (NMI), in [0, 1]."""
     from sklearn.metrics import normalized_mutual_info_score
 
     return float(normalized_mutual_info_score(labels.numpy(), clusters.numpy()))
 
 
-def adjusted_rand(clusters: Tensor, labels: Tensor) -> float:
+def adjusted_rand(clusters: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -> float:
     """Rand index adjusted for chance (Hubert & Arabie, 1985): 1 is the same partition, 0 is expected by chance."""
     from sklearn.metrics import adjusted_rand_score
 
     return float(adjusted_rand_score(labels.numpy(), clusters.numpy()))
 
 
-def clustering_accuracy(clusters: Tensor, labels: Tensor) -> float:
+def clustering_accuracy(clusters: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -> float:
     """Accuracy under the best one-to-one naming of clusters by classes (Hungarian algorithm), in [0, 1]."""
     from scipy.optimize import linear_sum_assignment
 

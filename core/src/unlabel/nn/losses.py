@@ -16,10 +16,14 @@ A sample may lack what it is contrasted with, a clip its sound or a picture its 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int, Shaped
 
 __all__ = [
     "Gather",
@@ -46,13 +50,18 @@ def _unit(rows: Tensor) -> Tensor:
     return functional.normalize(_full(rows), dim=-1)
 
 
-def _products(left: Tensor, right: Tensor) -> Tensor:
+def _products(left: Float[Tensor, "n d"], right: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
     """All inner products of rows, outside autocast, which would round them: (N, D), (M, D) -> (N, M)."""
     with torch.autocast(left.device.type, enabled=False):
         return left @ right.T
 
 
-def _without_twins(logits: Tensor, positive: Tensor, index: Tensor | None, others: Tensor | None) -> Tensor:
+def _without_twins(
+    logits: Float[Tensor, "n m"],
+    positive: Int[Tensor, " n"],
+    index: Int[Tensor, " n"] | None,
+    others: Int[Tensor, " m"] | None,
+) -> Float[Tensor, "n m"]:
     """Logits with minus infinity where a column is of the row's own sample, but for the row's positive.
 
     Args:
@@ -68,13 +77,13 @@ def _without_twins(logits: Tensor, positive: Tensor, index: Tensor | None, other
 
 
 def nt_xent(
-    z1: Tensor,
-    z2: Tensor,
+    z1: Float[Tensor, "n d"],
+    z2: Float[Tensor, "n d"],
     temperature: float,
     gather: Gather | None = None,
     rank: int = 0,
-    index: Tensor | None = None,
-) -> Tensor:
+    index: Int[Tensor, " n"] | None = None,
+) -> Float[Tensor, ""]:
     """Normalised temperature-scaled cross-entropy over 2N views (Chen et al., arXiv 2002.05709, eq. 1).
 
     Each view is to be recognised by the other view of its sample among all views but itself.
@@ -105,16 +114,16 @@ def nt_xent(
 
 
 def info_nce(
-    query: Tensor,
-    key: Tensor,
+    query: Float[Tensor, "n d"],
+    key: Float[Tensor, "n d"],
     temperature: float,
     *,
     scale: float | None = None,
     gather: Gather | None = None,
     rank: int = 0,
-    index: Tensor | None = None,
-    paired: Tensor | None = None,
-) -> Tensor:
+    index: Int[Tensor, " n"] | None = None,
+    paired: Bool[Tensor, " n"] | None = None,
+) -> Float[Tensor, ""]:
     """Recognise the key of each query among the keys of the batch (van den Oord et al., arXiv 1807.03748).
 
     Nothing is detached: a key branch without gradient has to come without.
@@ -152,18 +161,18 @@ def info_nce(
 
 
 def symmetric_info_nce(
-    query1: Tensor,
-    query2: Tensor,
-    key1: Tensor,
-    key2: Tensor,
+    query1: Float[Tensor, "n d"],
+    query2: Float[Tensor, "n d"],
+    key1: Float[Tensor, "n d"],
+    key2: Float[Tensor, "n d"],
     temperature: float,
     *,
     scale: float | None = None,
     gather: Gather | None = None,
     rank: int = 0,
-    index: Tensor | None = None,
-    paired: Tensor | None = None,
-) -> Tensor:
+    index: Int[Tensor, " n"] | None = None,
+    paired: Bool[Tensor, " n"] | None = None,
+) -> Float[Tensor, ""]:
     """Queries of view 1 against keys of view 2, plus the reverse (Chen, Xie, He, arXiv 2104.02057, alg. 1).
 
     Args and returns: as `info_nce`; the two directions are added, not averaged.
@@ -174,7 +183,13 @@ def symmetric_info_nce(
     )
 
 
-def info_nce_queue(query: Tensor, key: Tensor, queue: Tensor, temperature: float, twin: Tensor | None = None) -> Tensor:
+def info_nce_queue(
+    query: Float[Tensor, "n d"],
+    key: Float[Tensor, "n d"],
+    queue: Float[Tensor, "k d"],
+    temperature: float,
+    twin: Bool[Tensor, "n k"] | None = None,
+) -> Float[Tensor, ""]:
     """Recognise the key of each query among a queue of keys of earlier batches (He et al., arXiv 1911.05722).
 
     Args:
@@ -196,7 +211,9 @@ def info_nce_queue(query: Tensor, key: Tensor, queue: Tensor, temperature: float
     return functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
 
 
-def masked_mean(error: Tensor, mask: Tensor, denominator: Tensor | None = None) -> Tensor:
+def masked_mean(
+    error: Shaped[Tensor, "n l"], mask: Shaped[Tensor, "n l"], denominator: Shaped[Tensor, ""] | None = None
+) -> Float[Tensor, ""]:
     """Mean error of the removed tokens: one ratio over the whole batch, not a mean of the samples' means.
 
     Args:
@@ -214,12 +231,12 @@ def masked_mean(error: Tensor, mask: Tensor, denominator: Tensor | None = None) 
 
 
 def masked_cross_entropy(
-    logits: Tensor,
-    truth: Tensor,
-    weights: Tensor,
-    labels: Tensor | None = None,
-    denominator: Tensor | None = None,
-) -> Tensor:
+    logits: Float[Tensor, "n l c"],
+    truth: Int[Tensor, "n l"],
+    weights: Shaped[Tensor, "n l"],
+    labels: Float[Tensor, "c c"] | None = None,
+    denominator: Shaped[Tensor, ""] | None = None,
+) -> Float[Tensor, ""]:
     """Cross-entropy of the tokens that count: one ratio over the whole batch, as in `masked_mean`.
 
     Args:
@@ -238,12 +255,14 @@ def masked_cross_entropy(
 
 
 @torch.no_grad()
-def masked_accuracy(logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
+def masked_accuracy(
+    logits: Float[Tensor, "n l c"], truth: Int[Tensor, "n l"], weights: Shaped[Tensor, "n l"]
+) -> Float[Tensor, ""]:
     """Share of the tokens that count whose largest logit is the true class; arguments as `masked_cross_entropy`."""
     return masked_mean(logits.argmax(-1) == truth, weights)
 
 
-def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
+def negative_cosine(prediction: Float[Tensor, "*rows d"], target: Float[Tensor, "*rows d"]) -> Float[Tensor, ""]:
     """Minus the mean cosine of matching rows (Chen, He, arXiv 2011.10566, eq. 1), in [-1, 1].
 
     Nothing is detached. ``2 + 2 * negative_cosine(p, z)`` is the mean squared distance of the normalised

@@ -7,12 +7,15 @@ smallest or its largest values stay visible.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from unlabel.errors import UsageError
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int, Shaped
 
 __all__ = ["Mask", "context", "from_noise", "kept_count", "restore", "split", "take"]
 
@@ -51,7 +54,7 @@ def kept_count(length: int, ratio: float) -> int:
     return kept
 
 
-def from_noise(noise: Tensor, ratio: float, descending: bool = False) -> Mask:
+def from_noise(noise: Float[Tensor, "n l"], ratio: float, descending: bool = False) -> Mask:
     """Keep the tokens whose noise comes first.
 
     Args:
@@ -68,7 +71,7 @@ def from_noise(noise: Tensor, ratio: float, descending: bool = False) -> Mask:
     return split(noise, kept_count(noise.shape[1], ratio), descending)
 
 
-def split(noise: Tensor, kept: int, descending: bool = False) -> Mask:
+def split(noise: Float[Tensor, "n l"], kept: int, descending: bool = False) -> Mask:
     """Keep the `kept` tokens whose noise comes first; none and all are allowed.
 
     Args:
@@ -90,7 +93,7 @@ def split(noise: Tensor, kept: int, descending: bool = False) -> Mask:
     return Mask(keep, inverse, mask, shuffle)
 
 
-def context(noise: Tensor, ratio: float, valid: Tensor | None = None) -> Tensor:
+def context(noise: Float[Tensor, "n l"], ratio: float, valid: Bool[Tensor, "n l"] | None = None) -> Bool[Tensor, "n l"]:
     """Which tokens of sequences of unequal length are context: all but ``int(ratio * length)`` of each.
 
     This is the convention of Zhai et al., arXiv 2207.07611: what is *not* context is truncated, where
@@ -120,7 +123,7 @@ def context(noise: Tensor, ratio: float, valid: Tensor | None = None) -> Tensor:
     return rank < wanted
 
 
-def take(tokens: Tensor, keep: Tensor) -> Tensor:
+def take(tokens: Shaped[Tensor, "n l d"], keep: Int[Tensor, "n k"]) -> Shaped[Tensor, "n k d"]:
     """The tokens at the given indices, sample by sample.
 
     Args:
@@ -136,7 +139,9 @@ def take(tokens: Tensor, keep: Tensor) -> Tensor:
     return tokens.reshape(-1, dim).index_select(0, row.reshape(-1)).view(count, keep.shape[1], dim)
 
 
-def restore(kept: Tensor, mask_token: Tensor, restore_ids: Tensor) -> Tensor:
+def restore(
+    kept: Float[Tensor, "n k d"], mask_token: Float[Tensor, "... #d"], restore_ids: Int[Tensor, "n l"]
+) -> Float[Tensor, "n l d"]:
     """Put kept tokens back where they were, with `mask_token` everywhere else.
 
     Args:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from unlabel.errors import UsageError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Shaped
 
 __all__ = ["NormalizedPatches", "grid", "normalize_patches", "patchify", "unpatchify"]
 
@@ -57,7 +60,7 @@ def _per_axis(patch: int | Sequence[int], axes: int) -> tuple[int, ...]:
     return lengths
 
 
-def patchify(values: Tensor, patch: int | Sequence[int]) -> Tensor:
+def patchify(values: Shaped[Tensor, "n c ..."], patch: int | Sequence[int]) -> Shaped[Tensor, "n l d"]:
     """Cut a batch into patches.
 
     Args:
@@ -79,7 +82,9 @@ def patchify(values: Tensor, patch: int | Sequence[int]) -> Tensor:
     return split.permute(order).reshape(count, math.prod(steps), math.prod(lengths) * channels)
 
 
-def unpatchify(patches: Tensor, patch: int | Sequence[int], size: Sequence[int]) -> Tensor:
+def unpatchify(
+    patches: Shaped[Tensor, "n l d"], patch: int | Sequence[int], size: Sequence[int]
+) -> Shaped[Tensor, "n c ..."]:
     """Put patches back together: the inverse of `patchify`.
 
     Args:
@@ -106,7 +111,7 @@ def unpatchify(patches: Tensor, patch: int | Sequence[int], size: Sequence[int])
     return split.permute(order).reshape(count, -1, *size)
 
 
-def normalize_patches(patches: Tensor, eps: float = 1e-6) -> NormalizedPatches:
+def normalize_patches(patches: Float[Tensor, "n l d"], eps: float = 1e-6) -> NormalizedPatches:
     """Give each patch mean 0 and variance 1 over all its values (He et al., arXiv 2111.06377, section 3).
 
     The variance is the unbiased one (n - 1), as in the authors' code; a constant patch becomes zeros.

@@ -14,13 +14,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from unlabel.errors import UsageError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Shaped
 
 __all__ = ["Order", "Rotary", "interpolate", "neighbourhood", "places", "rotary", "rotate", "sincos"]
 
@@ -40,7 +43,7 @@ class Rotary(NamedTuple):
     axes: int
 
 
-def _encode(positions: Tensor, dim: int) -> Tensor:
+def _encode(positions: Float[Tensor, " l"], dim: int) -> Float[Tensor, "l {dim}"]:
     """Sines, then cosines, of the positions at dim/2 frequencies from 1 down to 1/10000: float64, (L, dim)."""
     half = dim // 2
     omega = 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
@@ -55,7 +58,7 @@ def sincos(
     order: Order = "xy",
     class_row: bool = False,
     dtype: torch.dtype = torch.float32,
-) -> Tensor:
+) -> Float[Tensor, "l {dim}"]:
     """The fixed table of a grid of tokens, computed in float64.
 
     Args:
@@ -90,13 +93,15 @@ def sincos(
     return table.to(dtype)
 
 
-def places(grid: Sequence[int]) -> Tensor:
+def places(grid: Sequence[int]) -> Float[Tensor, "l axes"]:
     """Where the tokens of a grid are: float64, (L, axes), row-major; the axes in the order of `grid`."""
     lines = [torch.arange(count, dtype=torch.float64) for count in grid]
     return torch.stack([place.reshape(-1) for place in torch.meshgrid(*lines, indexing="ij")], dim=1)
 
 
-def rotary(dim: int, where: Tensor, base: float = 100.0, dtype: torch.dtype = torch.float32) -> Rotary:
+def rotary(
+    dim: int, where: Shaped[Tensor, "... l axes"], base: float = 100.0, dtype: torch.dtype = torch.float32
+) -> Rotary:
     """Angles for tokens at given places (Su et al., arXiv 2104.09864), the width shared equally by the axes.
 
     Pair i of the n = dim / (2 axes) pairs of an axis turns by position * base^(-i / n). A pair is number i of the
@@ -123,7 +128,7 @@ def rotary(dim: int, where: Tensor, base: float = 100.0, dtype: torch.dtype = to
     return Rotary(angle.cos().to(dtype), angle.sin().to(dtype), axes)
 
 
-def rotate(tokens: Tensor, turn: Rotary) -> Tensor:
+def rotate(tokens: Float[Tensor, "*lead l d"], turn: Rotary) -> Float[Tensor, "*lead l d"]:
     """Turn queries or keys: float, (..., L, D) -> the same, turned in the tables' dtype; the tables broadcast."""
     parts = tokens.reshape(*tokens.shape[:-1], turn.axes, 2, -1)
     first, second = parts.unbind(-2)
@@ -131,7 +136,9 @@ def rotate(tokens: Tensor, turn: Rotary) -> Tensor:
     return (tokens * turn.cos + turned * turn.sin).to(tokens.dtype)
 
 
-def interpolate(table: Tensor, old_grid: Sequence[int], new_grid: Sequence[int], prefix_tokens: int = 1) -> Tensor:
+def interpolate(
+    table: Float[Tensor, "*lead old d"], old_grid: Sequence[int], new_grid: Sequence[int], prefix_tokens: int = 1
+) -> Float[Tensor, "*lead new d"]:
     """Resample a table for another number of tokens, cubically along each axis; prefix rows are kept.
 
     Args:
@@ -167,14 +174,14 @@ def interpolate(table: Tensor, old_grid: Sequence[int], new_grid: Sequence[int],
     return torch.cat([prefix, resampled.reshape(*lead, -1, dim)], dim=-2)
 
 
-def _cubic(rows: Tensor, size: tuple[int, int]) -> Tensor:
+def _cubic(rows: Float[Tensor, "b ... d"], size: tuple[int, int]) -> Float[Tensor, "b ... d"]:
     """Resample the last two axes of a grid, bicubically: (B, ..., rows, columns, D) -> (B, ..., *size, D)."""
     planes = rows.flatten(0, -4).permute(0, 3, 1, 2)
     planes = functional.interpolate(planes, size=size, mode="bicubic", align_corners=False)
     return planes.permute(0, 2, 3, 1).reshape(*rows.shape[:-3], *size, rows.shape[-1])
 
 
-def neighbourhood(grid: Sequence[int], sigma: float) -> Tensor:
+def neighbourhood(grid: Sequence[int], sigma: float) -> Float[Tensor, "l l"]:
     """How much of the truth each position is, when another one is true: soft labels for predicting positions.
 
     ``w(i, j)`` is proportional to ``exp(-d^2 / sigma^2)``, d the distance of i and j in tokens, and sums to 1 over j

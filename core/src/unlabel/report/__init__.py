@@ -113,6 +113,7 @@ def page(runs: Sequence[RunFiles], catalog: Catalog) -> str:
         curves=drawn,
         maps=maps,
         measures=[summary.measures(run) for run in runs],
+        lacking=[summary.lacking(run) for run in runs],
         health=[summary.health(run) for run in runs],
         claims=_claims(runs, catalog),
         commands=[summary.commands(run) for run in runs],

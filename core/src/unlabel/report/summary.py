@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from unlabel import compose, joining
 from unlabel.recipe import Recipe
 from unlabel.report.reading import RunFiles, flattened
+from unlabel.terminal import lacking_lines
 
 if TYPE_CHECKING:
     from unlabel.catalog.plugins import Catalog
@@ -67,6 +68,13 @@ def _numbers(part: Any) -> dict[tuple[str, str], float]:
         for name, value in numbers.items()
         if type(value) in (int, float) and math.isfinite(value)
     }
+
+
+def lacking(run: RunFiles) -> list[str]:
+    """Which evaluations could not be made, and what they lack, a line each."""
+    entries = run.evaluations.get("lacking")
+    known = {str(name): str(reason) for name, reason in entries.items()} if isinstance(entries, Mapping) else {}
+    return lacking_lines(known)
 
 
 def health(run: RunFiles) -> list[tuple[str, str]]:

@@ -61,7 +61,8 @@ def colours(tokens: Tensor) -> Tensor:
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
     found = rows @ (directions * largest.sign()).T
     low, high = found.amin(0), found.amax(0)
-    return ((found - low) / (high - low).clamp_min(1e-6)).view(*tokens.shape[:2], -1)
+    result: Tensor = ((found - low) / (high - low).clamp_min(1e-6)).view(*tokens.shape[:2], -1)
+    return result
 
 
 def pictures(encoder: PatchEncoder, images: Tensor) -> dict[str, np.ndarray]:

@@ -374,7 +374,8 @@ def _jpeg(content: bytes, divisor: int = 1) -> np.ndarray | None:
         pixels = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
     except RuntimeError:  # damaged, and Pillow is better at saying how; or a torchvision without JPEG
         return None
-    return pixels.permute(1, 2, 0).numpy()
+    result: np.ndarray | None = pixels.permute(1, 2, 0).numpy()
+    return result
 
 
 def decode(

@@ -71,7 +71,7 @@ def from_list(path: Path) -> Names:
     Raises:
         UsageError: a line that is not two paths, or a file without pairs.
     """
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:

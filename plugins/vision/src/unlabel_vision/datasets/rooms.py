@@ -57,7 +57,8 @@ class Camera:
         """Through the centres of every `step`-th pixel's row and column, one metre deep each: float64, (P, 3)."""
         line = (np.arange(step // 2, self.size, step) + 0.5 - self.size / 2) / self.focal
         y, x = np.meshgrid(line, line, indexing="ij")
-        return np.stack([x, y, np.ones_like(x)], axis=-1).reshape(-1, 3) @ self.turn.T
+        result: np.ndarray = np.stack([x, y, np.ones_like(x)], axis=-1).reshape(-1, 3) @ self.turn.T
+        return result
 
     def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pixel positions (x, y), the centre of the first pixel being 0.5, and depth, of (P, 3) points."""
@@ -125,9 +126,9 @@ def cast(scene: Scene, place: np.ndarray, directions: np.ndarray) -> tuple[np.nd
     distance[0] = last[0]  # the room is seen from inside
     box = distance.argmin(0)
     ray = np.arange(len(directions))
-    axis = np.where(box == 0, _smallest(*(far[0] for far in leave)), _smallest(*(-near[box, ray] for near in enter)))
-    along = np.choose(axis, [side[box, ray] for side in ahead])
-    return distance[box, ray].astype(np.float64), box, axis + 3 * np.where(box == 0, along, ~along)
+    side_of = np.where(box == 0, _smallest(*(far[0] for far in leave)), _smallest(*(-near[box, ray] for near in enter)))
+    along = np.choose(side_of, [side[box, ray] for side in ahead])
+    return distance[box, ray].astype(np.float64), box, side_of + 3 * np.where(box == 0, along, ~along)
 
 
 def _smallest(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -169,8 +170,9 @@ def _pictures(part: Part) -> _Pictures:
 
 def _mirrored(place: np.ndarray, length: np.ndarray) -> np.ndarray:
     """Whole positions in pictures that continue mirrored on all sides."""
-    period = place % (2 * length)
-    return np.where(period < length, period, 2 * length - 1 - period)
+    period: np.ndarray = place % (2 * length)
+    mirrored: np.ndarray = np.where(period < length, period, 2 * length - 1 - period)
+    return mirrored
 
 
 def render(scene: Scene, camera: Camera, part: Part) -> tuple[np.ndarray, np.ndarray]:

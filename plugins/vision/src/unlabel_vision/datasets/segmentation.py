@@ -260,12 +260,12 @@ def _paired(names: Sequence[str]) -> _Layout:
     masks: dict[str, tuple[str, str]] = {}
     parts: dict[str, int] = {}
     for name in names:
-        key, kind, part = _key(name)
-        if kind in ("image", ""):
+        key, role, part = _key(name)
+        if role in ("image", ""):
             pictures[key] = name
             parts[key] = part
-        elif kind != "other":
-            masks[key] = (name, kind)
+        elif role != "other":
+            masks[key] = (name, role)
     both = sorted(pictures.keys() & masks.keys())
     kinds = {masks[key][1] for key in both}
     kind: Literal["masks", "camvid", "panoptic"] = (

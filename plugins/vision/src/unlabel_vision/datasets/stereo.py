@@ -68,7 +68,7 @@ def scene() -> Scene:
     """The photographs, read-only; loaded once per process."""
     import skimage.data
 
-    left, right, disparity = skimage.data.stereo_motorcycle()
+    left, right, disparity = skimage.data.stereo_motorcycle()  # type: ignore[no-untyped-call]
     disparity = np.where(np.isfinite(disparity), disparity, np.nan).astype(np.float64)
     found = Scene(left, right, disparity, unoccluded(disparity))
     for part in found:

@@ -10,13 +10,13 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from unlabel.errors import UsageError
 from unlabel.nn import transformer
 from unlabel_vision.encoders import crate_network
 from unlabel_vision.encoders.crate_network import CrateNetwork, Layer
-from unlabel_vision.encoders.patch_encoder import Attend, PatchEncoder, check_sizes, stepped
+from unlabel_vision.encoders.patch_encoder import Attend, Part, PatchEncoder, check_sizes, stepped
 
 __all__ = ["Crate", "crate", "renamed"]
 
@@ -62,7 +62,7 @@ class Crate(PatchEncoder):
         transformer.xavier_init(model)
         self.fix_positions()
 
-    def step(self, block: nn.Module, tokens: Tensor, attend: Attend | None = None) -> Tensor:
+    def step(self, block: Part, tokens: Tensor, attend: Attend | None = None) -> Tensor:
         """One layer, with its own attention or another: (N, T, dim) -> (N, T, dim)."""
         layer: Layer = stepped(block, tokens, attend)
         return layer.code

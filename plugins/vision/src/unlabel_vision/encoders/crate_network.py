@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from timm.layers import PatchEmbed
+from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -85,7 +85,8 @@ class Mssa(nn.Module):
 
     def coordinates(self, tokens: Tensor) -> Tensor:
         """Coordinates in each subspace: (N, T, dim) -> (N, heads, T, dim / heads)."""
-        return self.subspaces(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        result: Tensor = self.subspaces(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return result
 
     def merged(self, mixed: Tensor) -> Tensor:
         """Back from the subspaces: (N, heads, T, dim / heads) -> (N, T, dim)."""
@@ -207,6 +208,7 @@ class CrateNetwork(nn.Module):
         for block in self.blocks:
             tokens = block(tokens).code
         tokens = self.norm(tokens)
+        assert isinstance(tokens, Tensor)
         if self.pool == "token":
             return tokens[:, 0]
         return tokens[:, int(self.cls_token is not None) :].mean(1)

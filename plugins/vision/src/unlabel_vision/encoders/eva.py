@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from unlabel.errors import UsageError
 from unlabel_vision import views
-from unlabel_vision.encoders.patch_encoder import Attend, PatchEncoder, check_sizes
+from unlabel_vision.encoders.patch_encoder import Attend, Part, PatchEncoder, check_sizes
 from unlabel_vision.encoders.timm import Snippet, preprocessing, preprocessing_code, published
 
 __all__ = ["Eva", "eva_vit"]
@@ -28,7 +28,7 @@ __all__ = ["Eva", "eva_vit"]
 class _Parts:
     """The attention of a timm EVA or BEiT block in the parts that `project` and `merged` ask for."""
 
-    def __init__(self, attention: nn.Module):
+    def __init__(self, attention: Part):
         self.attention = attention
 
     def project(self, tokens: Tensor, keys: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,7 +63,7 @@ class Eva(PatchEncoder):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Part,
         snippet: Snippet,
         heads: int,
         pool: Literal["token", "avg"],
@@ -74,7 +74,7 @@ class Eva(PatchEncoder):
         self.snippet, self.mean, self.std = snippet, mean, std
         self.relative = isinstance(model, Beit)
 
-    def step(self, block: nn.Module, tokens: Tensor, attend: Attend | None = None) -> Tensor:
+    def step(self, block: Part, tokens: Tensor, attend: Attend | None = None) -> Tensor:
         """One of the blocks, with its own attention or another: (N, T, dim) -> (N, T, dim).
 
         Raises:
@@ -92,12 +92,13 @@ class Eva(PatchEncoder):
             plain: Tensor = block(tokens)
             return plain
         tokens = tokens + block.drop_path1(attend(_Parts(block.attn), block.norm1(tokens)))
-        return tokens + block.drop_path2(block.mlp(block.norm2(tokens)))
+        result: Tensor = tokens + block.drop_path2(block.mlp(block.norm2(tokens)))
+        return result
 
-    def attention(self, block: nn.Module, tokens: Tensor) -> Tensor:
+    def attention(self, block: Part, tokens: Tensor) -> Tensor:
         """How much each token attends to each in a block, given what enters it: (N, T, dim) -> (N, heads, T, T)."""
         query, key, _ = _Parts(block.attn).project(block.norm1(tokens))
-        scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
+        scores: Tensor = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
         if self.relative:
             scores = scores + self.model.rel_pos_bias()
         return scores.softmax(-1)

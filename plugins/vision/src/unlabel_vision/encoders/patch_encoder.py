@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from timm.layers import Attention
+from timm.layers.attention import Attention
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,14 +21,17 @@ from unlabel.errors import UsageError
 from unlabel.nn import masking, positions, transformer
 from unlabel_vision.encoders.timm import describe_input, example_images, preprocessing
 
-__all__ = ["Attend", "PatchEncoder", "check_sizes", "merged", "project", "require_tokens", "stepped"]
+__all__ = ["Attend", "Part", "PatchEncoder", "check_sizes", "merged", "project", "require_tokens", "stepped"]
 
-Attend = Callable[[nn.Module, Tensor], Tensor]
+Part = Any
+"""A network of timm's, a block or an attention of one: their parts are called by the names that timm gives them."""
+
+Attend = Callable[[Part, Tensor], Tensor]
 """What a method puts in the place of a block's self-attention: from the block's attention module, whose weights
 it uses, and its normalised tokens (N, T, dim) to what is added to them, (N, T, dim). See `project` and `merged`."""
 
 
-def project(attention: nn.Module, tokens: Tensor, keys: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def project(attention: Part, tokens: Tensor, keys: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Queries of all tokens, and keys and values of the first ones.
 
     Args:
@@ -54,7 +57,7 @@ def project(attention: nn.Module, tokens: Tensor, keys: int | None = None) -> tu
     return attention.q_norm(query), attention.k_norm(key), value
 
 
-def merged(attention: nn.Module, mixed: Tensor) -> Tensor:
+def merged(attention: Part, mixed: Tensor) -> Tensor:
     """The heads' values together through the block's output projection: (N, heads, T, width) -> (N, T, dim)."""
     if not isinstance(attention, Attention):
         own: Tensor = attention.merged(mixed)
@@ -63,7 +66,7 @@ def merged(attention: nn.Module, mixed: Tensor) -> Tensor:
     return output
 
 
-def stepped(block: nn.Module, tokens: Tensor, *rest: Any, **named: Any) -> Any:
+def stepped(block: Part, tokens: Tensor, *rest: Any, **named: Any) -> Any:
     """``block(tokens, *rest, **named)`` with the faster kernel for its own attention, see `transformer.fused`.
 
     Args:
@@ -96,7 +99,9 @@ class PatchEncoder(nn.Module):
         class_tokens: 1, or 0 without one.
     """
 
-    def __init__(self, model: nn.Module, dim: int, heads: int, pool: Literal["token", "avg"]):
+    model: Part
+
+    def __init__(self, model: Part, dim: int, heads: int, pool: Literal["token", "avg"]):
         super().__init__()
         self.model, self.dim, self.heads, self.pool = model, dim, heads, pool
         self.image_size: int = model.patch_embed.img_size[0]
@@ -105,7 +110,7 @@ class PatchEncoder(nn.Module):
         self.layers: int = len(model.blocks)
         self.class_tokens: int = 0 if model.cls_token is None else 1
 
-    def step(self, block: nn.Module, tokens: Tensor, attend: Attend | None = None) -> Tensor:
+    def step(self, block: Part, tokens: Tensor, attend: Attend | None = None) -> Tensor:
         """One of the blocks, with its own attention or another: (N, T, dim) -> (N, T, dim)."""
         raise NotImplementedError(f"{type(self).__name__} must define step(block, tokens, attend)")
 
@@ -150,7 +155,8 @@ class PatchEncoder(nn.Module):
     @property
     def positions(self) -> Tensor:
         """The position rows of the patches: (L, dim)."""
-        return self.model.pos_embed[0, self.class_tokens :]
+        result: Tensor = self.model.pos_embed[0, self.class_tokens :]
+        return result
 
     def with_class(self, patches: Tensor) -> Tensor:
         """Put the class token, with its own position, before the patches: (N, K, dim) -> (N, 1 + K, dim)."""

@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import timm
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from unlabel.errors import UsageError
 from unlabel.nn import masking, positions, transformer
-from unlabel_vision.encoders.patch_encoder import Attend, PatchEncoder, check_sizes, merged, project
+from unlabel_vision.encoders.patch_encoder import Attend, Part, PatchEncoder, check_sizes, merged, project
 from unlabel_vision.encoders.timm import preprocessing_code
 
 __all__ = ["RotaryViT", "rope_vit", "turned"]
@@ -26,7 +26,7 @@ _MODEL = "vit_base_patch16_224"
 _ELSEWHERE = "eva_giant_patch14_224"
 
 
-def turned(attention: nn.Module, tokens: Tensor, rotation: positions.Rotary) -> Tensor:
+def turned(attention: Part, tokens: Tensor, rotation: positions.Rotary) -> Tensor:
     """Self-attention with turned queries and keys, for `PatchEncoder.run`: (N, T, dim) -> (N, T, dim)."""
     query, key, value = project(attention, tokens)
     query, key = positions.rotate(query, rotation), positions.rotate(key, rotation)
@@ -46,7 +46,8 @@ class RotaryViT(PatchEncoder):
     sin: Tensor
 
     def __init__(self, model: VisionTransformer, base: float, options: dict[str, Any]):
-        super().__init__(model, model.embed_dim, model.blocks[0].attn.num_heads, "avg")
+        blocks: Part = model.blocks
+        super().__init__(model, model.embed_dim, blocks[0].attn.num_heads, "avg")
         self.base, self.options = base, options
         table = positions.rotary(self.dim // self.heads, positions.places((self.grid, self.grid)), base)
         self.register_buffer("cos", table.cos, persistent=False)
@@ -66,7 +67,7 @@ class RotaryViT(PatchEncoder):
         attend = functools.partial(turned, rotation=self.rotation(keep))
         return self.run(masking.take(patches, keep), [attend] * self.layers)
 
-    def step(self, block: nn.Module, tokens: Tensor, attend: Attend | None = None) -> Tensor:
+    def step(self, block: Part, tokens: Tensor, attend: Attend | None = None) -> Tensor:
         """One of timm's blocks on all patches in their order, or with an attention that knows which ones there are."""
         if attend is None:
             if tokens.shape[1] != self.grid**2:
@@ -76,7 +77,8 @@ class RotaryViT(PatchEncoder):
                 )
             attend = functools.partial(turned, rotation=self.rotation())
         tokens = tokens + block.drop_path1(block.ls1(attend(block.attn, block.norm1(tokens))))
-        return tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
+        result: Tensor = tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
+        return result
 
     @property
     def positions(self) -> Tensor:
@@ -158,8 +160,8 @@ def rope_vit(
         raise UsageError(f"encoder.drop_path={drop_path} is outside [0, 1); 0.1 is usual")
     sizes: dict[str, Any] = {"img_size": image_size, "patch_size": patch_size, "embed_dim": dim, "depth": depth}
     sizes |= {"num_heads": heads, "num_classes": 0, "class_token": False, "global_pool": "avg"}
-    drop = {"drop_path_rate": drop_path} if drop_path else {}
-    model = timm.create_model(_MODEL, **sizes, **drop, pos_embed="none", fc_norm=False)
+    drop: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
+    model: Part = timm.create_model(_MODEL, **sizes, **drop, pos_embed="none", fc_norm=False)
     elsewhere = {"mlp_ratio": 4.0, "use_fc_norm": False, "attn_type": "rope", "use_abs_pos_emb": False}
     elsewhere |= {"use_rot_pos_emb": True, "rope_temperature": float(base)}
     return RotaryViT(model, base, {**sizes, **drop, **elsewhere})

@@ -156,10 +156,12 @@ def timm_encoder(*, name: str, image_size: int | None = None) -> nn.Module:
     if not timm.is_model(name):
         raise UsageError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
     options: dict[str, Any] = {"num_classes": 0}
-    size = image_size or int(timm.get_pretrained_cfg(name).input_size[-1])
+    published: Any = timm.get_pretrained_cfg(name)
+    size = image_size or int(published.input_size[-1])
+    sized: dict[str, Any] = {"img_size": image_size} if image_size else {}
     try:
-        model = timm.create_model(name, **options, **({"img_size": image_size} if image_size else {}))
-        options |= {"img_size": image_size} if image_size else {}
+        model: Any = timm.create_model(name, **options, **sized)
+        options |= sized
     except TypeError:  # convolutional models take any size and have no such keyword
         model = timm.create_model(name, **options)
     except AssertionError as error:

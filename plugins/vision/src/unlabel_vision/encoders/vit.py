@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import timm
-from timm.layers import PatchEmbed
+from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from unlabel.errors import UsageError
-from unlabel_vision.encoders.patch_encoder import Attend, PatchEncoder, check_sizes, stepped
+from unlabel_vision.encoders.patch_encoder import Attend, Part, PatchEncoder, check_sizes, stepped
 from unlabel_vision.encoders.timm import Snippet, preprocessing_code, published
 
 __all__ = ["ViT", "maskable", "vit"]
@@ -26,12 +26,15 @@ class _Attending(Block):
     A call, because sharded parameters are there only while their block is called.
     """
 
-    def forward(self, tokens: Tensor, *more: Any, attend: Attend | None = None, **named: Any) -> Tensor:
+    def forward(  # type: ignore[override]  # timm's calls it by position alone
+        self, tokens: Tensor, *more: Any, attend: Attend | None = None, **named: Any
+    ) -> Tensor:
         if attend is None:
             after: Tensor = super().forward(tokens, *more, **named)
             return after
         tokens = tokens + self.drop_path1(self.ls1(attend(self.attn, self.norm1(tokens))))
-        return tokens + self.drop_path2(self.ls2(self.mlp(self.norm2(tokens))))
+        result: Tensor = tokens + self.drop_path2(self.ls2(self.mlp(self.norm2(tokens))))
+        return result
 
 
 class ViT(PatchEncoder):
@@ -47,7 +50,8 @@ class ViT(PatchEncoder):
     def __init__(
         self, model: VisionTransformer, name: str, options: dict[str, Any], pool: Literal["token", "avg"] = "token"
     ):
-        super().__init__(model, model.embed_dim, model.blocks[0].attn.num_heads, pool)
+        blocks: Part = model.blocks
+        super().__init__(model, model.embed_dim, blocks[0].attn.num_heads, pool)
         # timm's own mean-pooling model would drop the final norm and put another one behind the mean.
         mean = {"global_pool": "avg", "fc_norm": False} if pool == "avg" else {}
         self.snippet = Snippet(name, {**options, **mean})
@@ -55,7 +59,7 @@ class ViT(PatchEncoder):
             if type(block) is Block:
                 block.__class__ = _Attending  # the same weights under the same names
 
-    def step(self, block: nn.Module, tokens: Tensor, attend: Attend | None = None) -> Tensor:
+    def step(self, block: Part, tokens: Tensor, attend: Attend | None = None) -> Tensor:
         """One of timm's blocks, with its own attention or another: (N, T, dim) -> (N, T, dim)."""
         after: Tensor = stepped(block, tokens) if attend is None else stepped(block, tokens, attend=attend)
         return after
@@ -113,10 +117,11 @@ def vit(
         options |= {"class_token": False, "global_pool": "avg", "fc_norm": False}
     if drop_path:
         options["drop_path_rate"] = drop_path
-    return ViT(timm.create_model("vit_base_patch16_224", **options), "vit_base_patch16_224", options, pool)
+    model: Part = timm.create_model("vit_base_patch16_224", **options)
+    return ViT(model, "vit_base_patch16_224", options, pool)
 
 
-def maskable(model: nn.Module) -> bool:
+def maskable(model: Part) -> bool:
     """Whether a timm model is one that `ViT` can run on a subset of its patches.
 
     A convolutional stem in place of the patch projection is not: its tokens see pixels of other patches.

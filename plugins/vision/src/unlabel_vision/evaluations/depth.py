@@ -58,6 +58,7 @@ def depth(
         return (made[:, 0] * spread.to(made.device) + median.to(made.device)).exp()
 
     def loss(made: Tensor, truth: Truth) -> Tensor:
+        assert isinstance(made, Tensor)
         known = truth["depth"] > 0
         error = (distances(made).log() - torch.where(known, truth["depth"], 1.0).log()).abs() * known
         return error.sum() / known.sum().clamp_min(1) / spread.to(error.device)
@@ -72,6 +73,7 @@ def depth(
     )
     errors: dict[str, list[Tensor]] = {"abs_rel": [], "within_1.25": [], "abs_rel_median": []}
     for made, truth in two_view_probe.predicted(frozen, probe, test, name):
+        assert isinstance(made, Tensor)
         known = truth["depth"] > 0
         right, guess = truth["depth"][known], distances(made)[known]
         errors["abs_rel"].append(absolute_relative(guess, right))

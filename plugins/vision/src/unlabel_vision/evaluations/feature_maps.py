@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unlabel.errors import UsageError
 from unlabel.evaluate import dense_probe
@@ -15,13 +15,13 @@ from unlabel.evaluate.dense_probe import Covered
 from unlabel.evaluate.features import Frozen, Split
 from unlabel.nn import patches
 from unlabel_vision import views
-from unlabel_vision.encoders.patch_encoder import PatchEncoder
+from unlabel_vision.encoders.patch_encoder import Part, PatchEncoder
 from unlabel_vision.encoders.timm import TimmEncoder
 
 __all__ = ["covered", "depth", "enlarged", "four_depths", "maps", "read", "windows"]
 
 
-def depth(encoder: nn.Module) -> int:
+def depth(encoder: Part) -> int:
     """How many feature maps an encoder has: one a block, or one a stage of a convolutional network.
 
     Raises:
@@ -30,7 +30,8 @@ def depth(encoder: nn.Module) -> int:
     if isinstance(encoder, PatchEncoder):
         return encoder.layers
     if isinstance(encoder, TimmEncoder) and hasattr(encoder.model, "forward_intermediates"):
-        return len(encoder.model.feature_info)
+        network: Part = encoder.model
+        return len(network.feature_info)
     raise UsageError(
         f"a dense evaluation needs feature maps, and {type(encoder).__name__} has none that we know of; what fits: "
         "vision/vit, vision/resnet, vision/timm, or another encoder of patches"
@@ -43,7 +44,7 @@ def four_depths(count: int) -> tuple[int, int, int, int]:
     return first, second, third, count - 1
 
 
-def maps(encoder: nn.Module, images: Tensor, layers: Sequence[int], normalise: bool = True) -> list[Tensor]:
+def maps(encoder: Part, images: Tensor, layers: Sequence[int], normalise: bool = True) -> list[Tensor]:
     """Feature maps after some of an encoder's layers.
 
     Args:
@@ -130,7 +131,7 @@ def covered(
     Raises:
         UsageError: as `read`, or an encoder without feature maps.
     """
-    encoder = frozen.task.encoder
+    encoder: Part = frozen.task.encoder
     size, wanted = views.input_size(encoder), [depth(encoder) - 1] if layers is None else list(layers)
     for image, labels in read(frozen, split, who):
         cut, places, resampled = windows(image, size, stride)

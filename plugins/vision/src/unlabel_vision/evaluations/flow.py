@@ -15,7 +15,8 @@ __all__ = ["end_point_errors", "flow"]
 
 def end_point_errors(prediction: Tensor, truth: Tensor) -> Tensor:
     """Distance of predicted and true shift: (N, H, W, 2) twice -> (N, H, W), pixels."""
-    return torch.linalg.vector_norm(prediction - truth, dim=-1)
+    result: Tensor = torch.linalg.vector_norm(prediction - truth, dim=-1)
+    return result
 
 
 def flow(
@@ -70,6 +71,7 @@ def flow(
     )
     by_measure: dict[str, list[Tensor]] = {"epe": [], "epe_zero": [], "epe_mean": []}
     for made, truth in two_view_probe.predicted(frozen, probe, test, name):
+        assert isinstance(made, Tensor)
         seen = truth["visible"].bool()
         guesses = {"epe": shifts(made), "epe_zero": torch.zeros_like(truth["flow"]), "epe_mean": middle}
         for measure, guess in guesses.items():

@@ -7,6 +7,7 @@ tokens within the learned subspaces falls, and their code becomes sparse. Needs 
 from __future__ import annotations
 
 from statistics import fmean
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -81,7 +82,7 @@ def coding_rate(frozen: Frozen, *, samples: int = 512, eps: float = 0.01, tolera
         raise UsageError(
             f"samples={samples}, eps={eps}, tolerance={tolerance}: expected at least 1, more than 0, and 0 or more"
         )
-    split = "test" if frozen.has_split("test") else "train"
+    split: Literal["train", "test"] = "test" if frozen.has_split("test") else "train"
     order = frozen.indices(split)[:samples]
     values: dict[str, list[float]] = {}
     with evaluating(frozen.task), torch.inference_mode():

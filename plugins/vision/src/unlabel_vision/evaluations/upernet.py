@@ -25,7 +25,7 @@ from unlabel.evaluate import dense_probe, metrics, supervised
 from unlabel.evaluate.features import Frozen
 from unlabel.recipe import Stage
 from unlabel_vision import views
-from unlabel_vision.encoders.patch_encoder import PatchEncoder
+from unlabel_vision.encoders.patch_encoder import Part, PatchEncoder
 from unlabel_vision.evaluations import feature_maps
 
 __all__ = ["Segmenter", "UPerNet", "random_crop", "upernet"]
@@ -105,7 +105,7 @@ class Segmenter(Task):
         tune: whether the encoder learns too.
     """
 
-    def __init__(self, encoder: nn.Module, classes: int, channels: int, tune: bool = True):
+    def __init__(self, encoder: Part, classes: int, channels: int, tune: bool = True):
         super().__init__()
         self.chosen = feature_maps.four_depths(feature_maps.depth(encoder))
         patches = isinstance(encoder, PatchEncoder)

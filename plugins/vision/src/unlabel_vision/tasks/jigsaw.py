@@ -10,6 +10,8 @@ Differs from the authors' network, an AlexNet up to its sixth layer, in taking a
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -140,7 +142,8 @@ class Jigsaw(ImageTask):
         _check_accepts(encoder, self.image_size, tile)
         self.cell, self.tile, self.crop_scale = cell, tile, crop_scale
         self.photometric = views.Photometric(gray_p=gray, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-        self.tile_head = nn.Sequential(nn.Linear(encoder.dim, tile_dim), nn.ReLU())
+        width: Any = encoder.dim
+        self.tile_head = nn.Sequential(nn.Linear(width, tile_dim), nn.ReLU())
         self.head = heads.mlp(_TILES * tile_dim, hidden, permutations, norm="none")
         self.permutations: Tensor
         self.register_buffer("permutations", torch.from_numpy(permutation_set(permutations)))

@@ -16,7 +16,7 @@ convolutional encoder's batch normalisation sees them together (a transformer ha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -125,12 +125,13 @@ class MoCo(ImageTask):
         out = out or (128 if version == 2 else 256)
         self.photometric = views.Photometric.moco(blur)
 
+        width: Any = encoder.dim
         if version == 2:
-            self.projector = heads.mlp(encoder.dim, hidden, out, norm="none")
+            self.projector = heads.mlp(width, hidden, out, norm="none")
             self.queue = momentum.Queue(queue, out, indexed=skip_own)
         else:
             layers = 3 if stabilised(encoder) else 2
-            self.projector = heads.mlp(encoder.dim, hidden, out, layers=layers, last_norm="plain")
+            self.projector = heads.mlp(width, hidden, out, layers=layers, last_norm="plain")
             self.predictor = heads.mlp(out, hidden, out, last_norm="plain")
         self.teacher = momentum.teacher(nn.Sequential(self.encoder, self.projector))
         if version == 3:
@@ -180,8 +181,8 @@ class MoCo(ImageTask):
         features = self.encoder(torch.cat([first, second]))
         query1, query2 = (self.predictor(self.projector(part)) for part in features.chunk(2))
         with torch.no_grad():
-            encoder, projector = self.teacher
-            key1, key2 = (projector(part) for part in encoder(torch.cat([first, second])).chunk(2))
+            teacher: Any = self.teacher  # encoder and projector, in a row
+            key1, key2 = (teacher[1](part) for part in teacher[0](torch.cat([first, second])).chunk(2))
 
         # 2104.02057, alg. 1: ctr(q1, k2) + ctr(q2, k1), each eq. 1 times 2 tau
         return losses.symmetric_info_nce(

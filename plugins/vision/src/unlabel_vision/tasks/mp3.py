@@ -98,6 +98,7 @@ class MP3(PatchTask):
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
         labels = positions.neighbourhood((encoder.grid, encoder.grid), sigma) if sigma else None
+        self.labels: Tensor | None
         self.register_buffer("labels", labels, persistent=False)
         if finetune_positions == "relative":
             heads = encoder.heads

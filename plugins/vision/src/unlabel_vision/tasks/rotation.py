@@ -10,7 +10,7 @@ reads the encoder's pooled features.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -54,7 +54,8 @@ class Rotation(ImageTask):
     def __init__(self, encoder: nn.Module, *, crop_scale: tuple[float, float] = (0.08, 1.0)):
         super().__init__(encoder)
         self.crop_scale = crop_scale
-        self.head = nn.Linear(encoder.dim, 4)
+        width: Any = encoder.dim
+        self.head = nn.Linear(width, 4)
         batchnorm.convert(self)
 
     def transform(self) -> Transform:

@@ -9,6 +9,8 @@ normalisation and negatives come from the batches of all processes, so their num
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -54,7 +56,8 @@ class SimCLR(ImageTask):
             gradcache.refuse_batchnorm(encoder)
         self.temperature, self.crop_scale, self.chunk = temperature, crop_scale, chunk
         self.photometric = views.Photometric.simclr(strength, blur)
-        self.projector = heads.mlp(encoder.dim, hidden, out)
+        width: Any = encoder.dim
+        self.projector = heads.mlp(width, hidden, out)
         batchnorm.convert(self)  # section 2.3: per-process statistics would tell the partner from the others
 
     def transform(self) -> Transform:

@@ -35,7 +35,8 @@ def coding_rate(tokens: Tensor, eps: float = 0.01) -> Tensor:
         gram = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device) + width / (count * eps) * gram
         factor = torch.linalg.cholesky_ex(gram).L  # never waits for the device; I plus a Gram matrix is positive
     # 1/2 logdet is the log of the factor's determinant; summed over the heads
-    return factor.diagonal(dim1=-2, dim2=-1).log().sum(-1).sum(-1)
+    result: Tensor = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1).sum(-1)
+    return result
 
 
 def sparsity(values: Tensor, tolerance: float = 0.0) -> Tensor:

@@ -262,9 +262,8 @@ class CroCo(PatchTask):
         far = ((place // grid - middle // grid).square() + (place % grid - middle % grid).square()).float()
         chosen = (far + 1e6 * (1 - mask.mask)).argmin(1)  # the hidden patch that is nearest to the middle
         light = looks[torch.arange(len(looks), device=looks.device), chosen].view(-1, 1, grid, grid)
-        light = light / light.amax((2, 3), keepdim=True)
-        light = light.repeat_interleave(size, 2).repeat_interleave(size, 3).cpu().permute(0, 2, 3, 1).numpy()
-        lit = (views.to_pixels(second) * (0.2 + 0.8 * light)).astype(np.uint8)
+        light = (light / light.amax((2, 3), keepdim=True)).repeat_interleave(size, 2).repeat_interleave(size, 3)
+        lit = (views.to_pixels(second) * (0.2 + 0.8 * light.cpu().permute(0, 2, 3, 1).numpy())).astype(np.uint8)
         framed = views.to_pixels(first)
         for picture, number in zip(framed, chosen.tolist(), strict=True):
             top, left = number // grid * size, number % grid * size

@@ -36,7 +36,8 @@ class CrossAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def _split(self, values: Tensor) -> Tensor:
-        return values.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        result: Tensor = values.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return result
 
     def _queries_keys(self, tokens: Tensor, memory: Tensor, rotation: positions.Rotary | None) -> tuple[Tensor, Tensor]:
         query, key = self._split(self.projq(tokens)), self._split(self.projk(memory))

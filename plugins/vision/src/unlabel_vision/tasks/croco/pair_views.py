@@ -79,7 +79,7 @@ class CentralPair:
         dense = [name for name in DENSE if name in sample]
         if not dense:
             resized = views.ResizeCenterCrop(self.size)
-            shown = {
+            shown: Sample = {
                 name: resized({"image": sample[name]}, draw)["image"] for name in ("image", "second") if name in sample
             }
             return {**sample, **shown}

@@ -33,7 +33,7 @@ from unlabel.show import drawing
 from unlabel.task import Batch, Sample, Transform
 from unlabel_vision import masked_autoencoder, views
 from unlabel_vision.encoders.eva import Eva
-from unlabel_vision.encoders.patch_encoder import PatchEncoder, require_tokens
+from unlabel_vision.encoders.patch_encoder import Part, PatchEncoder, require_tokens
 from unlabel_vision.image_task import PatchTask
 from unlabel_vision.tasks.eva import teacher
 from unlabel_vision.tasks.eva.teacher import Teacher
@@ -185,7 +185,7 @@ class PairedCrop:
             content = int.from_bytes(features.digest(image)[:8].tobytes(), "little")
             rng = seeds.generator(content, int(rng.integers(self.crops)))
 
-        box = views.random_box(*image.shape[:2], rng, self.scale, (3 / 4, 4 / 3))
+        box = views.random_box(image.shape[0], image.shape[1], rng, self.scale, (3 / 4, 4 / 3))
         flip = bool(rng.random() < 0.5)
         found["image"] = views.resize(image, box, (self.size, self.size), flip=flip)
         seen = found["image"]
@@ -296,6 +296,7 @@ class EVA(PatchTask):
         self.frozen = LazyTeacher(self._load_teacher)
         width = self.teacher.dim if teacher_dim is None else teacher_dim
 
+        self.decoder: nn.Module | None
         if decoder_depth:
             self.encoder.fix_positions()
             self.decoder = masked_autoencoder.decoder(
@@ -408,7 +409,8 @@ class EVA(PatchTask):
     def predict(self, images: Tensor, mask: Tensor) -> Tensor:
         """The teacher's features of each patch, as the student sees them: (N, 3, S, S), (N, L) -> (N, L, D)."""
         if self.decoder is None:
-            return self.head(self.tokens(images, mask)[:, 1:])
+            whole: Tensor = self.head(self.tokens(images, mask)[:, 1:])
+            return whole
         split = masking.split(mask.float(), int((~mask[0]).sum()))
         prediction: Tensor = self.decoder(self.encoder.tokens(images, split.keep), split.restore)
         return prediction
@@ -453,17 +455,20 @@ class EVA(PatchTask):
 
     def _attention(self, images: Tensor) -> Tensor:
         """Where the class token looks in the last block, from least to most: (N, L, 3) in [0, 1]."""
-        tokens = self.encoder.with_class(self.encoder.embed(images) + self.encoder.positions)
-        before = self.encoder.outputs(tokens)[-2] if self.layers > 1 else tokens
-        weights = self.encoder.attention(self.encoder.model.blocks[-1], before)[:, :, 0, 1:].float().mean(1)
+        encoder: Part = self.encoder
+        tokens = encoder.with_class(encoder.embed(images) + encoder.positions)
+        before = encoder.outputs(tokens)[-2] if self.layers > 1 else tokens
+        attention: Tensor = encoder.attention(encoder.model.blocks[-1], before)
+        weights = attention[:, :, 0, 1:].float().mean(1)
         least, most = weights.amin(1, keepdim=True), weights.amax(1, keepdim=True)
-        return ((weights - least) / (most - least).clamp(min=1e-9))[..., None].expand(-1, -1, 3)
+        result: Tensor = ((weights - least) / (most - least).clamp(min=1e-9))[..., None].expand(-1, -1, 3)
+        return result
 
 
 def _planes(values: Tensor, size: int) -> Tensor:
     """A value of each patch as an image of its patches: (N, L, C) -> (N, C, S, S)."""
     side = math.isqrt(values.shape[1])
-    planes = values.transpose(1, 2).unflatten(2, (side, side))
+    planes: Tensor = values.transpose(1, 2).unflatten(2, (side, side))
     return planes.repeat_interleave(size, 2).repeat_interleave(size, 3)
 
 

@@ -21,7 +21,7 @@ from unlabel.frozen import teacher as frozen
 from unlabel.frozen.features import Cache
 from unlabel_vision import views
 from unlabel_vision.encoders.eva import Eva
-from unlabel_vision.encoders.patch_encoder import PatchEncoder
+from unlabel_vision.encoders.patch_encoder import Part, PatchEncoder
 from unlabel_vision.encoders.timm import TimmEncoder
 
 __all__ = [
@@ -61,7 +61,7 @@ class Teacher(frozen.Teacher):
         self,
         name: str,
         architecture: str,
-        network: nn.Module,
+        network: Part,
         image_size: int,
         mean: tuple[float, ...] = views.IMAGENET_MEAN,
         std: tuple[float, ...] = views.IMAGENET_STD,
@@ -77,7 +77,7 @@ class Teacher(frozen.Teacher):
         facts = [architecture, image_size, self.mean, self.std, self.dim, self.grid]
         super().__init__(name, network, facts)
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def tokens(self, images: Tensor) -> Tensor:
         """Features of whole images, in the precision of the autocast around it.
 
@@ -152,7 +152,7 @@ def _timm(spec: str, name: str, weights: str | None, image_size: int | None) -> 
             raise UsageError(f"teacher_weights={weights}: there is no such file")
         options["pretrained_cfg_overlay"] = {"file": str(Path(weights).expanduser())}
     try:
-        model = timm.create_model(name, pretrained=True, **options)
+        model: Part = timm.create_model(name, pretrained=True, **options)
     except TypeError as error:
         if not image_size:
             raise
@@ -169,18 +169,19 @@ def _timm(spec: str, name: str, weights: str | None, image_size: int | None) -> 
 class _Timm(nn.Module):
     """A timm model's last features of each patch, and what is applied to each of them."""
 
-    def __init__(self, model: nn.Module, projection: nn.Module):
+    def __init__(self, model: Part, projection: nn.Module):
         super().__init__()
         self.model = model
         self.projection = projection if isinstance(projection, nn.Linear) else nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.projection(spatial(self.model, images))
+        result: Tensor = self.projection(spatial(self.model, images))
+        return result
 
 
-def spatial(model: nn.Module, images: Tensor) -> Tensor:
+def spatial(model: Part, images: Tensor) -> Tensor:
     """The last features of a timm model for each patch or place: (N, 3, S, S) -> (N, L, D)."""
-    features = model.forward_features(images)
+    features: Tensor = model.forward_features(images)
     if features.ndim == 3:
         return features[:, getattr(model, "num_prefix_tokens", 0) :]  # models of patches alone do not say that they are
     width = model.num_features
@@ -251,7 +252,7 @@ def _trained(spec: str, path: Path) -> Teacher:
     return Teacher(str(path.absolute()), how, _Trained(encoder), side, mean, std)
 
 
-def statistics(encoder: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def statistics(encoder: Part) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation, per channel, that the images of an encoder are normalised with."""
     return (encoder.mean, encoder.std) if isinstance(encoder, Eva) else (views.IMAGENET_MEAN, views.IMAGENET_STD)
 

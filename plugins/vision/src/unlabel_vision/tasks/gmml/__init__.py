@@ -167,7 +167,7 @@ class GMML(PatchTask):
         terms = self.loss_of(clean, given, mask)
         return {**terms, "corrupted": mask.float().mean(), "alien": alien.float().mean()}
 
-    @torch.compiler.disable  # nothing to gain, and the compiler cannot bound the hashed numbers
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # nothing to gain, and the compiler cannot bound the hashed numbers
     def _corrupted(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Both crops of each image, one below the other: clean, corrupted, where, and whether by an alien."""
         crops = self.photometric.pair(batch)
@@ -195,8 +195,8 @@ class GMML(PatchTask):
         wanted = share * size[0] * size[1]
 
         if self.shape == "tokens":
-            noise = seeds.uniform(key, (self.length,), stream=20 + view)
-            mask = block_corruption.scattered(noise, wanted, self.encoder.patch_size)
+            order = seeds.uniform(key, (self.length,), stream=20 + view)
+            mask = block_corruption.scattered(order, wanted, self.encoder.patch_size)
         else:
             draws = seeds.uniform(key, (block_corruption.BLOCKS, 4), stream=20 + view)
             draws = block_corruption.drawn(draws, size, self.align, self.largest)
