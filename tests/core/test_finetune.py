@@ -23,6 +23,7 @@ class Layerless(Points):
         del self.layers
 
 
+@pytest.mark.slow
 def test_it_learns_what_a_linear_layer_cannot():
     class Xor(Blobs):
         def __init__(self):
@@ -101,6 +102,7 @@ def test_the_first_predictions_are_uniform():
     assert (scores - 1 / CLASSES).abs().max() < 1e-3
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_result_and_another_another():
     data = Blobs(spread=1.0)
     first, again, other = (finetune(frozen(data, seed=seed), **QUICK) for seed in (1, 1, 2))

@@ -316,6 +316,7 @@ def test_few_files_stay_open(tmp_path: Path) -> None:
         assert len(handles.opened) <= 3
 
 
+@pytest.mark.slow
 def test_open_files_are_closed_and_say_nothing_whatever_ends_them(tmp_path: Path) -> None:
     """A file that lets go, one that cannot be opened, and the interpreter's end with one still open."""
     (tmp_path / "a").write_bytes(b"12345")

@@ -139,6 +139,7 @@ def test_every_tensor_of_a_public_function_has_a_shape() -> None:
     assert not bare, "\n".join(bare)
 
 
+@pytest.mark.slow
 def test_the_package_needs_no_checker() -> None:
     names = [f"unlabel.{name}" for name in ANNOTATED]
     code = (

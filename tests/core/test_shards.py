@@ -229,6 +229,7 @@ def test_facts_can_be_written_as_json(tmp_path):
     assert facts["formats"] == {".ping": 6}
 
 
+@pytest.mark.slow
 def test_patterns_that_stand_for_no_shard_or_too_many_are_refused(tmp_path):
     for pattern, count in (("{3..0}", "no shard"), ("{0..99999999999}", "more than 1,000,000 shards")):
         with pytest.raises(UsageError, match=f"stands for {count}"):

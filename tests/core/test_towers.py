@@ -96,6 +96,7 @@ def refused(*words: object) -> str:
 # Training, and what is said on the command line
 
 
+@pytest.mark.slow
 def test_it_trains_and_is_judged_without_labels(whole: Path) -> None:
     results = Run(whole).evaluations
     assert set(results["before"]) == set(results["after"]) == {"retrieval"}

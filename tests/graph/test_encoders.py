@@ -52,6 +52,7 @@ def _made(kind: str, **options: object) -> Encoder:
     return FACTORIES[kind](**{"features": FEATURES, "widths": (8,), "norm": "none", **more, **options})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FACTORIES)
 def test_a_layer_is_that_of_torch_geometric(kind: str) -> None:
     x, edges = _graph()

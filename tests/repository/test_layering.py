@@ -38,10 +38,20 @@ def _tree(path: Path, changed: int) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """Every node of a file's syntax, walked once."""
+    return _nodes(path, path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _nodes(path: Path, changed: int) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(_tree(path, changed)))
+
+
 def imports(path: Path) -> set[str]:
     """Every module a file imports, at any depth of it."""
     found: set[str] = set()
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -90,24 +100,24 @@ def spelt_out(name: str) -> str:
 
 def known_by(path: Path, names: set[str]) -> list[str]:
     """Identifiers of a file (its own name, too) that hold one of these names as words, written apart or together."""
-    parts = {f"_{name}_" for name in names} | {f"_{name.replace('_', '')}_" for name in names}
+    words = "|".join(sorted(names | {name.replace("_", "") for name in names}))
+    named, together = re.compile(f"_({words})_"), {name.replace("_", "") for name in names}
     used = {path.stem: 0, path.parent.name: 0}
-    for node in ast.walk(tree(path)):
-        line = getattr(node, "lineno", 0)
+    for node in nodes(path):
         for field in ("id", "attr", "arg", "name", "asname", "module"):
             if isinstance(value := getattr(node, field, None), str):
-                used |= dict.fromkeys(value.split("."), line)
+                used |= dict.fromkeys(value.split("."), getattr(node, "lineno", 0))
     return [
         f"{ids(path)}:{line}: {name}"
         for name, line in used.items()
-        if any(part in spelt_out(name) or part.strip("_") == name.lower() for part in parts)
+        if name.lower() in together or named.search(spelt_out(name))
     ]
 
 
 def fields_known_by(path: Path) -> list[str]:
     """Fields of batches and samples that a file reads by name: ``batch["key"]``, ``"key" in batch``."""
     found = []
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Subscript):
             base, names = node.value, [node.slice]
         elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn):
@@ -125,7 +135,7 @@ def fields_known_by(path: Path) -> list[str]:
 def shapes_known_by(path: Path) -> list[str]:
     """Comparisons of a shape with three or four channels: ``x.shape[2] == 3``, ``x.shape[-3:] == (3, 32, 32)``."""
     found = []
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         if not isinstance(node, ast.Compare):
             continue
         sides = [node.left, *node.comparators]
@@ -140,13 +150,13 @@ def names_in_values(path: Path, plugins: set[str]) -> list[str]:
     """Texts that name a plugin's component, docstrings apart: ``"vision/mae"`` in a default or a comparison."""
     documents = {
         id(node.body[0].value)
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
         and isinstance(node.body[0], ast.Expr)
     }
     texts = [
         node
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documents
     ]
     named = re.compile(rf"\b({'|'.join(sorted(plugins))})/\w|\bunlabel[_-]({'|'.join(sorted(plugins))})\b")
@@ -300,7 +310,7 @@ def test_everything_public_is_documented() -> None:
 def test_every_function_is_annotated() -> None:
     bare = []
     for path in SOURCES:
-        for node in ast.walk(tree(path)):
+        for node in nodes(path):
             if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 continue
             arguments = [
@@ -402,7 +412,7 @@ def test_nothing_is_unpickled_evaluated_or_fetched() -> None:
     for path in SOURCES:
         modules = sorted({name.partition(".")[0] for name in imports(path)} & FORBIDDEN_MODULES)
         wrong += [f"{ids(path)}: imports {name}" for name in modules]
-        for node in ast.walk(tree(path)):
+        for node in nodes(path):
             if not isinstance(node, ast.Call):
                 continue
             called = ast.unparse(node.func)

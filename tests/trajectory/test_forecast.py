@@ -180,6 +180,7 @@ def test_from_a_file_of_ones_own_to_a_table(shared: Path, tmp_path: Path) -> Non
     assert '"constant_velocity_ade_m": 0.427' in again.out
 
 
+@pytest.mark.slow
 def test_inspecting_says_what_is_there(shared: Path) -> None:
     answer = unlabel("inspect", shared / "data/eth_ucy", "--json", "--no-verify")
     assert answer.code == 0, answer.err

@@ -278,6 +278,7 @@ def test_first_weights_are_the_published_ones():
     assert torch.equal(made.model.pos_embed, twin.model.pos_embed)
 
 
+@pytest.mark.slow
 def test_a_layer_costs_five_products_or_four():
     def macs(fused: bool) -> float:
         with torch.device("meta"):

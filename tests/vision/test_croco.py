@@ -315,6 +315,7 @@ def test_the_second_view_is_what_lowers_the_loss(matcher):
     assert other > alone
 
 
+@pytest.mark.slow
 def test_hidden_patches_look_where_they_have_moved(matcher):
     first, second = shifted_pairs(64, 10_000)
     mask = matcher.mask(noise(64))

@@ -519,6 +519,7 @@ def test_a_run_says_what_its_teacher_was(teacher_run):
     ]
 
 
+@pytest.mark.slow
 def test_another_teacher_is_noticed_and_a_finished_student_needs_none(teacher_run, tmp_path):
     teacher, student = teacher_run
     wrong = compose.with_overrides(student.recipe, [f"task.teacher={student.folder}"], Catalog.installed())

@@ -86,6 +86,7 @@ def test_the_readme_alone_gives_the_same_features(
     assert expected.std() > 0.01
 
 
+@pytest.mark.slow
 def test_the_snippet_of_a_plain_encoder_is_one_line_of_timm(exported: dict[str, Path]) -> None:
     assert "model = timm.create_model(" in snippet(exported["vit"])
     assert "checkpoint_path='encoder.safetensors'" in snippet(exported["vit"])

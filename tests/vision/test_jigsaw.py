@@ -61,6 +61,7 @@ def _distances(table: np.ndarray) -> np.ndarray:
 # --- permutations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "least", "mean"), [(9, 9, 9.0), (35, 7, 8.0), (100, 6, 8.0), (1000, 5, 8.0)])
 def test_permutations_are_far_apart(count, least, mean):
     table = jigsaw.permutation_set(count)

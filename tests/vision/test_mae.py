@@ -202,6 +202,7 @@ def test_paper_recipe_has_the_published_size():
     assert sum(p.numel() for p in made.encoder.parameters()) == 85_798_656
 
 
+@pytest.mark.slow
 def test_paper_recipe_costs_what_was_published():
     with torch.device("meta"):
         made, image, values = MAE(vit()), torch.zeros(1, 3, 224, 224), torch.zeros(1, 196)

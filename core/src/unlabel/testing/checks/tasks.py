@@ -195,7 +195,7 @@ def resumes_exactly(task: TaskTrial) -> None:
             )
 
 
-@of("tasks")
+@of("tasks", costly=True)
 def randomness_is_injected(task: TaskTrial) -> None:
     """The same seed gives the same loss; numpy's global generator does not matter; nothing is seeded.
 
