@@ -209,7 +209,9 @@ def test_json_output_is_json_with_the_documented_fields(finished: tuple[Path, An
         "evaluations",
         "loss",
         "expected",
+        "outputs",
         "recipes",
+        "show",
     } == set(shown)
     assert shown["keywords"][0] == {
         "name": "ratio",

@@ -10,6 +10,7 @@ import pytest
 import torch
 from blobs import Blobs, frozen
 from echo import Echo, Linear, Noises
+from safetensors.torch import save_file
 from torch import Tensor
 
 from unlabel import Catalog, Judging, Recipe, Ref, Run, Stage, judge, launch
@@ -17,6 +18,7 @@ from unlabel.catalog.plugins import Offer, Plugin
 from unlabel.data import Dataset, Subset
 from unlabel.evaluate.features import Frozen
 from unlabel.recipe import Execution
+from unlabel.session import Session
 from unlabel.task import Batch, Rows, Sample
 
 HERE = "test_judge"
@@ -186,3 +188,33 @@ def test_features_of_a_blob_are_the_same_with_and_without_a_twin() -> None:
     judged = frozen(Blobs())
     judged.of(judged.task)
     assert torch.equal(judged.features("test")[0], alone)
+
+
+def test_a_run_whose_first_weights_are_gone_is_judged_without_the_comparison(tmp_path: Path) -> None:
+    source = tmp_path / "first.safetensors"
+    save_file(dict(Linear().state_dict()), source)
+    chosen = recipe("test/classed", judging=Judging(monitor=0), init=str(source))
+    session = Session(chosen, tmp_path / "run", catalog(), quiet=True)
+    session.evaluate = False
+    session.run()
+    source.unlink()
+    (tmp_path / "run/evaluations.json").unlink()
+    Session(Run(tmp_path / "run", catalog()).recipe, tmp_path / "run", catalog(), quiet=True).run(resuming=True)
+    results = Run(tmp_path / "run", catalog()).evaluations
+    assert results["before"] == {}
+    assert results["after"].keys() == {"knn", "linear_probe", "test/spread"}
+
+
+def test_rows_with_classes_of_their_own_are_probed_whatever_was_asked_before() -> None:
+    judged = frozen(Counted(), Several(Linear()), batch_size=7)
+    judged.of(judged.task)
+    with pytest.raises(ValueError, match="has no labels"):
+        judged.labelled("train", "raw")
+    with pytest.raises(ValueError, match="has no labels"):
+        judged.labelled("train")  # of the first output, whose rows have none
+
+
+def test_an_evaluation_is_asked_for_once() -> None:
+    twice = recipe("test/classed", evaluations=[Ref("knn", k=1), Ref("knn", k=3)])
+    with pytest.raises(ValueError, match="knn, knn: expected each once"):
+        judge.requested(twice, Judged(Linear()), catalog())

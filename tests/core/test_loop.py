@@ -209,7 +209,7 @@ def test_no_bad_sample_is_ever_trained_on_and_each_good_one_is(tmp_path: Path) -
     for _ in range(24):  # micro-batches of 6: three epochs of 48, each without two others of the 50
         batch, _ = next(stream)
         seen |= set(batch["index"].tolist())
-    assert seen == set(range(50))
+    assert seen == set(range(50)) - {3}, "a stand-in goes by its own index"
 
 
 def test_labels_never_reach_the_task() -> None:

@@ -81,7 +81,7 @@ def _built(ref: Ref, encoders: Mapping[str, nn.Module], recipe: Recipe, catalog:
         raise UsageError(f"{ref.name} has the encoders {', '.join(parts)}: give --encoder {missing[0]}=NAME")
     modules = {part: encoders[name] for part, name in names.items() if name is not None}
     role = "task" if len(recipe.tasks) == 1 else f"task.{ref.name}"
-    return cast("Task", make(**modules, **signature.keywords(ref, make, role, skip=len(parts))))
+    return cast("Task", make(**modules, **signature.keywords(ref, make, role, given=parts)))
 
 
 def with_data(recipe: Recipe, implied: Mapping[str, Any], catalog: Catalog) -> Recipe:
@@ -101,7 +101,8 @@ def with_data(recipe: Recipe, implied: Mapping[str, Any], catalog: Catalog) -> R
     tasks = []
     for ref in recipe.tasks:
         make = catalog.load("tasks", ref.name)
-        known = signature.parameters(make, skip=len(signature.encoder_parts(make)))
+        parts = signature.encoder_parts(make)
+        known = {name: value for name, value in signature.parameters(make).items() if name not in parts}
         tasks.append(_with_implied(ref, known, implied))
     return recipe.model_copy(update={"encoders": encoders, "tasks": tasks})
 

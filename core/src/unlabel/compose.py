@@ -144,10 +144,23 @@ def _with_encoder(original: Recipe, text: str, catalog: Catalog) -> Recipe:
     if not part and len(original.encoders) > 1:
         parts = ", ".join(original.encoders)
         raise UsageError(f"--encoder {text}: {original.name} has the encoders {parts}: give --encoder PART={text}")
+    if part and list(original.encoders) == ["encoder"]:
+        original = _with_named_encoder(original, catalog)
     part = part or next(iter(original.encoders))
     if part in original.encoders and original.encoders[part].name == name:
         return original
     return original.model_copy(update={"encoders": {**original.encoders, part: _encoder_ref(name, catalog)}})
+
+
+def _with_named_encoder(original: Recipe, catalog: Catalog) -> Recipe:
+    """The recipe's only encoder under the name that a task of several gives to the one that it needs."""
+    parts: dict[str, bool] = {}
+    for ref in original.tasks:
+        parts |= signature.encoder_parts(catalog.load("tasks", ref.name))
+    needed = [part for part, must in parts.items() if must]
+    if "encoder" in parts or not needed:
+        return original
+    return original.model_copy(update={"encoders": {needed[0]: original.encoder}})
 
 
 def _encoder_ref(encoder: str, catalog: Catalog) -> Ref:

@@ -99,16 +99,20 @@ class Engine:
 
     def prepare(self, task: Task) -> None:
         """Move the task to the device in place; equal parameters on every process; shard if asked."""
-        task.to(self.device)
-        if not self.shard and any(isinstance(module, nn.Conv2d) for module in task.modules()):
-            for tensor in (*task.parameters(), *task.buffers()):
-                if tensor.ndim == 4:  # 10-25 % of a convolution's time; weights of 5 dimensions have no such layout
-                    tensor.data = tensor.data.to(memory_format=torch.channels_last)
+        self.place(task)
         if self.world > 1:
             for tensor in [*task.parameters(), *task.buffers()]:
                 dist.broadcast(tensor.data, src=0)
         if self.shard:
             self._shard(task)
+
+    def place(self, task: Task) -> None:
+        """Move the task to the device in place, in the layout it is fast in there; of this process alone."""
+        task.to(self.device)
+        if not self.shard and any(isinstance(module, nn.Conv2d) for module in task.modules()):
+            for tensor in (*task.parameters(), *task.buffers()):
+                if tensor.ndim == 4:  # 10-25 % of a convolution's time; weights of 5 dimensions have no such layout
+                    tensor.data = tensor.data.to(memory_format=torch.channels_last)
 
     def _shard(self, task: Task) -> None:
         """FSDP2 in place: every element of a module list by itself, the rest with the root."""

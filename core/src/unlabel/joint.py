@@ -83,6 +83,8 @@ class Joint(Task):
             owned |= _check_combinable(label, part, shared, owned)
         self._shared = tuple(encoders)
         for name, encoder in encoders.items():
+            if name in ("parts", "combine", "normalise", "update", "first", "training"):
+                raise UsageError(f"an encoder of several tasks cannot be called {name!r}")
             self.add_module(name, encoder)  # by the names that a single task gives them, in its state dict too
         self.parts = nn.ModuleDict(parts)
         self.combine, self.normalise, self.update = combine, normalise, update

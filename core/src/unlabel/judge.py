@@ -102,6 +102,8 @@ def requested(
     """
     refs = [Ref(name) for name in names] or recipe.evaluations or [Ref(name) for name in task.evaluations]
     by_name = {ref.name: ref.model_copy(deep=True) for ref in refs}
+    if len(by_name) < len(refs):
+        raise UsageError(f"evaluations {', '.join(ref.name for ref in refs)}: expected each once")
     for assignment in options:
         path, value = compose.assigned(assignment)
         name, _, keyword = path.rpartition(".")

@@ -129,6 +129,7 @@ def run_stage(training: Training, stage: Stage, start: Position, quarantine: Qua
         task.progress = progress
         begun_before = step > 0 and progress.epoch == stage.epoch_of(step - 1, len(dataset))
         if not begun_before or step == start.step:
+            seeds.seed(recipe.seed, start.stage, step, 0xE90C)  # what is drawn there is the same on every process
             task.enter_epoch(progress, resumed=begun_before)
 
         seeds.seed(recipe.seed, start.stage, step, engine.rank)  # all randomness of this update

@@ -154,6 +154,9 @@ class Recipe(Strict):
         names = [ref.name for ref in self.tasks]
         if len(set(names)) < len(names):
             raise ValueError(f"tasks {', '.join(names)}: expected different ones")
+        for name in self.encoders:
+            if not name.isidentifier():  # it becomes an attribute and a folder's name
+                raise ValueError(f"encoders.{name}: expected a name of letters, digits and _")
         if len(names) == 1 and self.combination != Combination():
             raise ValueError(f"combination: {names[0]} is one task, and there is nothing to combine")
         return self
@@ -235,7 +238,10 @@ class Recipe(Strict):
                 stage |= {"steps": steps, "epochs": epochs, "horizon": None, "horizon_epochs": None}
             if batch_size is not None:
                 stage["batch_size"] = batch_size
-        return parse(data, "--epochs" if epochs is not None else "--steps")
+        option = "--epochs" if epochs is not None else "--steps" if steps is not None else "--batch-size"
+        changed = parse(data, option)
+        changed.notes = list(self.notes)
+        return changed
 
 
 def canonical(value: Any) -> Any:
@@ -253,7 +259,7 @@ def canonical(value: Any) -> Any:
         refs, combination = _parted(data.pop("task"))
         data["tasks"] = refs
         if combination:
-            data["combination"] = {**dict(data.get("combination", {})), **combination}
+            data["combination"] = {**dict(data.get("combination") or {}), **combination}
     if "encoder" in data and "encoders" not in data:
         data["encoders"] = {"encoder": data.pop("encoder")}
     if "monitor_every" in data:

@@ -99,7 +99,8 @@ class Run:
             raise RunError(f"{self.folder} has no checkpoint yet; `unlabel resume {self.folder}` starts it")
         task = build.build_task(original, self.catalog)
         task.use_assets(assets.load(self.folder, "task"))
-        engine.prepare(task)
+        engine.place(task)
+        task.prepare()
         loop.resume(original, task, engine, self.folder)
         return task.eval()
 

@@ -265,11 +265,15 @@ class Session:
         judged = judge.frozen(self.recipe, self.task, self.dataset, engine)
         untrained = build.build_task(self.recipe, self.catalog)
         untrained.use_assets(self.task.assets())
-        export.load_first_weights(untrained, self.recipe, self.catalog)
-        engine.prepare(untrained)
+        missing = self._missing_first_weights(untrained)
+        engine.place(untrained)  # the main process judges alone: nothing waits for the others
+        untrained.prepare()
         refs = judge.requested(self.recipe, self.task, self.catalog)
         self.say(judge.budget(judged))
         verdict = judge.judge(judged, untrained, refs, self.catalog)
+        if missing:
+            verdict.before = {}
+            self.say(f"note    random init was not judged: {missing}")
         results |= {"before": verdict.before, "after": verdict.after, "raw": verdict.raw}
         if verdict.lacking:
             results["lacking"] = verdict.lacking
@@ -278,6 +282,14 @@ class Session:
         _list_unreadable(judged, self.folder)
         with contextlib.suppress(Exception):  # for the report alone; what can be wrong with the data was said before
             embed.keep(judged, self.folder / "embeddings.npz")
+
+    def _missing_first_weights(self, untrained: Task) -> str:
+        """Load the first weights once more, for the comparison; why not, if they are no longer there."""
+        try:
+            export.load_first_weights(untrained, self.recipe, self.catalog)
+        except UsageError as error:  # a run that is resumed must not fail for what only its beginning needed
+            return str(error)
+        return ""
 
 
 def _with_absolute_sources(recipe: Recipe) -> Recipe:

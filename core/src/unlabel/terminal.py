@@ -48,7 +48,7 @@ def print_results(say: Say, results: dict[str, Any]) -> None:
         table = Table("evaluation", "measure", "random init", "trained", box=None, pad_edge=False)
         for name, numbers in results["after"].items():
             for measure, value in numbers.items():
-                before = results["before"][name].get(measure, float("nan"))
+                before = results.get("before", {}).get(name, {}).get(measure, float("nan"))
                 table.add_row(name, measure, f"{before:.4g}", Text(f"{value:.4g}", "bold"))
         say(table)
     else:

@@ -29,7 +29,7 @@ def verify(recipe: Recipe, catalog: Catalog) -> None:
     for ref in recipe.tasks:
         role = "task" if len(recipe.tasks) == 1 else f"task.{ref.name}"
         make = catalog.load("tasks", ref.name)
-        ref.options = signature.keywords(ref, make, role, skip=len(signature.encoder_parts(make)))
+        ref.options = signature.keywords(ref, make, role, given=signature.encoder_parts(make))
     _verify_encoders(recipe, catalog)
     for name, ref in recipe.encoders.items():
         role = "encoder" if len(recipe.encoders) == 1 else f"encoders.{name}"

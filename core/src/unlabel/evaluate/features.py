@@ -154,6 +154,7 @@ class Frozen:
         if names is not None:
             return names
         labels = [self.labels(split) for split in get_args(Split) if self.has_split(split)]
+        labels += [rows.labels.numpy() for rows in self._features.values() if rows.labels is not None]
         return tuple(str(number) for number in range(1 + max(int(part.max(initial=-1)) for part in labels)))
 
     def of(self, task: Task) -> Frozen:
@@ -413,7 +414,7 @@ class Frozen:
         Raises:
             UsageError: there is no such split, or none of its samples has a class.
         """
-        if not self._has_classes(split):
+        if not self._has_classes(split, inputs):
             raise UsageError(
                 f"the {split} part of {type(self._dataset).__name__} has no labels, and this evaluation needs them:"
                 " give data with one folder per class, or another labelled dataset with --data"
@@ -421,8 +422,10 @@ class Frozen:
         rows, labels = self.features(split) if inputs == "features" else self.raw(split)
         return rows[labels >= 0], labels[labels >= 0]
 
-    def _has_classes(self, split: Split) -> bool:
+    def _has_classes(self, split: Split, inputs: Inputs) -> bool:
         if (self.labels(split) >= 0).any():
             return True
-        rows = self._features.get((split, self.outputs[0]))  # rows may have labels of their own
-        return rows is not None and rows.labels is not None and bool((rows.labels >= 0).any())
+        if inputs == "raw" or not self._task.outputs:  # of one output all rows are samples, and nothing is computed
+            return False
+        labels = self.rows(split).labels  # rows may have labels of their own
+        return labels is not None and bool((labels >= 0).any())

@@ -105,5 +105,5 @@ class Gathered:
             raise UsageError(f"samples have {width} numbers in one batch and {features.shape[1]} in another")
         self.features.append(features.to("cpu", torch.float32))
         self.samples.append((index if sample is None else index[sample]).cpu())
-        if labels is not None:
-            self.labels.append(labels.cpu())
+        if labels is not None or self.labels:
+            self.labels.append(torch.full((len(features),), -1) if labels is None else labels.cpu())
