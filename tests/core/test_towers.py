@@ -411,6 +411,8 @@ def test_features_of_either_output_stand_in_a_file(whole: Path, tmp_path: Path) 
         with np.load(out) as found:
             sizes[of] = Counter(found["names"].tolist())
             assert found["features"].shape == (sum(sizes[of].values()), 24)
+        rows = f"{sum(sizes[of].values())} rows of " if of == "text" else ""
+        assert answer.out == f"{rows}{len(sizes[of])} samples, 24 numbers each: {out}\n"
     assert set(sizes["image"].values()) == {1}
     texts = {f"record {index}": len(Records().texts(index)) for index in range(192)}
     assert sizes["text"] == Counter(texts)

@@ -33,7 +33,7 @@ def embed(run: Run, data: str, out: Path, device: str = "auto", of: str = "") ->
         of: which of the task's outputs; by default the first. A sample with several rows stands there several times.
 
     Returns:
-        ``{"samples": M, "dim": D, "bad": unreadable ones left out}``.
+        ``{"samples": those with features, "rows": M, "dim": D, "bad": unreadable ones left out}``.
 
     Raises:
         UsageError: unknown ending or output, or the folder of `out` is not there.
@@ -50,6 +50,7 @@ def embed(run: Run, data: str, out: Path, device: str = "auto", of: str = "") ->
     judging = Judging(train=None, test=None, raw=False)
     judged = judge.frozen(run.recipe.model_copy(update={"judging": judging}), run.task(engine), dataset, engine)
     parts = [_part(judged, split, of) for split in ("train", "test") if dataset.split(split) is not None]
+    samples = sum(len(np.unique(part["index"])) for part in parts)
     table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "index"}
     if not (table["labels"] >= 0).any():
         del table["labels"]
@@ -58,7 +59,8 @@ def embed(run: Run, data: str, out: Path, device: str = "auto", of: str = "") ->
             (_npz if out.suffix == ".npz" else _parquet)(table, aside)
     except OSError as error:
         raise RunError(f"--out {out} cannot be written: {error}") from error
-    return {"samples": len(table["features"]), "dim": table["features"].shape[1], "bad": len(judged.bad)}
+    rows, dim = table["features"].shape
+    return {"samples": samples, "rows": rows, "dim": dim, "bad": len(judged.bad)}
 
 
 def keep(judged: Frozen, path: Path) -> None:

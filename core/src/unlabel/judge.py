@@ -76,7 +76,7 @@ def budget(judged: Frozen) -> str:
         if judged.has_split(split):  # type: ignore[arg-type]  # one of the two
             used, there = len(judged.indices(split)), len(judged.dataset(split))  # type: ignore[arg-type]
             parts.append(f"{used:,} of {there:,} {what} samples" if used < there else f"{there:,} {what} samples")
-    return f"judged  on {' and '.join(parts)}, {judged.engine.precision}"
+    return f"judged  on {' and '.join(parts)}"
 
 
 def _batch_size(recipe: Recipe) -> int:

@@ -74,7 +74,8 @@ def embed(
 
     written = write(open_run(folder, trust, encoder), data, out, device, of)
     print(
-        f"{written['samples']} samples, {written['dim']} numbers each: {out}"
+        (f"{written['rows']} rows of " if written["rows"] != written["samples"] else "")
+        + f"{written['samples']} samples, {written['dim']} numbers each: {out}"
         + (f"; {written['bad']} unreadable left out" if written["bad"] else "")
     )
 
