@@ -53,7 +53,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def pytest_run(folder: Path, site: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """pytest in a process of its own, as an author would start it."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "error", *words]
+    # jaxtyping, of our own tests alone, brings a plugin for pytest that imports numpy
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:jaxtyping", "-W", "error", *words]
     paths = os.pathsep.join([str(site), str(HERE)])
     environment = {key: value for key, value in os.environ.items() if key != "UNLABEL_SHARED"}
     environment |= {"PYTHONPATH": paths, "UNLABEL_PLUGINS": "right", "OMP_NUM_THREADS": "1", **variables}

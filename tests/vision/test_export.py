@@ -92,6 +92,7 @@ def test_the_snippet_of_a_plain_encoder_is_one_line_of_timm(exported: dict[str, 
     assert "checkpoint_path='encoder.safetensors'" in snippet(exported["vit"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENCODERS)
 def test_the_readmes_transform_makes_the_inputs_that_evaluations_make(
     name: str, exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch

@@ -1,9 +1,8 @@
 """Which components are checked in full by every run of the tests, and which by one that has time (``-m slow``).
 
 Tasks that share a base class share most of what can break: the simplest of each, that of the shortest file, is checked
-in full every time, the others by what costs little. So are the simplest encoder and dataset; what evaluations measure
-takes a trained task. Who works on one wants all of it: a component whose file git sees as changed is checked in full,
-too. Nothing is imported to find that out.
+in full every time, the others, encoders, datasets and evaluations by what costs little. Who works on one wants all of
+it: a component whose file git sees as changed is checked in full, too. Nothing is imported to find that out.
 """
 
 from __future__ import annotations
@@ -26,9 +25,8 @@ def in_full(offers: Iterable[Offer]) -> set[str]:
     changed: dict[Path, set[Path]] = {}
     files = {offer: _file(offer) for offer in offers}
     for offer, path in sorted(files.items(), key=lambda entry: entry[1].stat().st_size if entry[1] else 0):
-        base = _base(offer, path) if offer.kind == "tasks" else offer.kind
-        first = base not in bases and base != "evaluations"
-        if path is None or base is None or first or _is_changed(path, changed):
+        base = _base(offer, path) if offer.kind == "tasks" else ""
+        if path is None or base is None or (base and base not in bases) or _is_changed(path, changed):
             names.add(offer.name)
         bases |= {base} if base else set()
     return names
