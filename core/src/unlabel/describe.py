@@ -44,7 +44,8 @@ def component(offer: Offer, catalog: Catalog) -> dict[str, Any]:
     }
     if offer.kind == "tasks":
         fitting = {part: _encoders(target, part, offer, catalog) for part in parts}
-        description["encoders"] = list(dict.fromkeys(name for names in fitting.values() for name in names))
+        typed = [(part, name) for part, names in fitting.items() for name in names]  # as --encoder takes them
+        description["encoders"] = [name if len(parts) == 1 else f"{part}={name}" for part, name in typed]
         description |= {"parts": fitting} if len(parts) > 1 else {}
         description["evaluations"] = list(target.evaluations)
         description |= {"loss": _loss(target), "expected": dict(target.expected), "recipes": _recipes(offer)}
