@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -193,3 +197,19 @@ def test_lengths_that_do_not_agree_are_named(tmp_path: Path) -> None:
     answer = unlabel("train", "trajectory/ppt", "--recipe", "tiny", "--out", tmp_path / "run", *settings)
     assert answer.code == 2
     assert "task.observed and dataset.observed must be equal" in answer.err
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_is_judged_by_the_first_when_the_other_has_left(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "unlabel"]
+    settings = ["--recipe", "tiny", "--steps", "2", "--device", "cpu", "--out", str(tmp_path / "run")]
+    answer = subprocess.run(
+        [*command, "train", "trajectory/destination", *settings],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert answer.returncode == 0, answer.stderr
+    results = json.loads((tmp_path / "run/evaluations.json").read_text(encoding="utf-8"))
+    assert results["before"].keys() == results["after"].keys() >= {"trajectory/forecast"}
