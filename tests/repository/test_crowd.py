@@ -45,7 +45,7 @@ def test_all_of_them_are_listed_and_nothing_of_theirs_is_imported(crowded: Envir
     assert answer.code == 0
     assert answer.err == "['plugin']\n"
     found = json.loads(answer.out)
-    assert [len(found[kind]) for kind in ("tasks", "encoders", "datasets", "evaluations")] == [40, 40, 40, 24]
+    assert [len(found[kind]) for kind in ("tasks", "encoders", "datasets", "evaluations")] == [40, 40, 40, 25]
     [order] = [entry for entry in found["tasks"] if entry["name"] == "crowd07/order"]
     assert order == {
         "name": "crowd07/order",

@@ -21,7 +21,7 @@ def test_training_lists_every_broken_file_and_no_other(tmp_path: Path, workers: 
     odd = Counter(kind for kind in kinds.values() if kind in corrupt.GOOD)
     catalog = Catalog.installed()
     recipe = compose.compose("vision/mae", catalog, name="tiny", data=str(tmp_path / "images"))
-    settings = ["max_bad=0.2", f"execution.workers={workers}"]
+    settings = ["max_bad=0.2", f"execution.workers={workers}", "stages.0.last_batch=straddle"]  # every file is read
     recipe = compose.with_overrides(recipe.with_length(epochs=1), settings, catalog)
 
     Session(recipe, tmp_path / "run", catalog, quiet=True).run()
