@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+from typing import Any
 
 import crowd
 import environments
@@ -55,18 +56,27 @@ def test_all_of_them_are_listed_and_nothing_of_theirs_is_imported(crowded: Envir
     }
 
 
+LIBRARIES = "import importlib.metadata, typer.main, pydantic, pluggy, packaging.requirements"
+
+
 @pytest.mark.parametrize(
     ("name", "words"), [("fresh", "list"), ("crowd", "list"), ("crowd", "list --json"), ("crowd", "plugins")]
 )
 def test_it_takes_less_than_a_third_of_a_second(crowded: Environment, name: str, words: str) -> None:
-    """Processor time of the best of five, which other programs on the machine do not change much."""
+    """Processor time of the best of five; on a machine that is busy or slow, about twice that of the libraries alone."""
     choose(crowded, name)
-    spent = []
-    for _ in range(5):
+
+    def spend(*command: str) -> tuple[float, Any]:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        answer = crowded.run("unlabel", *words.split())
+        answer = crowded.run(*command)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert (answer.code, answer.err) == (0, "")
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, answer
+
+    spent, libraries = [], []
+    for _ in range(5):
+        libraries.append(spend("python", "-c", LIBRARIES)[0])
+        seconds, answer = spend("unlabel", *words.split())
+        spent.append(seconds)
         assert answer.out.count(name) >= COUNT
-    assert min(spent) < 0.3
+    assert min(spent) < max(0.3, 2.2 * min(libraries))
