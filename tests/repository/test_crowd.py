@@ -63,7 +63,7 @@ LIBRARIES = "import importlib.metadata, typer.main, pydantic, pluggy, packaging.
     ("name", "words"), [("fresh", "list"), ("crowd", "list"), ("crowd", "list --json"), ("crowd", "plugins")]
 )
 def test_it_takes_less_than_a_third_of_a_second(crowded: Environment, name: str, words: str) -> None:
-    """Processor time of the best of five; on a machine that is busy or slow, about twice that of the libraries alone."""
+    """Processor time of the best of five; on a busy or slow machine, about twice that of the libraries alone."""
     choose(crowded, name)
 
     def spend(*command: str) -> tuple[float, Any]:
