@@ -488,7 +488,7 @@ def paper() -> Recipe:
     """EVA-g/14 (1.01 billion parameters), 150 epochs, teacher CLIP ViT-L/14: the authors report 89.7 % on ImageNet-1K.
 
     After fine-tuning on ImageNet-21K first, on 29.6 million images without labels. Downloads OpenAI's weights once;
-    ``--set task.teacher_weights=FILE`` reads them from a file. The authors took fp16 and 128 A100 for 14.5 days. Not
+    ``--set task.teacher_weights=FILE`` reads them from a file. The authors train in fp16. Not
     run by us. Fine-tuning: ``unlabel evaluate RUN finetune --set finetune.layer_decay=0.85``.
     ``unlabel train vision/eva --recipe paper --data IMAGES``
     """
