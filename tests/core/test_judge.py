@@ -202,6 +202,7 @@ def test_a_run_whose_first_weights_are_gone_is_judged_without_the_comparison(tmp
     Session(Run(tmp_path / "run", catalog()).recipe, tmp_path / "run", catalog(), quiet=True).run(resuming=True)
     results = Run(tmp_path / "run", catalog()).evaluations
     assert results["before"] == {}
+    assert "first.safetensors" in results["lacking"]["random init"]
     assert results["after"].keys() == {"knn", "linear_probe", "test/spread"}
 
 

@@ -273,7 +273,7 @@ class Session:
         verdict = judge.judge(judged, untrained, refs, self.catalog)
         if missing:
             verdict.before = {}
-            self.say(f"note    random init was not judged: {missing}")
+            verdict.lacking["random init"] = missing  # said with what evaluations lack, and kept in the run
         results |= {"before": verdict.before, "after": verdict.after, "raw": verdict.raw}
         if verdict.lacking:
             results["lacking"] = verdict.lacking
